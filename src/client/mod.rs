@@ -1,0 +1,228 @@
+//! # Asking: the client
+//!
+//! [`Client`] is a connection to one server of several, for programs; [`shell`] is what a person types into.
+//! Both speak RESP, so keys and values may hold any bytes.
+//!
+//! **The problem.** Connections break. A client that was cut off after it sent a write does not
+//! know whether the write happened, and one that quietly sends it again may undo somebody else's later
+//! write.
+//!
+//! **The rules.**
+//! - A lost connection is made again, to the next address if need be ([`Client::notice`] says so).
+//! - A read is repeated once. A write that was sent and not answered is
+//!   [`Error::OutcomeUnknown`], and never repeated by itself.
+//! - A connection that broke while nothing was under way is noticed before the next request, so the
+//!   first write after a server's restart simply works.
+//!
+//! ```
+//! use kvstore::client::Client;
+//! # use kvstore::{config::Configuration, node::Node, server::NodeServer};
+//! # let configuration = Configuration { port: 0, ..Configuration::default() };
+//! # let server = NodeServer::start(Node::new(configuration))?;
+//! # let address = server.address.to_string();
+//!
+//! let mut client = Client::connect(&address)?; // for example "localhost:8080"
+//! client.put("name", "Dylan")?;
+//! assert_eq!(client.get("name")?.as_deref(), Some(&b"Dylan"[..]));
+//! client.delete("name")?;
+//! assert_eq!(client.get("name")?, None);
+//!
+//! // Any other command, word by word:
+//! let response = client.request(&[b"STRLEN", b"name"])?;
+//! assert_eq!(response, kvstore::client::Response::Integer(0));
+//! # Ok::<(), kvstore::error::Error>(())
+//! ```
+
+mod response;
+pub mod shell;
+
+use std::io::{self, BufReader, ErrorKind, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::time::Duration;
+
+pub use response::Response;
+
+use crate::error::{Error, Result};
+use crate::protocol::command;
+
+/// Longest wait for one address to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Longest wait for a reply; a server under the heaviest load answers sooner, a dead machine never.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A connection to one of several servers.
+#[derive(Debug)]
+pub struct Client {
+    /// `host:port`, in order of preference.
+    addresses: Vec<String>,
+    /// The address in use.
+    current: usize,
+    password: Option<Vec<u8>>,
+    connection: Option<BufReader<TcpStream>>,
+    notice: Option<String>,
+}
+
+impl Client {
+    /// Connects to a server at `host:port`.
+    pub fn connect(address: &str) -> Result<Client> {
+        Client::connect_any(vec![address.into()], None)
+    }
+
+    /// Connects to the first of `addresses` that answers, with a password if there is one.
+    pub fn connect_any(addresses: Vec<String>, password: Option<Vec<u8>>) -> Result<Client> {
+        let mut client = Client { addresses, current: 0, password, connection: None, notice: None };
+        client.reconnect()?;
+        Ok(client)
+    }
+
+    /// Stores a value.
+    pub fn put(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
+        self.checked(&[b"PUT", key.as_ref(), value.as_ref()]).map(drop)
+    }
+
+    /// Reads a value; `None` when the key is not there.
+    pub fn get(&mut self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>> {
+        match self.checked(&[b"GET", key.as_ref()])? {
+            Response::Bulk(value) => Ok(Some(value)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Removes a key, whether it is there or not.
+    pub fn delete(&mut self, key: impl AsRef<[u8]>) -> Result<()> {
+        self.checked(&[b"DELETE", key.as_ref()]).map(drop)
+    }
+
+    /// Sends any command and returns the reply; an error reply is a [`Response::Error`].
+    pub fn request(&mut self, words: &[&[u8]]) -> Result<Response> {
+        let name = words.first().copied().unwrap_or_default();
+        // What is not known to be a read may be a write.
+        let is_read = command::row(name).is_some_and(|row| !row.writes && row.name != "SHUTDOWN");
+        if self.is_lost() {
+            self.reconnect_with_notice()?;
+        }
+        match self.exchange(words) {
+            Err(error) if is_read && is_lost_by(&error) => {
+                self.reconnect_with_notice()?;
+                self.exchange(words).map_err(|error| Error::Unreachable(format!("no reply from {}: {error}", self.address())))
+            }
+            Err(error) => {
+                self.connection = None;
+                let name = String::from_utf8_lossy(name).to_uppercase();
+                Err(Error::OutcomeUnknown(format!(
+                    "no reply from {} ({error}): whether {name} was carried out is unknown; it was not sent again",
+                    self.address()
+                )))
+            }
+            Ok(response) => Ok(response),
+        }
+    }
+
+    /// The address in use, as `host:port`.
+    pub fn address(&self) -> &str {
+        &self.addresses[self.current]
+    }
+
+    /// What happened to the connection since the last call, for a person to read.
+    pub fn notice(&mut self) -> Option<String> {
+        self.notice.take()
+    }
+
+    fn checked(&mut self, words: &[&[u8]]) -> Result<Response> {
+        match self.request(words)? {
+            Response::Error(code, message) => Err(Error::Refused(crate::error::Refusal {
+                code: if code == "NOAUTH" { "NOAUTH" } else { "ERR" },
+                message,
+            })),
+            response => Ok(response),
+        }
+    }
+
+    /// Tries every address once, the current one first.
+    fn reconnect(&mut self) -> Result<()> {
+        self.connection = None;
+        let mut reasons = Vec::new();
+        for step in 0..self.addresses.len() {
+            let index = (self.current + step) % self.addresses.len();
+            match open(&self.addresses[index]) {
+                Ok(stream) => {
+                    self.current = index;
+                    self.connection = Some(BufReader::new(stream));
+                    return self.authenticate();
+                }
+                Err(error) => reasons.push(format!("cannot connect to {}: {error}", self.addresses[index])),
+            }
+        }
+        Err(Error::Unreachable(reasons.join("; ")))
+    }
+
+    fn reconnect_with_notice(&mut self) -> Result<()> {
+        let lost = self.address().to_string();
+        self.notice = Some(format!("Connection to {lost} lost"));
+        self.reconnect()?;
+        self.notice = Some(format!("Connection to {lost} lost, connected to {}", self.address()));
+        Ok(())
+    }
+
+    fn authenticate(&mut self) -> Result<()> {
+        let Some(password) = self.password.clone() else { return Ok(()) };
+        match self.exchange(&[b"AUTH", &password]) {
+            Ok(Response::Error(_, message)) => {
+                Err(Error::Usage(format!("{} did not take the password: {message}", self.address())))
+            }
+            Ok(_) => Ok(()),
+            Err(error) => Err(Error::Unreachable(format!("no reply from {}: {error}", self.address()))),
+        }
+    }
+
+    /// Whether the server closed the connection while nothing was under way.
+    fn is_lost(&self) -> bool {
+        let Some(reader) = &self.connection else { return true };
+        let stream = reader.get_ref();
+        if stream.set_nonblocking(true).is_err() {
+            return true;
+        }
+        let peeked = stream.peek(&mut [0]);
+        let alive = matches!(peeked, Err(ref error) if error.kind() == ErrorKind::WouldBlock);
+        !alive || stream.set_nonblocking(false).is_err()
+    }
+
+    fn exchange(&mut self, words: &[&[u8]]) -> io::Result<Response> {
+        let reader = self.connection.as_mut().ok_or(ErrorKind::NotConnected)?;
+        // WAIT brings its own time limit.
+        let waits = words.first().is_some_and(|name| name.eq_ignore_ascii_case(b"WAIT"));
+        reader.get_ref().set_read_timeout(if waits { None } else { Some(REPLY_TIMEOUT) })?;
+        reader.get_mut().write_all(&encode(words))?;
+        Response::read(reader)
+    }
+}
+
+/// A request in RESP.
+fn encode(words: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
+    for word in words {
+        bytes.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
+        bytes.extend_from_slice(word);
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes
+}
+
+fn is_lost_by(error: &io::Error) -> bool {
+    error.kind() != ErrorKind::InvalidData
+}
+
+fn open(address: &str) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
+    for address in address.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
+            Ok(stream) => {
+                stream.set_nodelay(true)?;
+                stream.set_write_timeout(Some(REPLY_TIMEOUT))?;
+                return Ok(stream);
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}

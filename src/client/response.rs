@@ -1,0 +1,139 @@
+//! Reading replies: RESP as a client sees it.
+
+use std::io::{self, BufRead, ErrorKind, Read};
+
+use crate::protocol::resp::decimal;
+
+/// A reply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Response {
+    /// A short word of the server's: `OK`, `PONG`.
+    Simple(String),
+    /// A refused request: the code word (`ERR`, `NOAUTH`, …) and the reason.
+    Error(String, String),
+    /// A number.
+    Integer(i64),
+    /// A value.
+    Bulk(Vec<u8>),
+    /// Not there.
+    Null,
+    /// A list.
+    Array(Vec<Response>),
+    /// Keys and values in turn.
+    Map(Vec<Response>),
+}
+
+/// Longest header line: an error message, with what the client sent in it.
+const LINE_BYTES_MAX: u64 = 64 * 1024;
+/// Longest string; the server's values are at most an eighth of it.
+const BULK_BYTES_MAX: u64 = 512 * 1024 * 1024;
+/// Arrays in arrays. Replies have one level of them, so a deeper one is no reply of ours.
+const DEPTH_MAX: u32 = 8;
+
+impl Response {
+    /// Reads one reply, however large, without trusting the lengths in it.
+    pub fn read(reader: &mut impl BufRead) -> io::Result<Response> {
+        Response::read_nested(reader, DEPTH_MAX)
+    }
+
+    fn read_nested(reader: &mut impl BufRead, depth: u32) -> io::Result<Response> {
+        let line = read_line(reader)?;
+        let (kind, rest) = line.split_first().ok_or_else(|| bad("an empty line"))?;
+        let text = || String::from_utf8_lossy(rest).into_owned();
+        let number = || decimal(rest).ok_or_else(|| bad("a length that is no number"));
+        Ok(match kind {
+            b'+' => Response::Simple(text()),
+            b'-' => {
+                let text = text();
+                let (code, message) = text.split_once(' ').unwrap_or((&text, ""));
+                Response::Error(code.into(), message.into())
+            }
+            b':' => Response::Integer(number()?),
+            b'_' => Response::Null,
+            b'$' | b'*' | b'%' if number()? < 0 => Response::Null,
+            b'$' => Response::Bulk(read_bulk(reader, number()? as u64)?),
+            b'*' => Response::Array(read_list(reader, number()?, depth)?),
+            b'%' => Response::Map(read_list(reader, number()?.saturating_mul(2), depth)?),
+            _ => return Err(bad("an unknown kind of reply; is this a kvstore or Redis server?")),
+        })
+    }
+}
+
+fn read_line(reader: &mut impl BufRead) -> io::Result<Vec<u8>> {
+    let mut line = Vec::new();
+    reader.take(LINE_BYTES_MAX).read_until(b'\n', &mut line)?;
+    if line.is_empty() {
+        return Err(ErrorKind::UnexpectedEof.into());
+    }
+    let line = line.strip_suffix(b"\r\n").ok_or_else(|| bad("a line without its end"))?;
+    Ok(line.to_vec())
+}
+
+fn read_bulk(reader: &mut impl BufRead, len: u64) -> io::Result<Vec<u8>> {
+    if len > BULK_BYTES_MAX {
+        return Err(bad("a string beyond all limits"));
+    }
+    // `read_to_end` grows with what arrives, not with what was announced.
+    let mut bytes = Vec::new();
+    reader.take(len + 2).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 != len + 2 {
+        return Err(ErrorKind::UnexpectedEof.into());
+    }
+    bytes.truncate(len as usize);
+    Ok(bytes)
+}
+
+fn read_list(reader: &mut impl BufRead, len: i64, depth: u32) -> io::Result<Vec<Response>> {
+    let depth = depth.checked_sub(1).ok_or_else(|| bad("lists in lists in lists"))?;
+    let mut list = Vec::new();
+    for _ in 0..len {
+        list.push(Response::read_nested(reader, depth)?);
+    }
+    Ok(list)
+}
+
+fn bad(what: &str) -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, format!("the server sent {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read(mut bytes: &[u8]) -> io::Result<Response> {
+        Response::read(&mut bytes)
+    }
+
+    #[test]
+    fn every_kind_of_reply_is_read() {
+        let bulk = |text: &str| Response::Bulk(text.as_bytes().to_vec());
+        for (bytes, expected) in [
+            ("+OK\r\n", Response::Simple("OK".into())),
+            ("-ERR no such thing\r\n", Response::Error("ERR".into(), "no such thing".into())),
+            (":-5\r\n", Response::Integer(-5)),
+            ("$3\r\na\r\n\r\n", bulk("a\r\n")),
+            ("$-1\r\n", Response::Null),
+            ("_\r\n", Response::Null),
+            ("*2\r\n$1\r\na\r\n$-1\r\n", Response::Array(vec![bulk("a"), Response::Null])),
+            ("%1\r\n$1\r\na\r\n:1\r\n", Response::Map(vec![bulk("a"), Response::Integer(1)])),
+        ] {
+            assert_eq!(read(bytes.as_bytes()).expect("a reply"), expected);
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused_without_much_memory() {
+        for bytes in ["", "$5\r\nabc", "$99999999999\r\n", "*9999999999\r\n", "?\r\n", "\r\n", "+OK", "$x\r\n"] {
+            assert!(read(bytes.as_bytes()).is_err(), "{bytes:?}");
+        }
+        assert!(read("*1\r\n".repeat(100_000).as_bytes()).is_err(), "too deep");
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = read(&bytes);
+        }
+    }
+}

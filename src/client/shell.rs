@@ -1,0 +1,236 @@
+//! What a person types into: the original's `> ` prompt, a pipe, or one command.
+
+use std::io::{self, BufRead, IsTerminal, Read, Write};
+
+use super::{Client, Response};
+use crate::config::Limits;
+use crate::error::{Error, Result};
+use crate::protocol::command::{TABLE, row};
+
+const BANNER: &str = "Commands: PUT <key> <value>, GET <key>, DELETE <key>, QUIT";
+
+/// Reads commands from standard input until `QUIT`, `EXIT` or its end. At a terminal with banner and prompt, as in the
+/// original; from a pipe without. Returns whether every request worked.
+pub fn run(client: &mut Client) -> Result<bool> {
+    let input = io::stdin();
+    let interactive = input.is_terminal();
+    let mut shell = Shell { client, failed: false };
+    if interactive {
+        print(&format!("Connected to server at {}\n{BANNER}\n", shell.client.address()))?;
+    }
+    let mut input = input.lock();
+    loop {
+        if interactive {
+            print("> ")?;
+        }
+        let Some(line) = read_line(&mut input)? else { break };
+        match shell.line(&line) {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err(Error::Io(error)) => return Err(error.into()),
+            Err(error) => shell.fail(&error),
+        }
+    }
+    if interactive {
+        print("Goodbye!\n")?;
+    }
+    Ok(interactive || !shell.failed)
+}
+
+/// Carries out one command from the command line: prints the bare result. Returns whether it worked.
+pub fn run_once(client: &mut Client, words: &[Vec<u8>]) -> Result<bool> {
+    let mut words: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
+    let joined;
+    if words[0].eq_ignore_ascii_case(b"PUT") && words.len() > 3 {
+        joined = words[2..].join(&b' ');
+        words.truncate(2);
+        words.push(&joined);
+    }
+    let response = client.request(&words);
+    show_notice(client);
+    match response? {
+        Response::Null => {
+            eprintln!("NOT_FOUND");
+            Ok(false)
+        }
+        Response::Error(code, message) => {
+            eprintln!("Error: {message}{}", hint(&code));
+            Ok(false)
+        }
+        response => {
+            let mut bytes = Vec::new();
+            write_bare(&response, &mut bytes);
+            io::stdout().write_all(&bytes)?;
+            Ok(true)
+        }
+    }
+}
+
+struct Shell<'c> {
+    client: &'c mut Client,
+    failed: bool,
+}
+
+impl Shell<'_> {
+    /// Carries out one line; `false` to leave.
+    fn line(&mut self, line: &[u8]) -> Result<bool> {
+        let line = line.trim_ascii_start();
+        let name = line.split(|&byte| byte == b' ').next().unwrap_or_default().to_ascii_uppercase();
+        let words: Vec<&[u8]> = match name.as_slice() {
+            // A value keeps its spaces, as typed.
+            b"PUT" => line.splitn(3, |&byte| byte == b' ').collect(),
+            _ => line.split(|&byte| byte == b' ').filter(|word| !word.is_empty()).collect(),
+        };
+        match (name.as_slice(), words.len()) {
+            (b"", _) => {}
+            (b"QUIT" | b"EXIT", _) => return Ok(false),
+            (b"HELP", _) => print(&help())?,
+            (b"PUT", 3) if !words[1].is_empty() => self.request(&words, "Response: ")?,
+            (b"PUT", _) => self.usage("PUT <key> <value>")?,
+            (b"GET", 2) => self.request(&words, "Value: ")?,
+            (b"GET", _) => self.usage("GET <key>")?,
+            (b"DELETE", 2) => self.request(&words, "Response: ")?,
+            (b"DELETE", _) => self.usage("DELETE <key>")?,
+            _ if row(&name).is_some() => self.request(&words, "Response: ")?,
+            _ => {
+                self.failed = true;
+                print(&format!("Unknown command: {}\n", String::from_utf8_lossy(&name).escape_debug()))?;
+            }
+        }
+        Ok(true)
+    }
+
+    fn request(&mut self, words: &[&[u8]], label: &str) -> Result<()> {
+        let response = self.client.request(words);
+        show_notice(self.client);
+        match response {
+            Ok(Response::Error(code, message)) => {
+                self.failed = true;
+                eprintln!("Error: {message}{}", hint(&code));
+            }
+            Ok(response) => print(&format!("{label}{}\n", shown(&response, "")))?,
+            Err(error) => self.fail(&error),
+        }
+        Ok(())
+    }
+
+    fn usage(&mut self, usage: &str) -> Result<()> {
+        self.failed = true;
+        print(&format!("Usage: {usage}\n"))
+    }
+
+    fn fail(&mut self, error: &Error) {
+        self.failed = true;
+        eprintln!("Error: {error}");
+    }
+}
+
+/// A line without its end; `None` at the end of input.
+fn read_line(input: &mut impl BufRead) -> Result<Option<Vec<u8>>> {
+    let max = Limits::default().line_bytes_max as u64;
+    let mut line = Vec::new();
+    let len = input.take(max).read_until(b'\n', &mut line)?;
+    if len as u64 == max {
+        return Err(Error::Fatal(format!("a line of input is longer than {max} bytes")));
+    }
+    while matches!(line.last(), Some(b'\n' | b'\r')) {
+        line.pop();
+    }
+    Ok((len > 0).then_some(line))
+}
+
+fn print(text: &str) -> Result<()> {
+    let mut output = io::stdout().lock();
+    output.write_all(text.as_bytes())?;
+    Ok(output.flush()?)
+}
+
+fn show_notice(client: &mut Client) {
+    if let Some(notice) = client.notice() {
+        eprintln!("{notice}");
+    }
+}
+
+fn hint(code: &str) -> &'static str {
+    if code == "NOAUTH" { " Give it with --password-file FILE or KVSTORE_PASSWORD." } else { "" }
+}
+
+/// A response for a person: control characters escaped, lists one element a line.
+fn shown(response: &Response, indent: &str) -> String {
+    match response {
+        Response::Simple(word) => word.clone(),
+        Response::Error(code, message) => format!("{code} {message}"),
+        Response::Integer(number) => number.to_string(),
+        Response::Null => "NOT_FOUND".into(),
+        // INFO is the one value that is meant as text of several lines.
+        Response::Bulk(bytes) if bytes.starts_with(b"# ") && bytes.ends_with(b"\r\n") => {
+            format!("\n{}", String::from_utf8_lossy(bytes).trim_end().replace('\r', ""))
+        }
+        Response::Bulk(bytes) => escaped(bytes),
+        Response::Array(list) | Response::Map(list) => {
+            let indent = format!("{indent}  ");
+            let lines = list.iter().enumerate();
+            let lines = lines.map(|(index, one)| format!("\n{indent}{}) {}", index + 1, shown(one, &indent)));
+            if list.is_empty() { "(empty)".into() } else { lines.collect() }
+        }
+    }
+}
+
+/// Text as it is, but control characters and bytes that are no text escaped: a stored value must not
+/// be able to command a terminal.
+fn escaped(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            if c.is_control() { text.extend(c.escape_default()) } else { text.push(c) }
+        }
+        chunk.invalid().iter().for_each(|byte| text.push_str(&format!("\\x{byte:02x}")));
+    }
+    text
+}
+
+/// A response for a script: bytes as they are, one line each.
+fn write_bare(response: &Response, out: &mut Vec<u8>) {
+    match response {
+        Response::Array(list) | Response::Map(list) => {
+            list.iter().for_each(|one| write_bare(one, out));
+            return;
+        }
+        Response::Bulk(bytes) => out.extend_from_slice(bytes),
+        Response::Null => out.extend_from_slice(b"NOT_FOUND"),
+        other => out.extend_from_slice(shown(other, "").as_bytes()),
+    }
+    out.push(b'\n');
+}
+
+fn help() -> String {
+    let width = TABLE.iter().map(usage_len).filter(|len| *len < 50).max().unwrap_or_default();
+    let mut text = String::new();
+    for row in TABLE {
+        let usage = format!("{} {}", row.name, row.arguments);
+        text.push_str(&format!("  {:width$}  {}\n", usage.trim_end(), row.summary));
+    }
+    text.push_str("  QUIT, EXIT or the end of input leaves.\n");
+    text
+}
+
+fn usage_len(row: &crate::protocol::command::Row) -> usize {
+    row.name.len() + 1 + row.arguments.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_cannot_command_the_terminal() {
+        assert_eq!(escaped("héllo".as_bytes()), "héllo");
+        assert_eq!(escaped(b"a\x1b[2Jb\nc\xff"), "a\\u{1b}[2Jb\\nc\\xff");
+    }
+
+    #[test]
+    fn help_names_every_command() {
+        let help = help();
+        assert!(TABLE.iter().all(|row| help.contains(&format!("  {}", row.name))));
+    }
+}

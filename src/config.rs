@@ -1,0 +1,297 @@
+//! Configuration: every flag, limit and timeout, with its unit and its reason.
+//!
+//! A limit has three parts: the number, why this number, and what happens when it is reached. All
+//! three stand here. Tests build a [`Configuration`] with shorter times and smaller sizes.
+
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use clap::builder::BoolishValueParser;
+use log::warn;
+
+use crate::error::{Error, Result};
+use crate::store::record::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+
+/// The port where nothing else is said, as in the original.
+pub const DEFAULT_PORT: u16 = 8080;
+/// The host a client asks where nothing else is said.
+pub const DEFAULT_HOST: &str = "localhost";
+
+/// All that a node is told at its start.
+#[derive(Clone, Debug)]
+pub struct Configuration {
+    /// Port for clients and peers; 0 picks a free one.
+    pub port: u16,
+    /// Address to listen on. Loopback by default: a store that everybody can reach needs a password.
+    pub bind: IpAddr,
+    /// Password that clients and peers must give; `None` lets everybody in.
+    pub password: Option<Vec<u8>>,
+    /// Sizes and times.
+    pub limits: Limits,
+}
+
+impl Default for Configuration {
+    fn default() -> Self {
+        Configuration {
+            port: DEFAULT_PORT,
+            bind: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            password: None,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// Every length, count and wait of the server. Names end in the unit; times carry theirs in the type.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Connections at one time. Each costs a thread. One more gets an error line and is closed.
+    pub connections_max: usize,
+    /// Accepted connections that wait for their thread. When full, accepting pauses and the
+    /// kernel's own queue fills.
+    pub starting_connections_max: usize,
+    /// Longest key. A longer one is refused; the connection goes on.
+    pub key_bytes_max: usize,
+    /// Longest value. On lines a longer one is refused; in RESP its length is a protocol error.
+    pub value_bytes_max: usize,
+    /// Longest line: a longest value, a longest key and the command word. A longer one is answered and
+    /// the connection closed.
+    pub line_bytes_max: usize,
+    /// Longest header line in RESP (`*3`, `$5`): 20 digits and some. Longer: protocol error.
+    pub header_bytes_max: usize,
+    /// Elements of one RESP request, as in Redis before 7. More: protocol error.
+    pub request_elements_max: usize,
+    /// Bytes of one RESP request: several longest values. Without it a million long elements would
+    /// be collected before the request is looked at. More: protocol error.
+    pub request_bytes_max: usize,
+    /// Bytes of the reply to one request; `MGET` of one long value a thousand times must not fill
+    /// the memory. More: the reply becomes an error.
+    pub reply_bytes_max: usize,
+    /// Elements of a request before the password was given, as in Redis. More: `-NOAUTH`, closed.
+    pub unauthenticated_elements_max: usize,
+    /// Bytes of a request, line or element before the password was given, as in Redis. More:
+    /// `-NOAUTH`, closed.
+    pub unauthenticated_bytes_max: usize,
+    /// Longest first line that may be an HTTP request line. Longer ones are not looked at.
+    pub http_line_bytes_max: usize,
+
+    /// First size of a connection's read buffer: most requests fit, and 10,000 idle connections
+    /// stay cheap.
+    pub read_buffer_bytes_min: usize,
+    /// Size a read buffer grows to while reads fill it: larger ones were not faster. A request
+    /// that needs more gets more, and the buffer shrinks afterwards.
+    pub read_buffer_bytes: usize,
+    /// Replies are written before the read buffer is drained once they are this long.
+    pub write_buffer_bytes: usize,
+    /// Requests kept unread while a client does not take its replies: a client that sends a long
+    /// pipeline before it reads must not lock up. When full, reading stops.
+    pub unread_bytes_max: usize,
+
+    /// Longest pause between two bytes of a request. Then the connection is closed, so that half a
+    /// request does not hold a thread for good.
+    pub partial_request_timeout: Duration,
+    /// Longest time in which a client takes no byte of its replies. Then it is closed.
+    pub write_timeout: Duration,
+    /// Longest pause between two requests; `None`, the default, is for ever.
+    pub idle_timeout: Option<Duration>,
+    /// How long a refused connection may go on sending before it is reset, so that the error
+    /// reaches the client (a reset can overtake it).
+    pub linger_timeout: Duration,
+    /// First and longest pause after a failed `accept` or thread start (descriptors or memory are
+    /// short). It doubles between the two; without it the loop would spin.
+    pub accept_pause: (Duration, Duration),
+    /// Longest wait for `SHUTDOWN` to settle what is under way. Then the process ends all the same.
+    pub shutdown_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            connections_max: 10_000,
+            starting_connections_max: 1_024,
+            key_bytes_max: KEY_BYTES_MAX,
+            value_bytes_max: VALUE_BYTES_MAX,
+            line_bytes_max: VALUE_BYTES_MAX + 128 * 1024,
+            header_bytes_max: 64,
+            request_elements_max: 1_048_576,
+            request_bytes_max: 512 * 1024 * 1024,
+            reply_bytes_max: 512 * 1024 * 1024,
+            unauthenticated_elements_max: 10,
+            unauthenticated_bytes_max: 16 * 1024,
+            http_line_bytes_max: 16 * 1024,
+            read_buffer_bytes_min: 1024,
+            read_buffer_bytes: 64 * 1024,
+            write_buffer_bytes: 256 * 1024,
+            unread_bytes_max: 16 * 1024 * 1024,
+            partial_request_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(30),
+            idle_timeout: None,
+            linger_timeout: Duration::from_secs(1),
+            accept_pause: (Duration::from_millis(10), Duration::from_millis(100)),
+            shutdown_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Stack of a connection's thread, in bytes. Requests are handled without recursion or large
+/// arrays; only pages that are touched cost memory.
+pub const STACK_BYTES: usize = 256 * 1024;
+
+/// `kvstore server`: what a person can say about a node. Every option also as a `KVSTORE_…` variable.
+#[derive(Args, Clone, Debug)]
+pub struct ServerOptions {
+    /// Port to listen on; 0 picks a free one
+    #[arg(default_value_t = DEFAULT_PORT)]
+    pub port: u16,
+    /// Address to listen on; any but loopback needs a password
+    #[arg(long, env = "KVSTORE_BIND", value_name = "ADDR", default_value = "127.0.0.1", value_parser = parse_address)]
+    pub bind: IpAddr,
+    /// Connections at one time
+    #[arg(long, env = "KVSTORE_MAX_CONNECTIONS", value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_connections: u32,
+    /// Close clients that send nothing for so long; 0, the default, never does
+    #[arg(long, env = "KVSTORE_IDLE_TIMEOUT", value_name = "SECS", default_value_t = 0)]
+    pub idle_timeout: u64,
+    /// File with the password that clients must give; KVSTORE_PASSWORD holds the password itself
+    #[arg(long, env = "KVSTORE_PASSWORD_FILE", value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+    /// Listen on any address without a password
+    #[arg(long, env = "KVSTORE_INSECURE", value_parser = BoolishValueParser::new())]
+    pub insecure: bool,
+}
+
+/// `kvstore client`: whom to ask, and what.
+#[derive(Args, Clone, Debug)]
+pub struct ClientOptions {
+    /// Host to connect to
+    #[arg(default_value = DEFAULT_HOST)]
+    pub host: String,
+    /// Port to connect to
+    #[arg(default_value_t = DEFAULT_PORT)]
+    pub port: u16,
+    /// Another server to try when the first cannot be reached; may be repeated
+    #[arg(long, env = "KVSTORE_ALSO", value_name = "HOST:PORT", value_delimiter = ',')]
+    pub also: Vec<String>,
+    /// File with the server's password; KVSTORE_PASSWORD holds the password itself
+    #[arg(long, env = "KVSTORE_PASSWORD_FILE", value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+    /// One command to carry out instead of the prompt: all that follows, hyphens included
+    #[arg(value_name = "COMMAND ARG", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<OsString>,
+}
+
+impl ServerOptions {
+    /// Checks the options against each other and this machine.
+    pub fn into_configuration(self) -> Result<Configuration> {
+        let password = password(self.password_file.as_deref())?;
+        if !self.bind.is_loopback() && password.is_none() && !self.insecure {
+            return Err(Error::Usage(format!(
+                "{} can be reached from other machines, and there is no password. Set one with --password-file FILE \
+                 or KVSTORE_PASSWORD, or say --insecure, or listen on 127.0.0.1",
+                self.bind
+            )));
+        }
+        let connections_max = fitting_connections(self.max_connections as usize);
+        let idle_timeout = (self.idle_timeout > 0).then(|| Duration::from_secs(self.idle_timeout));
+        let limits = Limits { connections_max, idle_timeout, ..Limits::default() };
+        Ok(Configuration { port: self.port, bind: self.bind, password, limits })
+    }
+}
+
+fn parse_address(text: &str) -> std::result::Result<IpAddr, String> {
+    if text == "localhost" {
+        return Ok(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    }
+    text.parse().map_err(|_| "not an IP address; try 127.0.0.1, or 0.0.0.0 for all interfaces".into())
+}
+
+/// The password: from a file, or from `KVSTORE_PASSWORD`; never from the command line, which every
+/// user of the machine can read.
+pub fn password(file: Option<&Path>) -> Result<Option<Vec<u8>>> {
+    let password = match file {
+        None => return Ok(std::env::var_os("KVSTORE_PASSWORD").map(OsString::into_encoded_bytes).filter(|p| !p.is_empty())),
+        Some(file) => std::fs::read(file)
+            .map_err(|error| Error::Usage(format!("cannot read the password file {}: {error}", file.display())))?,
+    };
+    let password = password.trim_ascii_end();
+    if password.is_empty() {
+        return Err(Error::Usage(format!("the password file {} is empty", file.unwrap_or(Path::new("")).display())));
+    }
+    Ok(Some(password.to_vec()))
+}
+
+/// As many connections as were asked for, or as the machine allows: each takes a descriptor and,
+/// with its stack, guard page and share of the allocator's arenas, at most five memory mappings.
+fn fitting_connections(wanted: usize) -> usize {
+    let descriptors = read_number("/proc/self/limits", |text| {
+        text.lines().find(|line| line.starts_with("Max open files"))?.split_whitespace().nth(3)
+    });
+    let mappings = read_number("/proc/sys/vm/max_map_count", |text| Some(text.trim()));
+    let by_descriptors = descriptors.map_or(usize::MAX, |limit| limit.saturating_sub(DESCRIPTORS_KEPT).max(1));
+    let by_mappings = mappings.map_or(usize::MAX, |limit| (limit / 5).max(1));
+    let fitting = wanted.min(by_descriptors).min(by_mappings);
+    if fitting < wanted {
+        let (reason, way_out) = if by_descriptors <= by_mappings {
+            ("the limit of open files", "raise it with ulimit -n")
+        } else {
+            ("vm.max_map_count", "raise it with sysctl")
+        };
+        warn!("at most {fitting} connections instead of {wanted}, because of {reason}; {way_out}");
+    }
+    fitting
+}
+
+/// Descriptors for everything but clients: the listener, standard streams, files, links to peers.
+const DESCRIPTORS_KEPT: usize = 32;
+
+fn read_number(file: &str, find: impl Fn(&str) -> Option<&str>) -> Option<usize> {
+    find(&std::fs::read_to_string(file).ok()?)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Server {
+        #[command(flatten)]
+        options: ServerOptions,
+    }
+
+    fn configuration(arguments: &[&str]) -> Result<Configuration> {
+        let arguments = ["server"].iter().chain(arguments);
+        Server::try_parse_from(arguments).map_err(|error| Error::Usage(error.to_string()))?.options.into_configuration()
+    }
+
+    #[test]
+    fn the_defaults_of_options_and_limits_agree() {
+        let from_options = configuration(&[]).expect("defaults work");
+        let expected = Configuration::default();
+        assert_eq!((from_options.port, from_options.bind), (expected.port, expected.bind));
+        assert!(from_options.limits.connections_max <= expected.limits.connections_max);
+        assert_eq!(from_options.limits.idle_timeout, expected.limits.idle_timeout);
+    }
+
+    #[test]
+    fn a_public_address_needs_a_password() {
+        let refused = configuration(&["--bind", "0.0.0.0"]).expect_err("no password");
+        assert!(matches!(refused, Error::Usage(ref message) if message.contains("--password-file")), "{refused}");
+        assert!(configuration(&["--bind", "0.0.0.0", "--insecure"]).is_ok());
+        assert!(configuration(&["--bind", "::1"]).is_ok());
+        assert!(configuration(&["--bind", "localhost"]).is_ok());
+        assert!(configuration(&["--bind", "nonsense"]).is_err());
+    }
+
+    #[test]
+    fn a_password_file_is_read_without_its_line_end() {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(file.path(), "secret\n").expect("written");
+        assert_eq!(password(Some(file.path())).expect("readable"), Some(b"secret".to_vec()));
+        std::fs::write(file.path(), "\n").expect("written");
+        assert!(password(Some(file.path())).is_err());
+        assert!(password(Some(Path::new("/nonexistent"))).is_err());
+    }
+}

@@ -1,0 +1,98 @@
+//! The program: `kvstore server` and `kvstore client`.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use kvstore::client::{Client, shell};
+use kvstore::config::{ClientOptions, ServerOptions, password};
+use kvstore::error::{Error, Result};
+use kvstore::node::Node;
+use kvstore::server::NodeServer;
+
+/// A distributed key-value store
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    mode: Mode,
+}
+
+#[derive(Subcommand)]
+enum Mode {
+    /// Run a node
+    Server(ServerOptions),
+    /// Talk to a node: at a prompt, from a pipe, or one command
+    Client(ClientOptions),
+}
+
+/// 0: fine, 1: failed, 2: the options cannot be used (clap exits with 2 for those it finds itself).
+fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    let (title, result) = match parse_arguments() {
+        Mode::Server(options) => ("Error starting server", run_server(options)),
+        Mode::Client(options) => ("Error", run_client(options)),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        // Somebody closed the pipe we print into: they have seen enough.
+        Err(Error::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{title}: {error}");
+            ExitCode::from(if matches!(error, Error::Usage(_)) { 2 } else { 1 })
+        }
+    }
+}
+
+/// Reads the command line. A variable that is set to nothing counts as not set, so that scripts and
+/// container files can pass variables on without asking whether they have them.
+fn parse_arguments() -> Mode {
+    let command = Arguments::command().mut_subcommands(|mode| {
+        mode.mut_args(|argument| {
+            let empty = argument.get_env().is_some_and(|name| std::env::var_os(name) == Some(OsString::new()));
+            if empty { argument.env(None::<&str>) } else { argument }
+        })
+    });
+    let parsed = Arguments::from_arg_matches(&command.get_matches());
+    parsed.unwrap_or_else(|error| error.exit()).mode
+}
+
+fn run_server(options: ServerOptions) -> Result<bool> {
+    print(&format!("Starting node on port {}\n", options.port))?;
+    let server = NodeServer::start(Node::new(options.into_configuration()?))?;
+    print(&format!("Server started on port {}\n", server.address.port()))?;
+    server.node.wait_for_shutdown();
+    log::info!("stopped by SHUTDOWN");
+    Ok(true)
+}
+
+fn run_client(options: ClientOptions) -> Result<bool> {
+    let first = match options.host.contains(':') {
+        true => format!("[{}]:{}", options.host, options.port),
+        false => format!("{}:{}", options.host, options.port),
+    };
+    let addresses = std::iter::once(first).chain(options.also).collect();
+    let mut client = Client::connect_any(addresses, password(options.password_file.as_deref())?).map_err(with_way_out)?;
+    if options.command.is_empty() {
+        return shell::run(&mut client);
+    }
+    let words: Vec<Vec<u8>> = options.command.into_iter().map(OsString::into_encoded_bytes).collect();
+    shell::run_once(&mut client, &words)
+}
+
+fn with_way_out(error: Error) -> Error {
+    match error {
+        Error::Unreachable(message) => Error::Unreachable(format!("{message}. Start a server with ./run_server.sh [port]")),
+        other => other,
+    }
+}
+
+/// Prints without the panic of `println!` when nobody reads.
+fn print(text: &str) -> io::Result<()> {
+    let mut output = io::stdout().lock();
+    output.write_all(text.as_bytes())?;
+    output.flush()
+}

@@ -1,0 +1,209 @@
+//! The node: owner of everything, and the only door for writes.
+//!
+//! A [`Node`] is one process of the cluster. It owns the store, the clock and the counters; the
+//! server's threads share it. Every change a client makes goes through [`Node::put`], [`Node::delete`] or
+//! [`Node::flush_all`], so there is one place where a write is stamped, merged and handed on. (In the
+//! Java original the server wrote to the store itself, past the node: that is why nothing in it
+//! ever replicated.)
+//!
+//! **Threads.** Each has the name given here, in the process list and in the logs.
+//!
+//! | name | owns | waits on | ends |
+//! |---|---|---|---|
+//! | `main` | the process | [`Node::wait_for_shutdown`] | ends the process |
+//! | `accept` | the listening socket | `accept` | with the process |
+//! | `start` | nothing | its channel of accepted sockets | with the process |
+//! | `client-N` | one socket, its buffers and its session | that socket | when the client leaves, errs or idles too long |
+//!
+//! **Locks.** One kind so far: a shard's. It is held for one lookup, never across I/O or a channel send, and
+//! nobody holds two.
+//!
+//! **Crash-only.** There is no clean-up that must run: `kill -9` is a normal way to stop (Candea and Fox,
+//! "Crash-Only Software", 2003). A panic in any thread ends the process: half a node is worse than none.
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::config::Configuration;
+use crate::metrics::{self, Metrics};
+use crate::store::digest::SHARDS;
+use crate::store::version::{HybridClock, Version, random_id, wall_clock_ms};
+use crate::store::{KeyValueStore, Size};
+
+/// One process of the cluster.
+#[derive(Debug)]
+pub struct Node {
+    /// What it was told at its start.
+    pub configuration: Configuration,
+    /// Counters.
+    pub metrics: Metrics,
+    /// 64 random bits, new at every start: the origin of this run's writes.
+    pub run_id: u64,
+    store: KeyValueStore,
+    clock: HybridClock,
+    shutdown: (Sender<()>, Receiver<()>),
+}
+
+/// What one connection did since its last replies left: what [`Node::commit`] must settle.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Requests executed.
+    pub commands: u64,
+    /// Reads that found their key.
+    pub hits: u64,
+    /// Reads that did not.
+    pub misses: u64,
+    /// Bytes received.
+    pub input_bytes: u64,
+    /// The highest log position of all shards read or written: no reply may leave before the log is
+    /// safe up to here. Reads count too: what a client has seen must not vanish.
+    position: u64,
+}
+
+impl Batch {
+    fn touched(&mut self, position: u64) {
+        self.position = self.position.max(position);
+    }
+}
+
+impl Node {
+    /// A node with an empty store.
+    pub fn new(configuration: Configuration) -> Self {
+        Node {
+            configuration,
+            metrics: Metrics::default(),
+            run_id: random_id(),
+            store: KeyValueStore::new(),
+            clock: HybridClock::default(),
+            shutdown: bounded(1),
+        }
+    }
+
+    /// Reads a key; `read` gets the value under the shard's lock and must only copy it.
+    pub fn get<R>(&self, key: &[u8], batch: &mut Batch, read: impl FnOnce(Option<&[u8]>) -> R) -> R {
+        let mut hit = false;
+        let (result, position) = self.store.get(key, |value| {
+            hit = value.is_some();
+            read(value)
+        });
+        batch.hits += u64::from(hit);
+        batch.misses += u64::from(!hit);
+        batch.touched(position);
+        result
+    }
+
+    /// Stores a value.
+    pub fn put(&self, key: &[u8], value: &[u8], batch: &mut Batch) {
+        self.write(key, Some(value), batch);
+    }
+
+    /// Deletes a key; whether it was there. A key that is not here is deleted all the same: its
+    /// value may be on its way.
+    pub fn delete(&self, key: &[u8], batch: &mut Batch) -> bool {
+        self.write(key, None, batch)
+    }
+
+    /// Deletes every key this node holds, each with a version of its own. Keys that are written
+    /// meanwhile may stay.
+    pub fn flush_all(&self, batch: &mut Batch) {
+        let mut keys: Vec<Box<[u8]>> = Vec::new();
+        for shard in 0..SHARDS {
+            self.store.for_each_in_shard(shard, |entry| {
+                if !entry.is_tombstone() {
+                    keys.push(entry.key().into());
+                }
+            });
+            keys.drain(..).for_each(|key| {
+                self.write(&key, None, batch);
+            });
+        }
+    }
+
+    /// One step of a listing, as [`KeyValueStore::scan`]: returns the next cursor.
+    pub fn scan(
+        &self,
+        cursor: u64,
+        count: usize,
+        pattern: Option<&[u8]>,
+        batch: &mut Batch,
+        found: impl FnMut(&[u8]),
+    ) -> u64 {
+        let (next, position) = self.store.scan(cursor, count, pattern, found);
+        batch.touched(position);
+        next
+    }
+
+    /// How much is stored.
+    pub fn size(&self) -> Size {
+        self.store.size()
+    }
+
+    /// Settles a batch. Its replies may leave when this has returned.
+    pub fn commit(&self, batch: &mut Batch) {
+        metrics::add(&self.metrics.commands, batch.commands);
+        metrics::add(&self.metrics.hits, batch.hits);
+        metrics::add(&self.metrics.misses, batch.misses);
+        metrics::add(&self.metrics.input_bytes, batch.input_bytes);
+        *batch = Batch::default();
+    }
+
+    /// Whether `password` is the right one; without a configured password nothing is.
+    pub fn is_password(&self, password: &[u8]) -> bool {
+        self.configuration.password.as_ref().is_some_and(|expected| same_in_constant_time(expected, password))
+    }
+
+    /// Asks the process to stop gently.
+    pub fn shut_down(&self) {
+        // Full means somebody asked already.
+        let _ = self.shutdown.0.try_send(());
+    }
+
+    /// Returns when somebody asked for a gentle stop.
+    pub fn wait_for_shutdown(&self) {
+        // The node itself holds a sender, so this cannot fail while it waits.
+        let _ = self.shutdown.1.recv();
+    }
+
+    /// The one way of a client's write: stamp, merge, and only then hand on.
+    fn write(&self, key: &[u8], value: Option<&[u8]>, batch: &mut Batch) -> bool {
+        let stamp = |floor| Version { time: self.clock.stamp(wall_clock_ms(), floor), origin: self.run_id };
+        // A node on its own needs no tombstones: nobody can bring an older value back.
+        let keep_tombstone = false;
+        let written = self.store.write(key, value, keep_tombstone, stamp, |_record| 0);
+        batch.touched(written.position);
+        written.existed
+    }
+}
+
+/// Compares without stopping at the first difference, so that the time taken says nothing about
+/// how much of a guess is right.
+fn same_in_constant_time(expected: &[u8], given: &[u8]) -> bool {
+    let mut difference = expected.len() ^ given.len();
+    for (index, byte) in given.iter().enumerate() {
+        let expected = expected.get(index % expected.len().max(1)).copied().unwrap_or_default();
+        difference |= usize::from(std::hint::black_box(expected ^ byte));
+    }
+    difference == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_compared_as_a_whole() {
+        assert!(same_in_constant_time(b"secret", b"secret"));
+        for wrong in [&b""[..], b"secre", b"secrets", b"secretsecret", b"Secret", b"xxxxxx"] {
+            assert!(!same_in_constant_time(b"secret", wrong));
+        }
+        assert!(!same_in_constant_time(b"", b"x"));
+    }
+
+    #[test]
+    fn flush_all_leaves_nothing() {
+        let (node, mut batch) = (Node::new(Configuration::default()), Batch::default());
+        (0..5_000).for_each(|i| node.put(format!("key{i}").as_bytes(), b"v", &mut batch));
+        assert_eq!(node.size().keys, 5_000);
+        node.flush_all(&mut batch);
+        assert_eq!(node.size(), Size::default());
+    }
+}

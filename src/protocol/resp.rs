@@ -1,0 +1,366 @@
+//! RESP2 and RESP3, the Redis protocol: requests in, replies out.
+//!
+//! A request is an array of strings; every length is written before what it measures, so
+//! keys and values may hold any bytes:
+//!
+//! ```text
+//! *3\r\n $3\r\nSET\r\n $4\r\nname\r\n $5\r\nDylan\r\n      (without the spaces)
+//! ```
+//!
+//! A reply starts with a byte for its kind: `+OK`, `-ERR message`, `:5`, `$5\r\nDylan`, `*2` and two
+//! replies. "Not there" is `$-1` in RESP2. RESP3, after `HELLO 3`, writes `_` for it, everywhere, also inside
+//! arrays (redis-py 8 waits for ever if it meets a `$-1` there), and `%2` for two pairs of a map.
+//!
+//! Error texts are Redis's own where it has them: its test suite and several clients look at them.
+//! Specification: <https://redis.io/docs/latest/develop/reference/protocol-spec/>.
+
+use super::Reply;
+use super::words::{Span, Words};
+use crate::config::Limits;
+use crate::error::{Error, Refusal, Result};
+
+/// Finds requests in the unread bytes. It goes on where it stopped when more bytes have come.
+///
+/// Invariants:
+/// - `requests_are_the_same_however_the_bytes_are_split` (in `tests/parsers.rs`).
+/// - `position` is at the start of an element's header or of its content, within the bytes seen.
+/// - `spans` grows by one for each complete element, which is at least six bytes long.
+#[derive(Debug, Default)]
+pub struct Parser {
+    state: State,
+    /// Where to go on, from the start of the request.
+    position: usize,
+    /// The complete elements so far.
+    spans: Vec<Span>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+enum State {
+    /// Before the `*` of a request.
+    #[default]
+    Start,
+    /// Before the `$` of an element; so many are still to come, this one included.
+    Header { left: usize },
+    /// In the content of an element of `len` bytes.
+    Content { left: usize, len: usize },
+}
+
+impl Parser {
+    /// Length of the first request in `bytes`, or `None` until it is all there. `bytes` starts at
+    /// a request and only ever grows until the request is complete. Its words are then
+    /// [`Parser::words`]; a request of no words asks for nothing and gets no reply.
+    pub fn parse(&mut self, bytes: &[u8], limits: &Limits, authenticated: bool) -> Result<Option<usize>> {
+        loop {
+            let progress = match self.state {
+                State::Start => {
+                    self.spans.clear();
+                    // An empty line between requests asks for nothing, as in Redis.
+                    let skipped = super::empty_lines(bytes);
+                    if skipped > 0 {
+                        return Ok(Some(skipped));
+                    }
+                    self.start(bytes, limits, authenticated)?
+                }
+                State::Header { left: 0 } => {
+                    self.state = State::Start;
+                    return Ok(Some(std::mem::take(&mut self.position)));
+                }
+                State::Header { left } => self.header(bytes, left, limits, authenticated)?,
+                State::Content { left, len } => self.content(bytes, left, len)?,
+            };
+            if !progress {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// The words of the request that [`Parser::parse`] found at the start of `bytes`.
+    pub fn words<'a>(&'a self, bytes: &'a [u8]) -> Words<'a> {
+        Words::new(bytes, &self.spans)
+    }
+
+    fn start(&mut self, bytes: &[u8], limits: &Limits, authenticated: bool) -> Result<bool> {
+        // One long request must not leave its list of spans behind for the connection's life.
+        self.spans.shrink_to(SPANS_KEPT);
+        match bytes {
+            [] | [b'\r'] => return Ok(false),
+            [b'*', ..] => {}
+            [other, ..] => return Err(Error::protocol(format!("expected '*', got '{}'", other.escape_ascii()))),
+        }
+        let Some((len, after)) = header_line(bytes, 0, limits, "too big mbulk count string")? else {
+            return Ok(false);
+        };
+        // A negative count asks for nothing, as in Redis.
+        let len = len.ok_or_else(|| Error::protocol("invalid multibulk length"))?.max(0) as u64;
+        if len > limits.request_elements_max as u64 {
+            return Err(Error::protocol("invalid multibulk length"));
+        }
+        if !authenticated && len > limits.unauthenticated_elements_max as u64 {
+            return Err(Error::Protocol(no_auth()));
+        }
+        self.position = after;
+        self.state = State::Header { left: len as usize };
+        Ok(true)
+    }
+
+    fn header(&mut self, bytes: &[u8], left: usize, limits: &Limits, authenticated: bool) -> Result<bool> {
+        match bytes.get(self.position) {
+            None => return Ok(false),
+            Some(b'$') => {}
+            Some(other) => {
+                return Err(Error::protocol(format!("expected '$', got '{}'", other.escape_ascii())));
+            }
+        }
+        let Some((len, after)) = header_line(bytes, self.position, limits, "too big bulk count string")? else {
+            return Ok(false);
+        };
+        let len = len.and_then(|len| usize::try_from(len).ok());
+        let len = len.filter(|len| *len <= limits.value_bytes_max).ok_or_else(|| Error::protocol("invalid bulk length"))?;
+        if !authenticated && len > limits.unauthenticated_bytes_max {
+            return Err(Error::Protocol(no_auth()));
+        }
+        if after + len > limits.request_bytes_max {
+            let message = format!("request too long: at most {} bytes", limits.request_bytes_max);
+            return Err(Error::protocol(message));
+        }
+        self.position = after;
+        self.state = State::Content { left, len };
+        Ok(true)
+    }
+
+    fn content(&mut self, bytes: &[u8], left: usize, len: usize) -> Result<bool> {
+        let end = self.position + len;
+        let Some(line_end) = bytes.get(end..end + 2) else { return Ok(false) };
+        if line_end != b"\r\n" {
+            return Err(Error::protocol(format!("expected CR LF after {len} bytes, got '{}'", line_end.escape_ascii())));
+        }
+        self.spans.push(Span::new(self.position, end));
+        self.position = end + 2;
+        self.state = State::Header { left: left - 1 };
+        Ok(true)
+    }
+}
+
+/// Spans kept between requests, enough for everyday ones: 2 KiB.
+const SPANS_KEPT: usize = 256;
+
+/// Reads the header line at `start`: the number behind its first byte (`None` if it is no number)
+/// and where the next line starts. `None` until the line is complete.
+fn header_line(bytes: &[u8], start: usize, limits: &Limits, too_long: &str) -> Result<Option<(Option<i64>, usize)>> {
+    let line = &bytes[start..bytes.len().min(start + limits.header_bytes_max)];
+    let Some(end) = line.iter().position(|&byte| byte == b'\r') else {
+        let full = line.len() == limits.header_bytes_max;
+        return if full { Err(Error::protocol(too_long)) } else { Ok(None) };
+    };
+    match bytes.get(start + end + 1) {
+        None => Ok(None),
+        Some(b'\n') => Ok(Some((decimal(&line[1..end]), start + end + 2))),
+        Some(_) => Ok(Some((None, start + end + 2))),
+    }
+}
+
+/// A number as the protocol writes it: digits, perhaps a minus sign, nothing else.
+pub fn decimal(digits: &[u8]) -> Option<i64> {
+    let (negative, digits) = match digits {
+        [b'-', rest @ ..] => (true, rest),
+        _ => (false, digits),
+    };
+    if digits.is_empty() {
+        return None;
+    }
+    let mut number: i64 = 0;
+    for digit in digits {
+        let digit = digit.checked_sub(b'0').filter(|digit| *digit <= 9)?;
+        number = number.checked_mul(10)?.checked_add(i64::from(digit))?;
+    }
+    Some(if negative { -number } else { number })
+}
+
+/// The answer to everything before the password.
+pub fn no_auth() -> Refusal {
+    Refusal { code: "NOAUTH", message: "Authentication required.".into() }
+}
+
+/// Writes results in RESP.
+#[derive(Debug)]
+pub struct RespReply<'a> {
+    /// Where to.
+    pub out: &'a mut Vec<u8>,
+    /// 2 or 3.
+    pub version: u8,
+}
+
+impl RespReply<'_> {
+    fn header(&mut self, kind: u8, number: i64) {
+        self.out.push(kind);
+        push_decimal(self.out, number);
+        self.out.extend_from_slice(b"\r\n");
+    }
+}
+
+impl Reply for RespReply<'_> {
+    fn simple(&mut self, word: &str) {
+        self.out.push(b'+');
+        self.out.extend_from_slice(word.as_bytes());
+        self.out.extend_from_slice(b"\r\n");
+    }
+
+    fn value(&mut self, value: Option<&[u8]>) {
+        match value {
+            Some(value) => {
+                self.header(b'$', value.len() as i64);
+                self.out.extend_from_slice(value);
+                self.out.extend_from_slice(b"\r\n");
+            }
+            None if self.version == 3 => self.out.extend_from_slice(b"_\r\n"),
+            None => self.out.extend_from_slice(b"$-1\r\n"),
+        }
+    }
+
+    fn integer(&mut self, number: i64) {
+        self.header(b':', number);
+    }
+
+    fn error(&mut self, refusal: &Refusal) {
+        self.out.extend_from_slice(format!("-{} {}\r\n", refusal.code, refusal.message).as_bytes());
+    }
+
+    fn text(&mut self, text: &str) {
+        self.value(Some(text.as_bytes()));
+    }
+
+    fn rows(&mut self, rows: &[String]) {
+        self.array(rows.len());
+        rows.iter().for_each(|row| self.text(row));
+    }
+
+    fn set_version(&mut self, version: u8) {
+        self.version = version;
+    }
+
+    fn array(&mut self, len: usize) {
+        self.header(b'*', len as i64);
+    }
+
+    fn map(&mut self, len: usize) {
+        match self.version {
+            3 => self.header(b'%', len as i64),
+            _ => self.array(2 * len),
+        }
+    }
+
+    fn buffer(&mut self) -> &mut Vec<u8> {
+        self.out
+    }
+}
+
+/// Appends a number in decimal. `write!` does the same in five times the instructions, and every
+/// `GET` has a length to write.
+fn push_decimal(out: &mut Vec<u8>, number: i64) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    let mut rest = number.unsigned_abs();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    if number < 0 {
+        out.push(b'-');
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(bytes: &[u8]) -> std::result::Result<Option<(usize, Vec<String>)>, String> {
+        let mut parser = Parser::default();
+        let len = parser.parse(bytes, &Limits::default(), true).map_err(|error| error.to_string())?;
+        Ok(len.map(|len| (len, parser.words(bytes).iter().map(|word| word.escape_ascii().to_string()).collect())))
+    }
+
+    #[test]
+    fn a_request_is_its_words() {
+        let words = |words: &[&str]| words.iter().map(|word| word.to_string()).collect::<Vec<_>>();
+        assert_eq!(parse(b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\nrest"), Ok(Some((20, words(&["GET", "k"])))));
+        assert_eq!(parse(b"\r\n*1\r\n$4\r\nPING\r\n"), Ok(Some((2, vec![]))));
+        assert_eq!(parse(b"*1\r\n$4\r\n\r\n\0\xff\r\n"), Ok(Some((14, words(&["\\r\\n\\x00\\xff"])))));
+        assert_eq!(parse(b"*0\r\n"), Ok(Some((4, vec![]))));
+        assert_eq!(parse(b"*-10\r\n"), Ok(Some((6, vec![]))));
+    }
+
+    #[test]
+    fn wrong_framing_is_said_as_redis_says_it() {
+        for (bytes, message) in [
+            (&b"*3000000000\r\n"[..], "invalid multibulk length"),
+            (b"*1048577\r\n", "invalid multibulk length"),
+            (b"*x\r\n", "invalid multibulk length"),
+            (b"*\r\n", "invalid multibulk length"),
+            (b"*99999999999999999999\r\n", "invalid multibulk length"),
+            (b"*1\r\nfooz\r\n", "expected '$', got 'f'"),
+            (b"*1\r\n$-10\r\n", "invalid bulk length"),
+            (b"*1\r\n$2000000000\r\n", "invalid bulk length"),
+            (b"*1\r\n$67108865\r\n", "invalid bulk length"),
+            (b"*1\r\n$blabla\r\n", "invalid bulk length"),
+            (b"*1\r\n$1\r\nxyz", "expected CR LF after 1 bytes, got 'yz'"),
+            (b"*1\r\n$4\r\nPING\r\nfoo", ""),
+            (b"PING\r\n", "expected '*', got 'P'"),
+            (&[b'*'; 64], "too big mbulk count string"),
+        ] {
+            match parse(bytes) {
+                Err(error) => assert_eq!(error, format!("Protocol error: {message}")),
+                Ok(found) => assert!(message.is_empty() && found.is_some(), "{}", bytes.escape_ascii()),
+            }
+        }
+        let long = [&b"*1\r\n$"[..], &[b'1'; 80]].concat();
+        assert_eq!(parse(&long), Err("Protocol error: too big bulk count string".into()));
+    }
+
+    #[test]
+    fn before_the_password_little_is_read() {
+        let limits = Limits::default();
+        for (bytes, refused) in [
+            (&b"*11\r\n"[..], true),
+            (b"*10\r\n", false),
+            (b"*1\r\n$16385\r\n", true),
+            (b"*1\r\n$16384\r\n", false),
+        ] {
+            let result = Parser::default().parse(bytes, &limits, false);
+            assert_eq!(result.is_err(), refused, "{}", bytes.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn a_request_has_a_limit_as_a_whole() {
+        let limits = Limits { request_bytes_max: 40, ..Limits::default() };
+        let bytes = b"*3\r\n$9\r\n123456789\r\n$9\r\n123456789\r\n$9\r\n";
+        let error = Parser::default().parse(bytes, &limits, true).expect_err("too long");
+        assert_eq!(error.to_string(), "Protocol error: request too long: at most 40 bytes");
+    }
+
+    #[test]
+    fn null_has_the_form_of_the_version() {
+        for (version, expected) in [(2, &b"*1\r\n$-1\r\n*2\r\n"[..]), (3, b"*1\r\n_\r\n%1\r\n")] {
+            let mut out = Vec::new();
+            let mut reply = RespReply { out: &mut out, version };
+            reply.array(1);
+            reply.value(None);
+            reply.map(1);
+            assert_eq!(out, expected);
+        }
+    }
+
+    #[test]
+    fn numbers_are_written_as_std_writes_them() {
+        for number in [0, 1, -1, 9, 10, 12_345, i64::MAX, i64::MIN] {
+            let mut out = Vec::new();
+            push_decimal(&mut out, number);
+            assert_eq!(out, number.to_string().as_bytes());
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! What each command does: one arm per command, the same for every protocol.
+
+use std::net::SocketAddr;
+
+use super::{handshake, info};
+use crate::error::{Error, Result};
+use crate::node::{Batch, Node};
+use crate::protocol::resp::no_auth;
+use crate::protocol::{Command, Reply};
+
+/// What happens to the connection after a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Go on with the next request.
+    Continue,
+    /// Send the replies and close; later requests are not executed.
+    Close,
+    /// Send the replies and stop the server.
+    ShutDown,
+}
+
+/// What the server knows of one connection between requests.
+#[derive(Debug)]
+pub struct Session {
+    /// What this connection did since its last replies left.
+    pub batch: Batch,
+    /// Number of the connection since the server's start.
+    pub(super) id: u64,
+    /// Where the server listens.
+    pub(super) address: SocketAddr,
+    /// As the client calls itself.
+    pub(super) name: Vec<u8>,
+    pub(super) authenticated: bool,
+    pub(super) resp_version: u8,
+    /// `MULTI` was refused, so all is refused until the client has noticed: see [`execute`].
+    pub(super) in_refused_transaction: bool,
+}
+
+impl Session {
+    /// A new connection.
+    pub fn new(id: u64, address: SocketAddr, authenticated: bool) -> Self {
+        let batch = Batch::default();
+        Session { batch, id, address, name: Vec::new(), authenticated, resp_version: 2, in_refused_transaction: false }
+    }
+
+    /// Whether the password was given, or none is needed.
+    pub fn is_authenticated(&self) -> bool {
+        self.authenticated
+    }
+
+    /// 2, or 3 after `HELLO 3`.
+    pub fn resp_version(&self) -> u8 {
+        self.resp_version
+    }
+}
+
+/// Carries out `command` and writes its reply.
+///
+/// `MULTI` is an error, and from then on everything is one until `EXEC` or `DISCARD`: a client that sends a
+/// whole transaction without looking at replies must fail loudly and change nothing.
+pub fn execute<R: Reply>(command: Command, node: &Node, session: &mut Session, reply: &mut R) -> Result<Next> {
+    if !session.authenticated && !command.allowed_without_password() {
+        return Err(Error::Refused(no_auth()));
+    }
+    if session.in_refused_transaction && !command.allowed_after_multi() {
+        return Err(Error::refused("transactions are not supported: refused until EXEC or DISCARD, nothing was changed"));
+    }
+    let batch = &mut session.batch;
+    match command {
+        Command::Get { key } => node.get(key, batch, |value| reply.value(value)),
+        Command::Put { key, value } => {
+            node.put(key, value, batch);
+            reply.ok();
+        }
+        Command::Delete { key } => {
+            node.delete(key, batch);
+            reply.ok();
+        }
+        Command::Del { keys } => reply.integer(keys.iter().map(|key| i64::from(node.delete(key, batch))).sum()),
+        Command::MGet { keys } => {
+            let start = reply.buffer().len();
+            reply.array(keys.len());
+            for key in keys.iter() {
+                node.get(key, batch, |value| reply.value(value));
+                check_reply(reply, start, node)?;
+            }
+        }
+        Command::MSet { pairs } => {
+            for index in (0..pairs.len()).step_by(2) {
+                node.put(pairs.get(index), pairs.get(index + 1), batch);
+            }
+            reply.ok();
+        }
+        Command::Exists { keys } => {
+            reply.integer(keys.iter().map(|key| i64::from(node.get(key, batch, |value| value.is_some()))).sum());
+        }
+        Command::StrLen { key } => reply.integer(node.get(key, batch, |value| value.map_or(0, <[u8]>::len)) as i64),
+        Command::Type { key } => {
+            let found = node.get(key, batch, |value| value.is_some());
+            reply.simple(if found { "string" } else { "none" });
+        }
+        Command::DbSize => reply.integer(node.size().keys as i64),
+        Command::Scan { cursor, pattern, count } => {
+            let (next, keys) = list(node, batch, cursor, count, pattern)?;
+            reply.array(2);
+            reply.value(Some(next.to_string().as_bytes()));
+            write_list(&keys, reply);
+        }
+        Command::Keys { pattern } => write_list(&list(node, batch, 0, usize::MAX, Some(pattern))?.1, reply),
+        Command::FlushAll => {
+            node.flush_all(batch);
+            reply.ok();
+        }
+        // A node on its own has no peers that could hold anything, now or later.
+        Command::Wait { .. } => reply.integer(0),
+        Command::Peers => reply.rows(&[]),
+        Command::Info { section } => reply.text(&info::text(node, session.address, section)),
+        Command::Shutdown => return Ok(Next::ShutDown),
+        Command::Ping { message: None } => reply.simple("PONG"),
+        Command::Ping { message } => reply.value(message),
+        Command::Echo { message } => reply.value(Some(message)),
+        Command::Quit => {
+            reply.ok();
+            return Ok(Next::Close);
+        }
+        Command::Multi => {
+            session.in_refused_transaction = true;
+            return Err(Error::refused("MULTI is not supported: there are no transactions; send commands one by one"));
+        }
+        Command::Exec if std::mem::take(&mut session.in_refused_transaction) => {
+            return Err(Error::refused_as("EXECABORT", "Transaction discarded: transactions are not supported"));
+        }
+        Command::Exec => return Err(Error::refused("EXEC without MULTI")),
+        Command::Discard if std::mem::take(&mut session.in_refused_transaction) => reply.ok(),
+        Command::Discard => return Err(Error::refused("DISCARD without MULTI")),
+        about_the_connection => handshake::execute(about_the_connection, node, session, reply)?,
+    }
+    Ok(Next::Continue)
+}
+
+/// Takes a reply back that has grown beyond its limit.
+fn check_reply<R: Reply>(reply: &mut R, start: usize, node: &Node) -> Result<()> {
+    let max = node.configuration.limits.reply_bytes_max;
+    if reply.buffer().len() - start > max {
+        reply.buffer().truncate(start);
+        return Err(reply_too_long(max));
+    }
+    Ok(())
+}
+
+fn reply_too_long(max: usize) -> Error {
+    Error::refused(format!("reply too long: at most {max} bytes; ask for fewer keys at a time (SCAN)"))
+}
+
+/// Collects keys. Their number stands before them in the reply, so they are kept until it is known.
+fn list(
+    node: &Node,
+    batch: &mut Batch,
+    mut cursor: u64,
+    count: usize,
+    pattern: Option<&[u8]>,
+) -> Result<(u64, Vec<Box<[u8]>>)> {
+    let max = node.configuration.limits.reply_bytes_max;
+    let (mut keys, mut bytes) = (Vec::new(), 0);
+    let mut left = count;
+    loop {
+        // In pieces, so that a huge store is not collected before the limit is looked at.
+        let step = left.min(LIST_STEP);
+        cursor = node.scan(cursor, step, pattern, batch, |key| {
+            bytes += key.len() + LIST_OVERHEAD;
+            keys.push(key.into());
+        });
+        left -= step;
+        if bytes > max {
+            return Err(reply_too_long(max));
+        }
+        if left == 0 || cursor == 0 {
+            return Ok((cursor, keys));
+        }
+    }
+}
+
+/// Keys visited between two looks at the limit.
+const LIST_STEP: usize = 10_000;
+/// What a key costs besides its bytes, in the list and in the reply.
+const LIST_OVERHEAD: usize = 32;
+
+fn write_list<R: Reply>(keys: &[Box<[u8]>], reply: &mut R) {
+    reply.array(keys.len());
+    keys.iter().for_each(|key| reply.value(Some(key)));
+}

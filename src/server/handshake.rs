@@ -1,0 +1,212 @@
+//! What clients ask before they work: who are you, what can you do, here is my password.
+//!
+//! Libraries send these on every connect, and several cannot live with an error: redis-py 8 and
+//! node-redis 6 need a real `HELLO 3`, ioredis needs `INFO`, `redis-cli` shows `COMMAND DOCS` as hints.
+
+use crate::error::{Error, Result};
+use crate::node::Node;
+use crate::protocol::command::{Row, TABLE, row};
+use crate::protocol::{Command, Reply, Words};
+use crate::store::glob;
+
+use super::execute::Session;
+
+/// The Redis version whose commands and texts are followed, for clients that look at it.
+pub const REDIS_VERSION: &str = "7.0.15";
+
+/// Carries out the commands that are about the connection or the server, not about data.
+pub fn execute<R: Reply>(command: Command, node: &Node, session: &mut Session, reply: &mut R) -> Result<()> {
+    match command {
+        Command::Auth { user, password } => {
+            authenticate(user, password, node, session)?;
+            reply.ok();
+        }
+        Command::Hello { version, options } => hello(version, options, node, session, reply)?,
+        Command::ClientSetInfo | Command::FunctionFlush => reply.ok(),
+        Command::ClientSetName { name } => {
+            session.name = checked_name(name)?;
+            reply.ok();
+        }
+        Command::ClientGetName => reply.value(Some(&session.name).filter(|name| !name.is_empty()).map(Vec::as_slice)),
+        Command::ClientId => reply.integer(session.id as i64),
+        Command::CommandCount => reply.integer(TABLE.len() as i64),
+        Command::CommandList => {
+            reply.array(TABLE.len());
+            TABLE.iter().for_each(|row| write_row(row, reply));
+        }
+        Command::CommandInfo { names } => command_info(names, reply),
+        Command::CommandDocs { names } => command_docs(names, reply),
+        Command::ConfigGet { patterns } => {
+            let settings = settings(node, session);
+            let asked = |name: &str| patterns.iter().any(|pattern| glob::matches(&pattern.to_ascii_lowercase(), name.as_bytes()));
+            let found: Vec<_> = settings.iter().filter(|(name, _)| asked(name)).collect();
+            reply.map(found.len());
+            for (name, value) in found {
+                reply.value(Some(name.as_bytes()));
+                reply.value(Some(value.as_bytes()));
+            }
+        }
+        Command::ConfigSet { pairs } => {
+            config_set(pairs, &settings(node, session))?;
+            reply.ok();
+        }
+        Command::Select { index: b"0" } => reply.ok(),
+        Command::Select { .. } => return Err(Error::refused("DB index is out of range")),
+        Command::Reset => {
+            let fresh = Session::new(session.id, session.address, node.configuration.password.is_none());
+            let batch = std::mem::take(&mut session.batch);
+            *session = Session { batch, ..fresh };
+            reply.set_version(2);
+            reply.simple("RESET");
+        }
+        // `server::execute` handles the rest; a command in neither place must not end the process.
+        other => return Err(Error::refused(format!("not implemented: {other:?}"))),
+    }
+    Ok(())
+}
+
+fn authenticate(user: Option<&[u8]>, password: &[u8], node: &Node, session: &mut Session) -> Result<()> {
+    if node.configuration.password.is_none() && user.is_none() {
+        return Err(Error::refused("AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?"));
+    }
+    let is_default = user.is_none_or(|user| user == b"default");
+    // As in Redis, the default user of a server without a password takes any.
+    let is_right = node.configuration.password.is_none() || node.is_password(password);
+    if !is_default || !is_right {
+        return Err(Error::refused_as("WRONGPASS", "invalid username-password pair or user is disabled."));
+    }
+    session.authenticated = true;
+    Ok(())
+}
+
+/// `HELLO [version [AUTH user password] [SETNAME name]]`: nothing changes unless all of it is right.
+fn hello<R: Reply>(version: Option<&[u8]>, options: Words, node: &Node, session: &mut Session, reply: &mut R) -> Result<()> {
+    let version = match version {
+        None => session.resp_version,
+        Some(b"2") => 2,
+        Some(b"3") => 3,
+        Some(other) if other.iter().all(u8::is_ascii_digit) => {
+            return Err(Error::refused_as("NOPROTO", "unsupported protocol version"));
+        }
+        Some(_) => return Err(Error::refused("Protocol version is not an integer or out of range")),
+    };
+    let (mut credentials, mut name, mut index) = (None, None, 0);
+    while index < options.len() {
+        let left = options.len() - index;
+        match options.get(index).to_ascii_uppercase().as_slice() {
+            b"AUTH" if left >= 3 => {
+                credentials = Some((options.get(index + 1), options.get(index + 2)));
+                index += 3;
+            }
+            b"SETNAME" if left >= 2 => {
+                name = Some(checked_name(options.get(index + 1))?);
+                index += 2;
+            }
+            other => {
+                return Err(Error::refused(format!("Syntax error in HELLO option '{}'", String::from_utf8_lossy(other))));
+            }
+        }
+    }
+    if let Some((user, password)) = credentials {
+        authenticate(Some(user), password, node, session)?;
+    }
+    if !session.authenticated {
+        return Err(Error::refused_as("NOAUTH", "HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time"));
+    }
+    session.name = name.unwrap_or(std::mem::take(&mut session.name));
+    session.resp_version = version;
+    reply.set_version(version);
+    reply.map(7);
+    let text = |reply: &mut R, name: &str, value: &str| {
+        reply.value(Some(name.as_bytes()));
+        reply.value(Some(value.as_bytes()));
+    };
+    text(reply, "server", "kvstore");
+    text(reply, "version", REDIS_VERSION);
+    reply.value(Some(b"proto"));
+    reply.integer(i64::from(version));
+    reply.value(Some(b"id"));
+    reply.integer(session.id as i64);
+    text(reply, "mode", "standalone");
+    text(reply, "role", "master");
+    reply.value(Some(b"modules"));
+    reply.array(0);
+    Ok(())
+}
+
+/// A connection's name: printable, without spaces, as in Redis; at most 256 bytes.
+fn checked_name(name: &[u8]) -> Result<Vec<u8>> {
+    if name.len() <= 256 && name.iter().all(u8::is_ascii_graphic) {
+        return Ok(name.to_vec());
+    }
+    Err(Error::refused("Client names cannot contain spaces, newlines or special characters, and have at most 256 bytes"))
+}
+
+/// A row in the form of `COMMAND INFO`: name, arity, flags, first key, last key, step.
+fn write_row<R: Reply>(row: &Row, reply: &mut R) {
+    reply.array(6);
+    reply.value(Some(row.name.to_lowercase().as_bytes()));
+    reply.integer(row.arity);
+    reply.array(1);
+    reply.simple(if row.writes { "write" } else { "readonly" });
+    reply.integer(row.keys.0);
+    reply.integer(row.keys.1);
+    reply.integer(row.keys.2);
+}
+
+fn command_info<R: Reply>(names: Words, reply: &mut R) {
+    if names.is_empty() {
+        reply.array(TABLE.len());
+        TABLE.iter().for_each(|row| write_row(row, reply));
+        return;
+    }
+    reply.array(names.len());
+    for name in names.iter() {
+        match row(name) {
+            Some(row) => write_row(row, reply),
+            None => reply.value(None),
+        }
+    }
+}
+
+fn command_docs<R: Reply>(names: Words, reply: &mut R) {
+    let rows: Vec<&Row> = if names.is_empty() { TABLE.iter().collect() } else { names.iter().filter_map(row).collect() };
+    reply.map(rows.len());
+    for row in rows {
+        reply.value(Some(row.name.to_lowercase().as_bytes()));
+        reply.map(2);
+        for text in ["summary", row.summary, "group", if row.keys.2 > 0 { "string" } else { "server" }] {
+            reply.value(Some(text.as_bytes()));
+        }
+    }
+}
+
+/// What `CONFIG GET` shows: the names that clients and tools ask for.
+fn settings(node: &Node, session: &Session) -> Vec<(&'static str, String)> {
+    let limits = &node.configuration.limits;
+    vec![
+        ("appendonly", "no".into()),
+        ("bind", node.configuration.bind.to_string()),
+        ("databases", "1".into()),
+        ("maxclients", limits.connections_max.to_string()),
+        ("maxmemory", "0".into()),
+        ("port", session.address.port().to_string()),
+        ("proto-max-bulk-len", limits.value_bytes_max.to_string()),
+        ("save", String::new()),
+        ("timeout", limits.idle_timeout.map_or(0, |time| time.as_secs()).to_string()),
+    ]
+}
+
+/// Settings change only at a start; saying what is already so is fine.
+fn config_set(pairs: Words, settings: &[(&str, String)]) -> Result<()> {
+    for index in (0..pairs.len()).step_by(2) {
+        let name = String::from_utf8_lossy(pairs.get(index)).to_lowercase();
+        let Some((_, value)) = settings.iter().find(|(known, _)| *known == name) else {
+            return Err(Error::refused(format!("Unknown option or number of arguments for CONFIG SET - '{name}'")));
+        };
+        if value.as_bytes() != pairs.get(index + 1) {
+            return Err(Error::refused(format!("CONFIG SET failed - '{name}' is '{value}' and changes only at a start")));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,177 @@
+//! # Serving: sockets and threads
+//!
+//! **The problem.** Thousands of clients at a time, some slow, some idle, some hostile, and only
+//! blocking I/O.
+//!
+//! **The idea.** A thread for each connection. A thread that waits for its client costs a few pages of
+//! memory and no time, and its code reads from top to bottom: read, parse, execute, commit,
+//! write. [`NodeServer`] has two more threads, because accepting must be quick: `std` listens with a backlog of
+//! 128, and a burst of connections overflows it if each waits for a thread to be started. So
+//! `accept` only accepts, counts and refuses; `start` starts the threads.
+//!
+//! **The rules.**
+//! - A connection beyond the limit is told so and closed. A failing `accept` or thread start pauses the loop: it
+//!   never spins and never ends the process.
+//! - Replies leave only after [`Node::commit`]; one `write` for all requests of a read.
+//! - What one client sends never harms another: every buffer belongs to one connection, and every wait has an
+//!   end (see [`crate::config::Limits`]).
+//!
+//! **What is left out.** Event loops (`epoll`) and async runtimes: see the README for what the threads cost and
+//! what they do not.
+//!
+//! Files: [`connection`] is one client's thread, [`transport`] its socket and buffers, [`execute`] what each
+//! command does, [`handshake`] what clients ask before they work, [`info`] the text of `INFO`.
+
+pub mod connection;
+pub mod execute;
+pub mod handshake;
+pub mod info;
+pub mod transport;
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use log::{info, warn};
+
+use crate::config::{Limits, STACK_BYTES};
+use crate::error::{Error, Result};
+use crate::metrics;
+use crate::node::Node;
+
+/// A node that listens. Its threads end with the process.
+#[derive(Debug)]
+pub struct NodeServer {
+    /// The node that answers.
+    pub node: Arc<Node>,
+    /// Where it listens, with the real port.
+    pub address: SocketAddr,
+}
+
+impl NodeServer {
+    /// Listens where the node's configuration says and serves from then on.
+    pub fn start(node: Node) -> Result<Self> {
+        let wanted = SocketAddr::new(node.configuration.bind, node.configuration.port);
+        let listener = TcpListener::bind(wanted).map_err(|error| bind_error(wanted, error))?;
+        let address = listener.local_addr()?;
+        let node = Arc::new(node);
+        let (sender, receiver) = bounded(node.configuration.limits.starting_connections_max);
+        let (accepting, starting) = (Arc::clone(&node), Arc::clone(&node));
+        thread::Builder::new().name("accept".into()).spawn(move || accept(&listener, &accepting, &sender))?;
+        thread::Builder::new().name("start".into()).spawn(move || start_threads(&receiver, &starting, address))?;
+        info!("listening on {address}, run id {:016x}", node.run_id);
+        Ok(NodeServer { node, address })
+    }
+}
+
+/// A connection's place among [`Limits::connections_max`]; free again when this is dropped.
+#[derive(Debug)]
+struct Place(Arc<Node>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.metrics.connections_open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn accept(listener: &TcpListener, node: &Arc<Node>, starting: &Sender<(TcpStream, Place)>) {
+    let limits = &node.configuration.limits;
+    let mut trouble = Trouble::new(limits);
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                trouble.over();
+                metrics::add(&node.metrics.connections_accepted, 1);
+                let open = metrics::add(&node.metrics.connections_open, 1);
+                let place = Place(Arc::clone(node));
+                if open > limits.connections_max as u64 {
+                    metrics::add(&node.metrics.connections_rejected, 1);
+                    refuse(stream);
+                } else if starting.send((stream, place)).is_err() {
+                    return;
+                }
+            }
+            // The client left before it was accepted: not our trouble.
+            Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {}
+            Err(error) => {
+                metrics::add(&node.metrics.accept_errors, 1);
+                trouble.pause(&format!("cannot accept connections: {error}"));
+            }
+        }
+    }
+}
+
+fn start_threads(accepted: &Receiver<(TcpStream, Place)>, node: &Arc<Node>, address: SocketAddr) {
+    let mut trouble = Trouble::new(&node.configuration.limits);
+    let mut number: u64 = 0;
+    for (stream, place) in accepted {
+        number += 1;
+        let (id, node_of_client) = (number, Arc::clone(node));
+        let serve = move || {
+            connection::serve(stream, &node_of_client, id, address);
+            drop(place);
+        };
+        // A thread that cannot be started drops its socket, which closes it.
+        match thread::Builder::new().name(format!("client-{id}")).stack_size(STACK_BYTES).spawn(serve) {
+            Ok(_) => trouble.over(),
+            Err(error) => {
+                metrics::add(&node.metrics.accept_errors, 1);
+                trouble.pause(&format!("cannot start a thread for a connection, closed it: {error}"));
+            }
+        }
+    }
+}
+
+/// Tells a client that there is no place and closes. Must not wait: other clients do.
+fn refuse(mut stream: TcpStream) {
+    let _ = stream.set_nonblocking(true);
+    // A close with unread bytes would reset the connection, and the reset can overtake the error.
+    let _ = stream.read(&mut [0; 1024]);
+    let _ = stream.write(b"-ERR max number of clients reached\r\n");
+    let _ = stream.shutdown(Shutdown::Write);
+}
+
+/// Backs off while something keeps failing, and says so once a second.
+struct Trouble {
+    first: Duration,
+    longest: Duration,
+    next: Duration,
+    reported: Option<Instant>,
+}
+
+impl Trouble {
+    fn new(limits: &Limits) -> Self {
+        let (first, longest) = limits.accept_pause;
+        Trouble { first, longest, next: first, reported: None }
+    }
+
+    fn over(&mut self) {
+        self.next = self.first;
+    }
+
+    fn pause(&mut self, message: &str) {
+        if self.reported.is_none_or(|when| when.elapsed() >= Duration::from_secs(1)) {
+            warn!("{message}");
+            self.reported = Some(Instant::now());
+        }
+        thread::sleep(self.next);
+        self.next = (self.next * 2).min(self.longest);
+    }
+}
+
+fn bind_error(address: SocketAddr, error: io::Error) -> Error {
+    let port = address.port();
+    Error::Fatal(match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            let other = if port < u16::MAX { port + 1 } else { port - 1 };
+            format!("port {port} is in use; try another, such as {other}, or stop what listens there")
+        }
+        io::ErrorKind::PermissionDenied => format!("not allowed to listen on {address}; ports below 1024 need rights, try 8080"),
+        io::ErrorKind::AddrNotAvailable => format!("{} is no address of this machine; try --bind 127.0.0.1", address.ip()),
+        _ => format!("cannot listen on {address}: {error}"),
+    })
+}

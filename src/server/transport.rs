@@ -1,0 +1,211 @@
+//! One socket: reading and writing with time limits, and the read buffer.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::config::Limits;
+
+/// How often a thread looks for bytes before it sleeps. Under load the next request is there after other threads
+/// had their turn, and a look costs a third of being put to sleep and woken.
+const LOOKS: u32 = 2;
+
+/// Longest sleep in one `write`; between two the other direction is looked after.
+const WRITE_SLICE: Duration = Duration::from_millis(100);
+
+/// A socket with the state the kernel keeps for it, so that it is only changed when it must be.
+#[derive(Debug)]
+pub struct Transport {
+    stream: TcpStream,
+    blocking: bool,
+    read_timeout: Option<Duration>,
+}
+
+impl Transport {
+    /// Takes a socket over. Fails when the client has left already.
+    pub fn new(stream: TcpStream) -> io::Result<Self> {
+        // A reply is one write; waiting for more to send (Nagle) could only delay it.
+        stream.set_nodelay(true)?;
+        stream.set_write_timeout(Some(WRITE_SLICE))?;
+        Ok(Transport { stream, blocking: true, read_timeout: None })
+    }
+
+    /// The socket.
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// Reads what is there, or waits for it at most `timeout`; 0 at the end of the stream.
+    pub fn read(&mut self, buffer: &mut [u8], timeout: Option<Duration>) -> io::Result<usize> {
+        for _ in 0..LOOKS {
+            match self.read_now(buffer) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => thread::yield_now(),
+                done => return done,
+            }
+        }
+        self.set_blocking(true)?;
+        if self.read_timeout != timeout {
+            self.stream.set_read_timeout(timeout)?;
+            self.read_timeout = timeout;
+        }
+        retry(|| self.stream.read(buffer))
+    }
+
+    /// Writes everything. While the client takes nothing, what it sends meanwhile is read into `input`, as far as
+    /// there is room: a client that sends a long pipeline before it reads must not lock up with us.
+    pub fn write_all(&mut self, mut bytes: &[u8], input: &mut ReadBuffer, limits: &Limits) -> io::Result<()> {
+        let mut progress: Option<Instant> = None;
+        while !bytes.is_empty() {
+            match self.stream.write(bytes) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(len) => {
+                    bytes = &bytes[len..];
+                    progress = None;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    let since = progress.get_or_insert_with(Instant::now);
+                    if since.elapsed() >= limits.write_timeout {
+                        return Err(ErrorKind::TimedOut.into());
+                    }
+                    if !self.take_in(input, limits)? {
+                        self.set_blocking(true)?;
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads once without waiting; whether there was anything.
+    fn take_in(&mut self, input: &mut ReadBuffer, limits: &Limits) -> io::Result<bool> {
+        if input.unread().len() >= limits.unread_bytes_max {
+            return Ok(false);
+        }
+        match self.read_now(input.room(limits)) {
+            Ok(len) => {
+                input.filled(len);
+                Ok(len > 0)
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn read_now(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.set_blocking(false)?;
+        retry(|| self.stream.read(buffer))
+    }
+
+    fn set_blocking(&mut self, blocking: bool) -> io::Result<()> {
+        if self.blocking != blocking {
+            self.stream.set_nonblocking(!blocking)?;
+            self.blocking = blocking;
+        }
+        Ok(())
+    }
+}
+
+fn retry(mut read: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match read() {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
+}
+
+/// Bytes received and not yet consumed.
+///
+/// Invariants:
+/// - `start <= end <= bytes.len()`; the unread bytes are `bytes[start..end]`.
+/// - `the_buffer_stays_in_proportion`: at most twice the unread bytes, or `read_buffer_bytes`.
+#[derive(Debug, Default)]
+pub struct ReadBuffer {
+    bytes: Vec<u8>,
+    start: usize,
+    end: usize,
+    /// The last read filled all the room, so the next will want more.
+    was_filled: bool,
+}
+
+impl ReadBuffer {
+    /// What was received and not consumed.
+    pub fn unread(&self) -> &[u8] {
+        &self.bytes[self.start..self.end]
+    }
+
+    /// Gives up the first `len` unread bytes.
+    pub fn consume(&mut self, len: usize) {
+        self.start += len;
+        assert!(self.start <= self.end, "only what was received is consumed");
+    }
+
+    /// Room for more bytes, at least one. Moves the unread bytes to the front first. Grows when they
+    /// fill the buffer, so that memory follows what was received, not what was announced; and up to
+    /// `read_buffer_bytes` when the last read filled all there was.
+    pub fn room(&mut self, limits: &Limits) -> &mut [u8] {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+            if self.bytes.len() > limits.read_buffer_bytes {
+                self.bytes = Vec::new();
+            }
+        }
+        if self.start > 0 && self.end == self.bytes.len() {
+            self.bytes.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        let len = self.bytes.len();
+        if self.end == len {
+            self.resize((len * 2).max(limits.read_buffer_bytes_min));
+        } else if self.was_filled && len < limits.read_buffer_bytes {
+            self.resize((len * 4).min(limits.read_buffer_bytes));
+        }
+        self.was_filled = false;
+        &mut self.bytes[self.end..]
+    }
+
+    /// `len` bytes of the room were filled.
+    pub fn filled(&mut self, len: usize) {
+        self.end += len;
+        assert!(self.end <= self.bytes.len(), "no more is filled than there is room");
+        self.was_filled = self.end == self.bytes.len();
+    }
+
+    fn resize(&mut self, len: usize) {
+        self.bytes.reserve_exact(len - self.bytes.len());
+        self.bytes.resize(len, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn the_buffer_stays_in_proportion(steps in prop::collection::vec((0usize..300, 0usize..300), 1..60)) {
+            let limits = Limits { read_buffer_bytes_min: 8, read_buffer_bytes: 64, ..Limits::default() };
+            let (mut buffer, mut expected, mut next) = (ReadBuffer::default(), Vec::new(), 0u8);
+            for (receive, consume) in steps {
+                let room = buffer.room(&limits);
+                let receive = receive.min(room.len());
+                room[..receive].iter_mut().for_each(|byte| {
+                    next = next.wrapping_add(1);
+                    *byte = next;
+                    expected.push(next);
+                });
+                buffer.filled(receive);
+                prop_assert_eq!(buffer.unread(), &expected[..]);
+                // Only a full buffer grows, and then to twice its content.
+                prop_assert!(buffer.bytes.len() <= (expected.len() * 2).max(limits.read_buffer_bytes));
+                let consume = consume.min(expected.len());
+                buffer.consume(consume);
+                expected.drain(..consume);
+            }
+        }
+    }
+}

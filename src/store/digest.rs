@@ -1,0 +1,78 @@
+//! Where a key lives, and fingerprints of what a place holds.
+//!
+//! The low ten bits of a key's FNV-1a hash name its shard and the next six its bucket within the
+//! shard, the same on every node. Two nodes compare shards by their digests: equal digests mean
+//! equal content, so what agrees is never sent.
+//!
+//! A digest is the XOR of one number per entry. XOR does not care about order and undoes itself, so
+//! an entry is taken out of a digest the way it was put in, and a digest costs the same however
+//! much the bucket holds. The number per entry must look random, or equal changes would cancel
+//! out: splitmix64 (Steele et al. 2014; Vigna's constants) mixes hash, time and origin.
+
+use super::version::Version;
+
+/// Shards in a store: 2^10. See [`super::KeyValueStore`] for why so many.
+pub const SHARDS: usize = 1 << SHARD_BITS;
+/// Buckets in a shard: 2^6.
+pub const BUCKETS: usize = 1 << BUCKET_BITS;
+const SHARD_BITS: u32 = 10;
+const BUCKET_BITS: u32 = 6;
+
+/// Hash of a key: FNV-1a, 64 bits (Fowler, Noll and Vo, <http://www.isthe.com/chongo/tech/comp/fnv/>).
+///
+/// Clients can pick keys that all land in one shard. That costs them parallelism and nobody
+/// else: the map inside the shard has a hasher with random keys of its own.
+pub fn key_hash(key: &[u8]) -> u64 {
+    key.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+/// The shard of a key with this hash: 0 to 1,023.
+pub fn shard_of(hash: u64) -> usize {
+    hash as usize & (SHARDS - 1)
+}
+
+/// The bucket within its shard of a key with this hash: 0 to 63.
+pub fn bucket_of(hash: u64) -> usize {
+    (hash >> SHARD_BITS) as usize & (BUCKETS - 1)
+}
+
+/// What one entry adds to the digest of its bucket.
+pub fn entry_digest(hash: u64, version: Version) -> u64 {
+    let mixed = splitmix64(splitmix64(hash).wrapping_add(version.time));
+    splitmix64(mixed.wrapping_add(version.origin))
+}
+
+fn splitmix64(seed: u64) -> u64 {
+    let z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fnv1a_known_answers() {
+        // From the test vectors on the FNV page.
+        assert_eq!(key_hash(b""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(key_hash(b"a"), 0xaf63_dc4c_8601_ec8c);
+        assert_eq!(key_hash(b"foobar"), 0x8594_4171_f739_67e8);
+    }
+
+    #[test]
+    fn splitmix64_known_answers() {
+        // The first outputs of Vigna's splitmix64.c with state 0 and state 1234567.
+        assert_eq!(splitmix64(0), 0xe220_a839_7b1d_cdaf);
+        assert_eq!(splitmix64(1_234_567), 6_457_827_717_110_365_317);
+    }
+
+    #[test]
+    fn keys_spread_evenly_over_shards() {
+        let mut counts = [0u32; SHARDS];
+        (0..102_400).for_each(|i| counts[shard_of(key_hash(format!("key:{i:012}").as_bytes()))] += 1);
+        // 100 expected in each, standard deviation 10.
+        assert!(counts.iter().all(|&count| (40..=160).contains(&count)), "{counts:?}");
+    }
+}

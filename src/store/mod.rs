@@ -1,0 +1,236 @@
+//! # Remembering: the store
+//!
+//! **The problem.** Many threads read and write one map at the same time; nodes that talk to each
+//! other must end up with the same map, whatever order messages arrive in; and nothing may stop
+//! the world: not a growing table, not a listing, not a snapshot.
+//!
+//! **The idea.** [`KeyValueStore`] is 1,024 *shards*, each a `Mutex` around a `HashMap`. A key's hash
+//! picks its shard. An entry is a key, a value or a *tombstone* (the trace of a delete), and a
+//! [`Version`]. All changes go through one function, *merge*: keep the larger version. Merge is
+//! commutative, associative and idempotent, so records may come in any order, any number of times,
+//! from clients, peers or a log: stores that have seen the same records hold the same map
+//! (Shapiro et al., "Conflict-free Replicated Data Types", 2011, section 3: a last-writer-wins register
+//! per key).
+//!
+//! **Why so many shards.** One structure serves five needs: locks are held for a microsecond and
+//! rarely wanted by two threads at once; when a table grows, it is a thousandth of the whole;
+//! each shard keeps digests of its content, so two nodes find what differs without listing what
+//! agrees; `SCAN` resumes at a shard, so it needs no state here; a snapshot copies shard by shard.
+//!
+//! **The rules.** This module knows no socket, file or peer. It imports only [`crate::error`]. No lock is
+//! held across I/O, and only one shard's lock at a time. The caller's `journal` function runs *under* the shard's lock with the
+//! record that won, so the order of records in a log is the order of the map, and a copy of a shard
+//! taken after a log was rotated misses nothing.
+//!
+//! **What is left out.** Other types than strings, and expiry: they do not merge by "larger version
+//! wins" without losing updates.
+//!
+//! Files: [`version`] says when a write happened, [`record`] is its one byte format, [`digest`] where
+//! a key lives and what a place looks like from afar, [`scan`] lists keys, [`glob`] filters them.
+
+pub mod digest;
+pub mod glob;
+pub mod record;
+pub mod scan;
+pub mod version;
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use digest::{BUCKETS, SHARDS, bucket_of, entry_digest, key_hash, shard_of};
+use record::{Entry, Record};
+use version::Version;
+
+/// The map: bytes to bytes, versioned, safe to share between threads.
+///
+/// Invariants:
+/// - `merge_is_commutative_associative_and_idempotent`.
+/// - `digests_equal_recomputed_digests` after any sequence of changes.
+/// - `the_store_agrees_with_a_slow_obvious_twin` on any sequence of operations.
+#[derive(Debug)]
+pub struct KeyValueStore {
+    shards: Box<[Mutex<Shard>]>,
+}
+
+/// One shard. The map's key is the whole packed record, found by the key inside it.
+#[derive(Debug, Default)]
+struct Shard {
+    map: HashMap<Entry, ()>,
+    digests: Digests,
+    live: usize,
+    /// Bytes of all records, tombstones included.
+    bytes: u64,
+    /// Where the newest record of this shard ends in the log; 0 without a log.
+    position: u64,
+}
+
+#[derive(Debug)]
+struct Digests([u64; BUCKETS]);
+
+impl Default for Digests {
+    fn default() -> Self {
+        Digests([0; BUCKETS])
+    }
+}
+
+/// What a write or a merge did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// Whether the record is now in the store; `false` when a newer one was there already.
+    pub won: bool,
+    /// Whether the key had a value before.
+    pub existed: bool,
+    /// The shard's log position: what must be durable before anyone is told.
+    pub position: u64,
+}
+
+/// How much a store holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Size {
+    /// Keys with a value.
+    pub keys: usize,
+    /// Deleted keys still remembered.
+    pub tombstones: usize,
+    /// Bytes of all records.
+    pub bytes: u64,
+}
+
+impl Default for KeyValueStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl KeyValueStore {
+    /// An empty store.
+    pub fn new() -> Self {
+        KeyValueStore { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
+    }
+
+    /// Reads a key: hands the value to `read` under the shard's lock, so that it is copied once, to
+    /// where it is wanted. Also returns the shard's log position.
+    pub fn get<R>(&self, key: &[u8], read: impl FnOnce(Option<&[u8]>) -> R) -> (R, u64) {
+        let shard = self.lock(shard_of(key_hash(key)));
+        let value = shard.map.get_key_value(key).and_then(|(entry, ())| entry.value());
+        (read(value), shard.position)
+    }
+
+    /// A client's write: `value`, or `None` to delete.
+    ///
+    /// `stamp` gets the time to exceed (0 for a new key) and draws the version. `journal` gets the
+    /// encoded record and returns its log position. With `keep_tombstone` false a delete leaves
+    /// nothing behind: right only where no other node may hold the key.
+    pub fn write(
+        &self,
+        key: &[u8],
+        value: Option<&[u8]>,
+        keep_tombstone: bool,
+        stamp: impl FnOnce(u64) -> Version,
+        journal: impl FnOnce(&[u8]) -> u64,
+    ) -> Written {
+        let hash = key_hash(key);
+        let mut shard = self.lock(shard_of(hash));
+        let old = shard.take(hash, key);
+        let existed = old.as_ref().is_some_and(|entry| !entry.is_tombstone());
+        let floor = old.as_ref().map_or(0, |entry| entry.version().time);
+        let record = Record { version: stamp(floor), key, value };
+        assert!(record.version.time > floor || floor == u64::MAX, "a stamp exceeds the time it replaces");
+        let new = old.map_or_else(|| Entry::new(&record), |entry| entry.rewrite(&record));
+        let position = journal(new.bytes());
+        if value.is_some() || keep_tombstone {
+            shard.put(hash, new);
+        }
+        shard.position = position;
+        Written { won: true, existed, position }
+    }
+
+    /// Keeps the larger version of `record` and what is here. The one way in for records that were
+    /// stamped elsewhere: a peer's, or a log's.
+    pub fn merge(&self, record: &Record, journal: impl FnOnce(&[u8]) -> u64) -> Written {
+        let hash = key_hash(record.key);
+        let mut shard = self.lock(shard_of(hash));
+        let old = shard.take(hash, record.key);
+        let existed = old.as_ref().is_some_and(|entry| !entry.is_tombstone());
+        match old {
+            Some(old) if old.version() >= record.version => {
+                shard.put(hash, old);
+                Written { won: false, existed, position: shard.position }
+            }
+            old => {
+                let new = old.map_or_else(|| Entry::new(record), |entry| entry.rewrite(record));
+                shard.position = journal(new.bytes());
+                shard.put(hash, new);
+                Written { won: true, existed, position: shard.position }
+            }
+        }
+    }
+
+    /// Forgets a tombstone, unless the key was written again meanwhile.
+    pub fn drop_tombstone(&self, key: &[u8], version: Version) -> bool {
+        let hash = key_hash(key);
+        let mut shard = self.lock(shard_of(hash));
+        let found = shard.map.get_key_value(key).map(|(entry, ())| (entry.is_tombstone(), entry.version()));
+        found == Some((true, version)) && shard.take(hash, key).is_some()
+    }
+
+    /// The version of a key, of its value or its tombstone.
+    pub fn version(&self, key: &[u8]) -> Option<Version> {
+        let shard = self.lock(shard_of(key_hash(key)));
+        shard.map.get_key_value(key).map(|(entry, ())| entry.version())
+    }
+
+    /// How much is stored. Visits every shard; shards change meanwhile.
+    pub fn size(&self) -> Size {
+        (0..SHARDS).fold(Size::default(), |total, index| {
+            let shard = self.lock(index);
+            Size {
+                keys: total.keys + shard.live,
+                tombstones: total.tombstones + shard.map.len() - shard.live,
+                bytes: total.bytes + shard.bytes,
+            }
+        })
+    }
+
+    /// The digest of a shard: the XOR of its buckets.
+    pub fn shard_digest(&self, index: usize) -> u64 {
+        self.bucket_digests(index).iter().fold(0, |all, digest| all ^ digest)
+    }
+
+    /// The digests of a shard's 64 buckets.
+    pub fn bucket_digests(&self, index: usize) -> [u64; BUCKETS] {
+        self.lock(index).digests.0
+    }
+
+    /// Hands every record of a shard to `visit`, tombstones included, under the shard's lock.
+    pub fn for_each_in_shard(&self, index: usize, mut visit: impl FnMut(&Entry)) {
+        self.lock(index).map.keys().for_each(&mut visit);
+    }
+
+    fn lock(&self, index: usize) -> MutexGuard<'_, Shard> {
+        // A panic ends the process, so nobody meets a lock that a panicking thread left behind.
+        self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shard {
+    /// Takes an entry out, with its share of the digest and the counts.
+    fn take(&mut self, hash: u64, key: &[u8]) -> Option<Entry> {
+        let (entry, ()) = self.map.remove_entry(key)?;
+        self.digests.0[bucket_of(hash)] ^= entry_digest(hash, entry.version());
+        self.bytes -= entry.bytes().len() as u64;
+        self.live -= usize::from(!entry.is_tombstone());
+        Some(entry)
+    }
+
+    /// Puts an entry in whose key is not there.
+    fn put(&mut self, hash: u64, entry: Entry) {
+        self.digests.0[bucket_of(hash)] ^= entry_digest(hash, entry.version());
+        self.bytes += entry.bytes().len() as u64;
+        self.live += usize::from(!entry.is_tombstone());
+        let before = self.map.insert(entry, ());
+        debug_assert!(before.is_none(), "take comes before put");
+    }
+}
+
+#[cfg(test)]
+mod tests;
