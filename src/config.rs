@@ -152,7 +152,12 @@ pub struct ServerOptions {
     #[arg(long, env = "KVSTORE_MAX_CONNECTIONS", value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_connections: u32,
     /// Close clients that send nothing for so long; 0, the default, never does
-    #[arg(long, env = "KVSTORE_IDLE_TIMEOUT", value_name = "SECS", default_value_t = 0)]
+    #[arg(
+        long,
+        env = "KVSTORE_IDLE_TIMEOUT",
+        value_name = "SECS",
+        default_value_t = 0
+    )]
     pub idle_timeout: u64,
     /// File with the password that clients must give; KVSTORE_PASSWORD holds the password itself
     #[arg(long, env = "KVSTORE_PASSWORD_FILE", value_name = "FILE")]
@@ -172,13 +177,22 @@ pub struct ClientOptions {
     #[arg(default_value_t = DEFAULT_PORT)]
     pub port: u16,
     /// Another server to try when the first cannot be reached; may be repeated
-    #[arg(long, env = "KVSTORE_ALSO", value_name = "HOST:PORT", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "KVSTORE_ALSO",
+        value_name = "HOST:PORT",
+        value_delimiter = ','
+    )]
     pub also: Vec<String>,
     /// File with the server's password; KVSTORE_PASSWORD holds the password itself
     #[arg(long, env = "KVSTORE_PASSWORD_FILE", value_name = "FILE")]
     pub password_file: Option<PathBuf>,
     /// One command to carry out instead of the prompt: all that follows, hyphens included
-    #[arg(value_name = "COMMAND ARG", trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(
+        value_name = "COMMAND ARG",
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
     pub command: Vec<OsString>,
 }
 
@@ -195,8 +209,17 @@ impl ServerOptions {
         }
         let connections_max = fitting_connections(self.max_connections as usize);
         let idle_timeout = (self.idle_timeout > 0).then(|| Duration::from_secs(self.idle_timeout));
-        let limits = Limits { connections_max, idle_timeout, ..Limits::default() };
-        Ok(Configuration { port: self.port, bind: self.bind, password, limits })
+        let limits = Limits {
+            connections_max,
+            idle_timeout,
+            ..Limits::default()
+        };
+        Ok(Configuration {
+            port: self.port,
+            bind: self.bind,
+            password,
+            limits,
+        })
     }
 }
 
@@ -204,20 +227,32 @@ fn parse_address(text: &str) -> std::result::Result<IpAddr, String> {
     if text == "localhost" {
         return Ok(IpAddr::V4(Ipv4Addr::LOCALHOST));
     }
-    text.parse().map_err(|_| "not an IP address; try 127.0.0.1, or 0.0.0.0 for all interfaces".into())
+    text.parse()
+        .map_err(|_| "not an IP address; try 127.0.0.1, or 0.0.0.0 for all interfaces".into())
 }
 
 /// The password: from a file, or from `KVSTORE_PASSWORD`; never from the command line, which every
 /// user of the machine can read.
 pub fn password(file: Option<&Path>) -> Result<Option<Vec<u8>>> {
     let password = match file {
-        None => return Ok(std::env::var_os("KVSTORE_PASSWORD").map(OsString::into_encoded_bytes).filter(|p| !p.is_empty())),
-        Some(file) => std::fs::read(file)
-            .map_err(|error| Error::Usage(format!("cannot read the password file {}: {error}", file.display())))?,
+        None => {
+            return Ok(std::env::var_os("KVSTORE_PASSWORD")
+                .map(OsString::into_encoded_bytes)
+                .filter(|p| !p.is_empty()));
+        }
+        Some(file) => std::fs::read(file).map_err(|error| {
+            Error::Usage(format!(
+                "cannot read the password file {}: {error}",
+                file.display()
+            ))
+        })?,
     };
     let password = password.trim_ascii_end();
     if password.is_empty() {
-        return Err(Error::Usage(format!("the password file {} is empty", file.unwrap_or(Path::new("")).display())));
+        return Err(Error::Usage(format!(
+            "the password file {} is empty",
+            file.unwrap_or(Path::new("")).display()
+        )));
     }
     Ok(Some(password.to_vec()))
 }
@@ -226,10 +261,15 @@ pub fn password(file: Option<&Path>) -> Result<Option<Vec<u8>>> {
 /// with its stack, guard page and share of the allocator's arenas, at most five memory mappings.
 fn fitting_connections(wanted: usize) -> usize {
     let descriptors = read_number("/proc/self/limits", |text| {
-        text.lines().find(|line| line.starts_with("Max open files"))?.split_whitespace().nth(3)
+        text.lines()
+            .find(|line| line.starts_with("Max open files"))?
+            .split_whitespace()
+            .nth(3)
     });
     let mappings = read_number("/proc/sys/vm/max_map_count", |text| Some(text.trim()));
-    let by_descriptors = descriptors.map_or(usize::MAX, |limit| limit.saturating_sub(DESCRIPTORS_KEPT).max(1));
+    let by_descriptors = descriptors.map_or(usize::MAX, |limit| {
+        limit.saturating_sub(DESCRIPTORS_KEPT).max(1)
+    });
     let by_mappings = mappings.map_or(usize::MAX, |limit| (limit / 5).max(1));
     let fitting = wanted.min(by_descriptors).min(by_mappings);
     if fitting < wanted {
@@ -263,22 +303,34 @@ mod tests {
 
     fn configuration(arguments: &[&str]) -> Result<Configuration> {
         let arguments = ["server"].iter().chain(arguments);
-        Server::try_parse_from(arguments).map_err(|error| Error::Usage(error.to_string()))?.options.into_configuration()
+        Server::try_parse_from(arguments)
+            .map_err(|error| Error::Usage(error.to_string()))?
+            .options
+            .into_configuration()
     }
 
     #[test]
     fn the_defaults_of_options_and_limits_agree() {
         let from_options = configuration(&[]).expect("defaults work");
         let expected = Configuration::default();
-        assert_eq!((from_options.port, from_options.bind), (expected.port, expected.bind));
+        assert_eq!(
+            (from_options.port, from_options.bind),
+            (expected.port, expected.bind)
+        );
         assert!(from_options.limits.connections_max <= expected.limits.connections_max);
-        assert_eq!(from_options.limits.idle_timeout, expected.limits.idle_timeout);
+        assert_eq!(
+            from_options.limits.idle_timeout,
+            expected.limits.idle_timeout
+        );
     }
 
     #[test]
     fn a_public_address_needs_a_password() {
         let refused = configuration(&["--bind", "0.0.0.0"]).expect_err("no password");
-        assert!(matches!(refused, Error::Usage(ref message) if message.contains("--password-file")), "{refused}");
+        assert!(
+            matches!(refused, Error::Usage(ref message) if message.contains("--password-file")),
+            "{refused}"
+        );
         assert!(configuration(&["--bind", "0.0.0.0", "--insecure"]).is_ok());
         assert!(configuration(&["--bind", "::1"]).is_ok());
         assert!(configuration(&["--bind", "localhost"]).is_ok());
@@ -289,7 +341,10 @@ mod tests {
     fn a_password_file_is_read_without_its_line_end() {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         std::fs::write(file.path(), "secret\n").expect("written");
-        assert_eq!(password(Some(file.path())).expect("readable"), Some(b"secret".to_vec()));
+        assert_eq!(
+            password(Some(file.path())).expect("readable"),
+            Some(b"secret".to_vec())
+        );
         std::fs::write(file.path(), "\n").expect("written");
         assert!(password(Some(file.path())).is_err());
         assert!(password(Some(Path::new("/nonexistent"))).is_err());

@@ -79,7 +79,12 @@ impl Node {
     }
 
     /// Reads a key; `read` gets the value under the shard's lock and must only copy it.
-    pub fn get<R>(&self, key: &[u8], batch: &mut Batch, read: impl FnOnce(Option<&[u8]>) -> R) -> R {
+    pub fn get<R>(
+        &self,
+        key: &[u8],
+        batch: &mut Batch,
+        read: impl FnOnce(Option<&[u8]>) -> R,
+    ) -> R {
         let mut hit = false;
         let (result, position) = self.store.get(key, |value| {
             hit = value.is_some();
@@ -148,7 +153,10 @@ impl Node {
 
     /// Whether `password` is the right one; without a configured password nothing is.
     pub fn is_password(&self, password: &[u8]) -> bool {
-        self.configuration.password.as_ref().is_some_and(|expected| same_in_constant_time(expected, password))
+        self.configuration
+            .password
+            .as_ref()
+            .is_some_and(|expected| same_in_constant_time(expected, password))
     }
 
     /// Asks the process to stop gently.
@@ -165,10 +173,15 @@ impl Node {
 
     /// The one way of a client's write: stamp, merge, and only then hand on.
     fn write(&self, key: &[u8], value: Option<&[u8]>, batch: &mut Batch) -> bool {
-        let stamp = |floor| Version { time: self.clock.stamp(wall_clock_ms(), floor), origin: self.run_id };
+        let stamp = |floor| Version {
+            time: self.clock.stamp(wall_clock_ms(), floor),
+            origin: self.run_id,
+        };
         // A node on its own needs no tombstones: nobody can bring an older value back.
         let keep_tombstone = false;
-        let written = self.store.write(key, value, keep_tombstone, stamp, |_record| 0);
+        let written = self
+            .store
+            .write(key, value, keep_tombstone, stamp, |_record| 0);
         batch.touched(written.position);
         written.existed
     }
@@ -179,7 +192,10 @@ impl Node {
 fn same_in_constant_time(expected: &[u8], given: &[u8]) -> bool {
     let mut difference = expected.len() ^ given.len();
     for (index, byte) in given.iter().enumerate() {
-        let expected = expected.get(index % expected.len().max(1)).copied().unwrap_or_default();
+        let expected = expected
+            .get(index % expected.len().max(1))
+            .copied()
+            .unwrap_or_default();
         difference |= usize::from(std::hint::black_box(expected ^ byte));
     }
     difference == 0
@@ -192,7 +208,14 @@ mod tests {
     #[test]
     fn passwords_are_compared_as_a_whole() {
         assert!(same_in_constant_time(b"secret", b"secret"));
-        for wrong in [&b""[..], b"secre", b"secrets", b"secretsecret", b"Secret", b"xxxxxx"] {
+        for wrong in [
+            &b""[..],
+            b"secre",
+            b"secrets",
+            b"secretsecret",
+            b"Secret",
+            b"xxxxxx",
+        ] {
             assert!(!same_in_constant_time(b"secret", wrong));
         }
         assert!(!same_in_constant_time(b"", b"x"));

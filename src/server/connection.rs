@@ -23,13 +23,26 @@ use crate::protocol::{self, Choice, Command, Reply};
 
 /// Serves one client until it leaves, errs or idles too long. `address` is where the server listens.
 pub fn serve(stream: TcpStream, node: &Node, id: u64, address: SocketAddr) {
-    let Ok(transport) = Transport::new(stream) else { return };
+    let Ok(transport) = Transport::new(stream) else {
+        return;
+    };
     let session = Session::new(id, address, node.configuration.password.is_none());
-    let mut connection =
-        Connection { transport, node, session, protocol: Protocol::Unknown, input: ReadBuffer::default(), output: Vec::new() };
+    let mut connection = Connection {
+        transport,
+        node,
+        session,
+        protocol: Protocol::Unknown,
+        input: ReadBuffer::default(),
+        output: Vec::new(),
+    };
     match connection.run() {
         Ok(()) => {}
-        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+            ) =>
+        {
             debug!("closed: the client was silent for too long");
         }
         Err(error) => debug!("closed: {error}"),
@@ -48,7 +61,10 @@ struct Connection<'n> {
 enum Protocol {
     /// No byte of a request yet.
     Unknown,
-    Line { parser: line::Parser, is_first: bool },
+    Line {
+        parser: line::Parser,
+        is_first: bool,
+    },
     Resp(resp::Parser),
 }
 
@@ -76,8 +92,11 @@ impl Connection<'_> {
 
     fn receive(&mut self) -> io::Result<usize> {
         let limits = &self.node.configuration.limits;
-        let timeout =
-            if self.input.unread().is_empty() { limits.idle_timeout } else { Some(limits.partial_request_timeout) };
+        let timeout = if self.input.unread().is_empty() {
+            limits.idle_timeout
+        } else {
+            Some(limits.partial_request_timeout)
+        };
         let len = self.transport.read(self.input.room(limits), timeout)?;
         self.input.filled(len);
         self.session.batch.input_bytes += len as u64;
@@ -100,7 +119,9 @@ impl Connection<'_> {
                     return Next::Close;
                 }
             }
-            if self.output.len() >= self.node.configuration.limits.write_buffer_bytes && self.flush().is_err() {
+            if self.output.len() >= self.node.configuration.limits.write_buffer_bytes
+                && self.flush().is_err()
+            {
                 return Next::Close;
             }
         }
@@ -110,24 +131,39 @@ impl Connection<'_> {
     /// that the bytes cannot be followed.
     fn execute_one(&mut self) -> Result<Option<Next>> {
         let limits = &self.node.configuration.limits;
-        let Connection { node, session, input, output, protocol, .. } = self;
+        let Connection {
+            node,
+            session,
+            input,
+            output,
+            protocol,
+            ..
+        } = self;
         match protocol {
             Protocol::Unknown => {
                 input.consume(protocol::empty_lines(input.unread()));
                 *protocol = match protocol::choose(input.unread())? {
                     None => return Ok(None),
                     Some(Choice::Resp) => Protocol::Resp(resp::Parser::default()),
-                    Some(Choice::Line) => Protocol::Line { parser: line::Parser::default(), is_first: true },
+                    Some(Choice::Line) => Protocol::Line {
+                        parser: line::Parser::default(),
+                        is_first: true,
+                    },
                 };
                 Ok(Some(Next::Continue))
             }
             Protocol::Resp(parser) => {
                 let unread = input.unread();
-                let Some(len) = parser.parse(unread, limits, session.is_authenticated())? else { return Ok(None) };
+                let Some(len) = parser.parse(unread, limits, session.is_authenticated())? else {
+                    return Ok(None);
+                };
                 let words = parser.words(unread);
                 let mut next = Next::Continue;
                 if !words.is_empty() {
-                    let mut reply = RespReply { out: output, version: session.resp_version() };
+                    let mut reply = RespReply {
+                        out: output,
+                        version: session.resp_version(),
+                    };
                     next = answer(Command::parse(words), node, session, &mut reply);
                 }
                 input.consume(len);
@@ -135,7 +171,9 @@ impl Connection<'_> {
             }
             Protocol::Line { parser, is_first } => {
                 let unread = input.unread();
-                let Some(len) = parser.line_end(unread, limits, session.is_authenticated())? else { return Ok(None) };
+                let Some(len) = parser.line_end(unread, limits, session.is_authenticated())? else {
+                    return Ok(None);
+                };
                 let line = line::trimmed(&unread[..len]);
                 match line::is_http_like(line, std::mem::take(is_first), limits) {
                     HttpLike::No => {}
@@ -143,7 +181,9 @@ impl Connection<'_> {
                         output.extend_from_slice(HTTP_REPLY);
                         return Ok(Some(Next::Close));
                     }
-                    HttpLike::Attack => return Err(Error::Corrupt("a line that imitates HTTP".into())),
+                    HttpLike::Attack => {
+                        return Err(Error::Corrupt("a line that imitates HTTP".into()));
+                    }
                 }
                 let next = answer(parser.parse(line), node, session, &mut LineReply(output));
                 input.consume(len);
@@ -160,7 +200,9 @@ impl Connection<'_> {
         }
         let limits = &self.node.configuration.limits;
         metrics::add(&self.node.metrics.output_bytes, self.output.len() as u64);
-        let result = self.transport.write_all(&self.output, &mut self.input, limits);
+        let result = self
+            .transport
+            .write_all(&self.output, &mut self.input, limits);
         self.output.clear();
         if self.output.capacity() > limits.write_buffer_bytes {
             self.output = Vec::new();
@@ -172,7 +214,10 @@ impl Connection<'_> {
         // A line without its end may be half a request: a PUT cut in two must not store half a value.
         if matches!(self.protocol, Protocol::Line { .. }) && !self.input.unread().is_empty() {
             let message = "request not ended by a newline, nothing was done".to_string();
-            self.reply_error(&Refusal { code: "ERR", message });
+            self.reply_error(&Refusal {
+                code: "ERR",
+                message,
+            });
             self.flush()?;
         }
         Ok(())
@@ -181,7 +226,11 @@ impl Connection<'_> {
     fn reply_error(&mut self, refusal: &Refusal) {
         match self.protocol {
             Protocol::Line { .. } => LineReply(&mut self.output).error(refusal),
-            _ => RespReply { out: &mut self.output, version: self.session.resp_version() }.error(refusal),
+            _ => RespReply {
+                out: &mut self.output,
+                version: self.session.resp_version(),
+            }
+            .error(refusal),
         }
     }
 
@@ -194,12 +243,19 @@ impl Connection<'_> {
         let _ = stream.set_nonblocking(false);
         let _ = stream.set_read_timeout(Some(limits.linger_timeout));
         let start = Instant::now();
-        while start.elapsed() < limits.linger_timeout && matches!(stream.read(&mut [0; 4096]), Ok(1..)) {}
+        while start.elapsed() < limits.linger_timeout
+            && matches!(stream.read(&mut [0; 4096]), Ok(1..))
+        {}
     }
 }
 
 /// Carries out a request, or says why not.
-fn answer<R: Reply>(command: Result<Command>, node: &Node, session: &mut Session, reply: &mut R) -> Next {
+fn answer<R: Reply>(
+    command: Result<Command>,
+    node: &Node,
+    session: &mut Session,
+    reply: &mut R,
+) -> Next {
     session.batch.commands += 1;
     match command.and_then(|command| execute(command, node, session, reply)) {
         Ok(next) => next,
@@ -212,14 +268,17 @@ fn answer<R: Reply>(command: Result<Command>, node: &Node, session: &mut Session
             Next::Close
         }
         Err(other) => {
-            reply.error(&Refusal { code: "ERR", message: other.to_string() });
+            reply.error(&Refusal {
+                code: "ERR",
+                message: other.to_string(),
+            });
             Next::Continue
         }
     }
 }
 
 /// HTTP is recognised so that a browser gets an answer it can show.
-const HTTP_REPLY: &[u8] = b"HTTP/1.1 501 Not Implemented\r\nContent-Type: text/plain\r\nContent-Length: 63\r\nConnection: close\r\n\r\n\
+const HTTP_REPLY: &[u8] = b"HTTP/1.1 501 Not Implemented\r\nContent-Type: text/plain\r\nContent-Length: 68\r\nConnection: close\r\n\r\n\
 this port speaks RESP and text lines, not HTTP; try ./run_client.sh\n";
 
 #[cfg(test)]
@@ -228,6 +287,10 @@ mod tests {
     fn the_http_reply_has_the_length_it_says() {
         let text = std::str::from_utf8(super::HTTP_REPLY).expect("text");
         let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
-        assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())), "{}", body.len());
+        assert!(
+            head.contains(&format!("Content-Length: {}\r\n", body.len())),
+            "{}",
+            body.len()
+        );
     }
 }

@@ -40,7 +40,15 @@ impl Session {
     /// A new connection.
     pub fn new(id: u64, address: SocketAddr, authenticated: bool) -> Self {
         let batch = Batch::default();
-        Session { batch, id, address, name: Vec::new(), authenticated, resp_version: 2, in_refused_transaction: false }
+        Session {
+            batch,
+            id,
+            address,
+            name: Vec::new(),
+            authenticated,
+            resp_version: 2,
+            in_refused_transaction: false,
+        }
     }
 
     /// Whether the password was given, or none is needed.
@@ -58,12 +66,19 @@ impl Session {
 ///
 /// `MULTI` is an error, and from then on everything is one until `EXEC` or `DISCARD`: a client that sends a
 /// whole transaction without looking at replies must fail loudly and change nothing.
-pub fn execute<R: Reply>(command: Command, node: &Node, session: &mut Session, reply: &mut R) -> Result<Next> {
+pub fn execute<R: Reply>(
+    command: Command,
+    node: &Node,
+    session: &mut Session,
+    reply: &mut R,
+) -> Result<Next> {
     if !session.authenticated && !command.allowed_without_password() {
         return Err(Error::Refused(no_auth()));
     }
     if session.in_refused_transaction && !command.allowed_after_multi() {
-        return Err(Error::refused("transactions are not supported: refused until EXEC or DISCARD, nothing was changed"));
+        return Err(Error::refused(
+            "transactions are not supported: refused until EXEC or DISCARD, nothing was changed",
+        ));
     }
     let batch = &mut session.batch;
     match command {
@@ -76,7 +91,11 @@ pub fn execute<R: Reply>(command: Command, node: &Node, session: &mut Session, r
             node.delete(key, batch);
             reply.ok();
         }
-        Command::Del { keys } => reply.integer(keys.iter().map(|key| i64::from(node.delete(key, batch))).sum()),
+        Command::Del { keys } => reply.integer(
+            keys.iter()
+                .map(|key| i64::from(node.delete(key, batch)))
+                .sum(),
+        ),
         Command::MGet { keys } => {
             let start = reply.buffer().len();
             reply.array(keys.len());
@@ -92,21 +111,33 @@ pub fn execute<R: Reply>(command: Command, node: &Node, session: &mut Session, r
             reply.ok();
         }
         Command::Exists { keys } => {
-            reply.integer(keys.iter().map(|key| i64::from(node.get(key, batch, |value| value.is_some()))).sum());
+            reply.integer(
+                keys.iter()
+                    .map(|key| i64::from(node.get(key, batch, |value| value.is_some())))
+                    .sum(),
+            );
         }
-        Command::StrLen { key } => reply.integer(node.get(key, batch, |value| value.map_or(0, <[u8]>::len)) as i64),
+        Command::StrLen { key } => {
+            reply.integer(node.get(key, batch, |value| value.map_or(0, <[u8]>::len)) as i64)
+        }
         Command::Type { key } => {
             let found = node.get(key, batch, |value| value.is_some());
             reply.simple(if found { "string" } else { "none" });
         }
         Command::DbSize => reply.integer(node.size().keys as i64),
-        Command::Scan { cursor, pattern, count } => {
+        Command::Scan {
+            cursor,
+            pattern,
+            count,
+        } => {
             let (next, keys) = list(node, batch, cursor, count, pattern)?;
             reply.array(2);
             reply.value(Some(next.to_string().as_bytes()));
             write_list(&keys, reply);
         }
-        Command::Keys { pattern } => write_list(&list(node, batch, 0, usize::MAX, Some(pattern))?.1, reply),
+        Command::Keys { pattern } => {
+            write_list(&list(node, batch, 0, usize::MAX, Some(pattern))?.1, reply)
+        }
         Command::FlushAll => {
             node.flush_all(batch);
             reply.ok();
@@ -125,10 +156,15 @@ pub fn execute<R: Reply>(command: Command, node: &Node, session: &mut Session, r
         }
         Command::Multi => {
             session.in_refused_transaction = true;
-            return Err(Error::refused("MULTI is not supported: there are no transactions; send commands one by one"));
+            return Err(Error::refused(
+                "MULTI is not supported: there are no transactions; send commands one by one",
+            ));
         }
         Command::Exec if std::mem::take(&mut session.in_refused_transaction) => {
-            return Err(Error::refused_as("EXECABORT", "Transaction discarded: transactions are not supported"));
+            return Err(Error::refused_as(
+                "EXECABORT",
+                "Transaction discarded: transactions are not supported",
+            ));
         }
         Command::Exec => return Err(Error::refused("EXEC without MULTI")),
         Command::Discard if std::mem::take(&mut session.in_refused_transaction) => reply.ok(),
@@ -149,7 +185,9 @@ fn check_reply<R: Reply>(reply: &mut R, start: usize, node: &Node) -> Result<()>
 }
 
 fn reply_too_long(max: usize) -> Error {
-    Error::refused(format!("reply too long: at most {max} bytes; ask for fewer keys at a time (SCAN)"))
+    Error::refused(format!(
+        "reply too long: at most {max} bytes; ask for fewer keys at a time (SCAN)"
+    ))
 }
 
 /// Collects keys. Their number stands before them in the reply, so they are kept until it is known.

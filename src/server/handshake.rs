@@ -15,7 +15,12 @@ use super::execute::Session;
 pub const REDIS_VERSION: &str = "7.0.15";
 
 /// Carries out the commands that are about the connection or the server, not about data.
-pub fn execute<R: Reply>(command: Command, node: &Node, session: &mut Session, reply: &mut R) -> Result<()> {
+pub fn execute<R: Reply>(
+    command: Command,
+    node: &Node,
+    session: &mut Session,
+    reply: &mut R,
+) -> Result<()> {
     match command {
         Command::Auth { user, password } => {
             authenticate(user, password, node, session)?;
@@ -27,7 +32,11 @@ pub fn execute<R: Reply>(command: Command, node: &Node, session: &mut Session, r
             session.name = checked_name(name)?;
             reply.ok();
         }
-        Command::ClientGetName => reply.value(Some(&session.name).filter(|name| !name.is_empty()).map(Vec::as_slice)),
+        Command::ClientGetName => reply.value(
+            Some(&session.name)
+                .filter(|name| !name.is_empty())
+                .map(Vec::as_slice),
+        ),
         Command::ClientId => reply.integer(session.id as i64),
         Command::CommandCount => reply.integer(TABLE.len() as i64),
         Command::CommandList => {
@@ -38,7 +47,11 @@ pub fn execute<R: Reply>(command: Command, node: &Node, session: &mut Session, r
         Command::CommandDocs { names } => command_docs(names, reply),
         Command::ConfigGet { patterns } => {
             let settings = settings(node, session);
-            let asked = |name: &str| patterns.iter().any(|pattern| glob::matches(&pattern.to_ascii_lowercase(), name.as_bytes()));
+            let asked = |name: &str| {
+                patterns
+                    .iter()
+                    .any(|pattern| glob::matches(&pattern.to_ascii_lowercase(), name.as_bytes()))
+            };
             let found: Vec<_> = settings.iter().filter(|(name, _)| asked(name)).collect();
             reply.map(found.len());
             for (name, value) in found {
@@ -53,7 +66,11 @@ pub fn execute<R: Reply>(command: Command, node: &Node, session: &mut Session, r
         Command::Select { index: b"0" } => reply.ok(),
         Command::Select { .. } => return Err(Error::refused("DB index is out of range")),
         Command::Reset => {
-            let fresh = Session::new(session.id, session.address, node.configuration.password.is_none());
+            let fresh = Session::new(
+                session.id,
+                session.address,
+                node.configuration.password.is_none(),
+            );
             let batch = std::mem::take(&mut session.batch);
             *session = Session { batch, ..fresh };
             reply.set_version(2);
@@ -65,22 +82,38 @@ pub fn execute<R: Reply>(command: Command, node: &Node, session: &mut Session, r
     Ok(())
 }
 
-fn authenticate(user: Option<&[u8]>, password: &[u8], node: &Node, session: &mut Session) -> Result<()> {
+fn authenticate(
+    user: Option<&[u8]>,
+    password: &[u8],
+    node: &Node,
+    session: &mut Session,
+) -> Result<()> {
     if node.configuration.password.is_none() && user.is_none() {
-        return Err(Error::refused("AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?"));
+        return Err(Error::refused(
+            "AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?",
+        ));
     }
     let is_default = user.is_none_or(|user| user == b"default");
     // As in Redis, the default user of a server without a password takes any.
     let is_right = node.configuration.password.is_none() || node.is_password(password);
     if !is_default || !is_right {
-        return Err(Error::refused_as("WRONGPASS", "invalid username-password pair or user is disabled."));
+        return Err(Error::refused_as(
+            "WRONGPASS",
+            "invalid username-password pair or user is disabled.",
+        ));
     }
     session.authenticated = true;
     Ok(())
 }
 
 /// `HELLO [version [AUTH user password] [SETNAME name]]`: nothing changes unless all of it is right.
-fn hello<R: Reply>(version: Option<&[u8]>, options: Words, node: &Node, session: &mut Session, reply: &mut R) -> Result<()> {
+fn hello<R: Reply>(
+    version: Option<&[u8]>,
+    options: Words,
+    node: &Node,
+    session: &mut Session,
+    reply: &mut R,
+) -> Result<()> {
     let version = match version {
         None => session.resp_version,
         Some(b"2") => 2,
@@ -88,7 +121,11 @@ fn hello<R: Reply>(version: Option<&[u8]>, options: Words, node: &Node, session:
         Some(other) if other.iter().all(u8::is_ascii_digit) => {
             return Err(Error::refused_as("NOPROTO", "unsupported protocol version"));
         }
-        Some(_) => return Err(Error::refused("Protocol version is not an integer or out of range")),
+        Some(_) => {
+            return Err(Error::refused(
+                "Protocol version is not an integer or out of range",
+            ));
+        }
     };
     let (mut credentials, mut name, mut index) = (None, None, 0);
     while index < options.len() {
@@ -103,7 +140,10 @@ fn hello<R: Reply>(version: Option<&[u8]>, options: Words, node: &Node, session:
                 index += 2;
             }
             other => {
-                return Err(Error::refused(format!("Syntax error in HELLO option '{}'", String::from_utf8_lossy(other))));
+                return Err(Error::refused(format!(
+                    "Syntax error in HELLO option '{}'",
+                    String::from_utf8_lossy(other)
+                )));
             }
         }
     }
@@ -111,7 +151,10 @@ fn hello<R: Reply>(version: Option<&[u8]>, options: Words, node: &Node, session:
         authenticate(Some(user), password, node, session)?;
     }
     if !session.authenticated {
-        return Err(Error::refused_as("NOAUTH", "HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time"));
+        return Err(Error::refused_as(
+            "NOAUTH",
+            "HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time",
+        ));
     }
     session.name = name.unwrap_or(std::mem::take(&mut session.name));
     session.resp_version = version;
@@ -139,7 +182,9 @@ fn checked_name(name: &[u8]) -> Result<Vec<u8>> {
     if name.len() <= 256 && name.iter().all(u8::is_ascii_graphic) {
         return Ok(name.to_vec());
     }
-    Err(Error::refused("Client names cannot contain spaces, newlines or special characters, and have at most 256 bytes"))
+    Err(Error::refused(
+        "Client names cannot contain spaces, newlines or special characters, and have at most 256 bytes",
+    ))
 }
 
 /// A row in the form of `COMMAND INFO`: name, arity, flags, first key, last key, step.
@@ -170,12 +215,21 @@ fn command_info<R: Reply>(names: Words, reply: &mut R) {
 }
 
 fn command_docs<R: Reply>(names: Words, reply: &mut R) {
-    let rows: Vec<&Row> = if names.is_empty() { TABLE.iter().collect() } else { names.iter().filter_map(row).collect() };
+    let rows: Vec<&Row> = if names.is_empty() {
+        TABLE.iter().collect()
+    } else {
+        names.iter().filter_map(row).collect()
+    };
     reply.map(rows.len());
     for row in rows {
         reply.value(Some(row.name.to_lowercase().as_bytes()));
         reply.map(2);
-        for text in ["summary", row.summary, "group", if row.keys.2 > 0 { "string" } else { "server" }] {
+        for text in [
+            "summary",
+            row.summary,
+            "group",
+            if row.keys.2 > 0 { "string" } else { "server" },
+        ] {
             reply.value(Some(text.as_bytes()));
         }
     }
@@ -193,7 +247,13 @@ fn settings(node: &Node, session: &Session) -> Vec<(&'static str, String)> {
         ("port", session.address.port().to_string()),
         ("proto-max-bulk-len", limits.value_bytes_max.to_string()),
         ("save", String::new()),
-        ("timeout", limits.idle_timeout.map_or(0, |time| time.as_secs()).to_string()),
+        (
+            "timeout",
+            limits
+                .idle_timeout
+                .map_or(0, |time| time.as_secs())
+                .to_string(),
+        ),
     ]
 }
 
@@ -202,10 +262,14 @@ fn config_set(pairs: Words, settings: &[(&str, String)]) -> Result<()> {
     for index in (0..pairs.len()).step_by(2) {
         let name = String::from_utf8_lossy(pairs.get(index)).to_lowercase();
         let Some((_, value)) = settings.iter().find(|(known, _)| *known == name) else {
-            return Err(Error::refused(format!("Unknown option or number of arguments for CONFIG SET - '{name}'")));
+            return Err(Error::refused(format!(
+                "Unknown option or number of arguments for CONFIG SET - '{name}'"
+            )));
         };
         if value.as_bytes() != pairs.get(index + 1) {
-            return Err(Error::refused(format!("CONFIG SET failed - '{name}' is '{value}' and changes only at a start")));
+            return Err(Error::refused(format!(
+                "CONFIG SET failed - '{name}' is '{value}' and changes only at a start"
+            )));
         }
     }
     Ok(())

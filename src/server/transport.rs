@@ -28,7 +28,11 @@ impl Transport {
         // A reply is one write; waiting for more to send (Nagle) could only delay it.
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(WRITE_SLICE))?;
-        Ok(Transport { stream, blocking: true, read_timeout: None })
+        Ok(Transport {
+            stream,
+            blocking: true,
+            read_timeout: None,
+        })
     }
 
     /// The socket.
@@ -54,7 +58,12 @@ impl Transport {
 
     /// Writes everything. While the client takes nothing, what it sends meanwhile is read into `input`, as far as
     /// there is room: a client that sends a long pipeline before it reads must not lock up with us.
-    pub fn write_all(&mut self, mut bytes: &[u8], input: &mut ReadBuffer, limits: &Limits) -> io::Result<()> {
+    pub fn write_all(
+        &mut self,
+        mut bytes: &[u8],
+        input: &mut ReadBuffer,
+        limits: &Limits,
+    ) -> io::Result<()> {
         let mut progress: Option<Instant> = None;
         while !bytes.is_empty() {
             match self.stream.write(bytes) {
@@ -121,7 +130,8 @@ fn retry(mut read: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
 ///
 /// Invariants:
 /// - `start <= end <= bytes.len()`; the unread bytes are `bytes[start..end]`.
-/// - `the_buffer_stays_in_proportion`: at most twice the unread bytes, or `read_buffer_bytes`.
+/// - `the_buffer_stays_in_proportion`: with room for more it has at most four times the unread bytes, or
+///   `read_buffer_bytes`.
 #[derive(Debug, Default)]
 pub struct ReadBuffer {
     bytes: Vec<u8>,
@@ -149,13 +159,15 @@ impl ReadBuffer {
     pub fn room(&mut self, limits: &Limits) -> &mut [u8] {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
-            if self.bytes.len() > limits.read_buffer_bytes {
-                self.bytes = Vec::new();
-            }
         }
-        if self.start > 0 && self.end == self.bytes.len() {
+        let unread = self.end - self.start;
+        if self.bytes.len() > limits.read_buffer_bytes && unread <= self.bytes.len() / 4 {
+            // What a large request needed is given back after it.
+            self.bytes = self.unread().to_vec();
+            (self.start, self.end) = (0, unread);
+        } else if self.start > 0 && self.end == self.bytes.len() {
             self.bytes.copy_within(self.start..self.end, 0);
-            (self.start, self.end) = (0, self.end - self.start);
+            (self.start, self.end) = (0, unread);
         }
         let len = self.bytes.len();
         if self.end == len {
@@ -170,7 +182,10 @@ impl ReadBuffer {
     /// `len` bytes of the room were filled.
     pub fn filled(&mut self, len: usize) {
         self.end += len;
-        assert!(self.end <= self.bytes.len(), "no more is filled than there is room");
+        assert!(
+            self.end <= self.bytes.len(),
+            "no more is filled than there is room"
+        );
         self.was_filled = self.end == self.bytes.len();
     }
 
@@ -191,7 +206,10 @@ mod tests {
             let limits = Limits { read_buffer_bytes_min: 8, read_buffer_bytes: 64, ..Limits::default() };
             let (mut buffer, mut expected, mut next) = (ReadBuffer::default(), Vec::new(), 0u8);
             for (receive, consume) in steps {
+                buffer.room(&limits);
+                prop_assert!(buffer.bytes.len() <= (expected.len() * 4).max(limits.read_buffer_bytes));
                 let room = buffer.room(&limits);
+                prop_assert!(!room.is_empty());
                 let receive = receive.min(room.len());
                 room[..receive].iter_mut().for_each(|byte| {
                     next = next.wrapping_add(1);
@@ -200,8 +218,6 @@ mod tests {
                 });
                 buffer.filled(receive);
                 prop_assert_eq!(buffer.unread(), &expected[..]);
-                // Only a full buffer grows, and then to twice its content.
-                prop_assert!(buffer.bytes.len() <= (expected.len() * 2).max(limits.read_buffer_bytes));
                 let consume = consume.min(expected.len());
                 buffer.consume(consume);
                 expected.drain(..consume);

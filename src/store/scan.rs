@@ -57,7 +57,11 @@ impl KeyValueStore {
             }
             left = left.saturating_sub(visited);
             if left == 0 {
-                let next = if visited < keys.len() { last_place + 1 } else { ((index + 1) as u64) << SHARD_SHIFT };
+                let next = if visited < keys.len() {
+                    last_place + 1
+                } else {
+                    ((index + 1) as u64) << SHARD_SHIFT
+                };
                 return (if next < PLACES { next } else { 0 }, position);
             }
         }
@@ -70,7 +74,9 @@ fn last_of_step(keys: &mut [(u64, &[u8])], count: usize) -> u64 {
     if keys.len() <= count {
         return PLACES;
     }
-    keys.select_nth_unstable_by_key(count - 1, |(place, _)| *place).1.0
+    keys.select_nth_unstable_by_key(count - 1, |(place, _)| *place)
+        .1
+        .0
 }
 
 #[cfg(test)]
@@ -81,14 +87,25 @@ mod tests {
     use std::collections::HashSet;
 
     fn put(store: &KeyValueStore, key: &str) {
-        store.write(key.as_bytes(), Some(b"v"), true, |floor| Version { time: floor + 1, origin: 1 }, |_| 0);
+        store.write(
+            key.as_bytes(),
+            Some(b"v"),
+            true,
+            |floor| Version {
+                time: floor + 1,
+                origin: 1,
+            },
+            |_| 0,
+        );
     }
 
     fn scan_all(store: &KeyValueStore, count: usize, mut between: impl FnMut()) -> Vec<String> {
         let (mut cursor, mut keys) = (0, Vec::new());
         loop {
             cursor = store
-                .scan(cursor, count, None, |key| keys.push(String::from_utf8_lossy(key).into_owned()))
+                .scan(cursor, count, None, |key| {
+                    keys.push(String::from_utf8_lossy(key).into_owned())
+                })
                 .0;
             if cursor == 0 {
                 return keys;
@@ -101,7 +118,10 @@ mod tests {
     fn places_are_ordered_by_shard() {
         for i in 0..1_000 {
             let key = format!("key{i}");
-            assert_eq!((place(key.as_bytes()) >> SHARD_SHIFT) as usize, shard_of(key_hash(key.as_bytes())));
+            assert_eq!(
+                (place(key.as_bytes()) >> SHARD_SHIFT) as usize,
+                shard_of(key_hash(key.as_bytes()))
+            );
         }
     }
 
@@ -114,12 +134,32 @@ mod tests {
             let keys = scan_all(&store, count, || {
                 put(&store, &format!("comes:{round}"));
                 let gone = format!("comes:{}", round / 2);
-                store.write(gone.as_bytes(), None, true, |floor| Version { time: floor + 1, origin: 1 }, |_| 0);
+                store.write(
+                    gone.as_bytes(),
+                    None,
+                    true,
+                    |floor| Version {
+                        time: floor + 1,
+                        origin: 1,
+                    },
+                    |_| 0,
+                );
                 round += 1;
             });
             let distinct: HashSet<&String> = keys.iter().collect();
-            assert_eq!(distinct.len(), keys.len(), "no key comes twice, count {count}");
-            assert_eq!(distinct.iter().filter(|key| key.starts_with("stays:")).count(), 5_000, "count {count}");
+            assert_eq!(
+                distinct.len(),
+                keys.len(),
+                "no key comes twice, count {count}"
+            );
+            assert_eq!(
+                distinct
+                    .iter()
+                    .filter(|key| key.starts_with("stays:"))
+                    .count(),
+                5_000,
+                "count {count}"
+            );
         }
     }
 
@@ -136,6 +176,9 @@ mod tests {
     fn a_cursor_beyond_the_end_ends_the_scan() {
         let store = KeyValueStore::new();
         put(&store, "key");
-        assert_eq!(store.scan(u64::MAX, 10, None, |_| panic!("nothing is there")), (0, 0));
+        assert_eq!(
+            store.scan(u64::MAX, 10, None, |_| panic!("nothing is there")),
+            (0, 0)
+        );
     }
 }
