@@ -257,8 +257,7 @@ pub fn password(file: Option<&Path>) -> Result<Option<Vec<u8>>> {
     Ok(Some(password.to_vec()))
 }
 
-/// As many connections as were asked for, or as the machine allows: each takes a descriptor and,
-/// with its stack, guard page and share of the allocator's arenas, at most five memory mappings.
+/// As many connections as were asked for, or as the machine allows.
 fn fitting_connections(wanted: usize) -> usize {
     let descriptors = read_number("/proc/self/limits", |text| {
         text.lines()
@@ -267,20 +266,34 @@ fn fitting_connections(wanted: usize) -> usize {
             .nth(3)
     });
     let mappings = read_number("/proc/sys/vm/max_map_count", |text| Some(text.trim()));
+    let (fitting, reason) = fit(wanted, descriptors, mappings);
+    if let Some(reason) = reason {
+        warn!("at most {fitting} connections instead of {wanted}, because of {reason}");
+    }
+    fitting
+}
+
+/// A connection takes a descriptor and, with its stack, guard page and share of the allocator's
+/// arenas, at most five memory mappings.
+fn fit(
+    wanted: usize,
+    descriptors: Option<usize>,
+    mappings: Option<usize>,
+) -> (usize, Option<&'static str>) {
     let by_descriptors = descriptors.map_or(usize::MAX, |limit| {
         limit.saturating_sub(DESCRIPTORS_KEPT).max(1)
     });
     let by_mappings = mappings.map_or(usize::MAX, |limit| (limit / 5).max(1));
-    let fitting = wanted.min(by_descriptors).min(by_mappings);
-    if fitting < wanted {
-        let (reason, way_out) = if by_descriptors <= by_mappings {
-            ("the limit of open files", "raise it with ulimit -n")
-        } else {
-            ("vm.max_map_count", "raise it with sysctl")
-        };
-        warn!("at most {fitting} connections instead of {wanted}, because of {reason}; {way_out}");
+    if wanted <= by_descriptors.min(by_mappings) {
+        (wanted, None)
+    } else if by_descriptors <= by_mappings {
+        (
+            by_descriptors,
+            Some("the limit of open files; raise it with ulimit -n"),
+        )
+    } else {
+        (by_mappings, Some("vm.max_map_count; raise it with sysctl"))
     }
-    fitting
 }
 
 /// Descriptors for everything but clients: the listener, standard streams, files, links to peers.
@@ -335,6 +348,17 @@ mod tests {
         assert!(configuration(&["--bind", "::1"]).is_ok());
         assert!(configuration(&["--bind", "localhost"]).is_ok());
         assert!(configuration(&["--bind", "nonsense"]).is_err());
+    }
+
+    #[test]
+    fn connections_fit_the_machine() {
+        assert_eq!(fit(10_000, None, None), (10_000, None));
+        assert_eq!(fit(10_000, Some(20_000), Some(65_530)), (10_000, None));
+        let (fitting, reason) = fit(10_000, Some(1_024), Some(65_530));
+        assert!(fitting == 992 && reason.is_some_and(|reason| reason.contains("ulimit")));
+        let (fitting, reason) = fit(20_000, Some(65_536), Some(65_530));
+        assert!(fitting == 13_106 && reason.is_some_and(|reason| reason.contains("max_map_count")));
+        assert_eq!(fit(10, Some(3), None).0, 1);
     }
 
     #[test]

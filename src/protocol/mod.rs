@@ -90,7 +90,7 @@ pub fn choose(bytes: &[u8]) -> Result<Option<Choice>> {
         [] | [b'\r'] => Ok(None),
         [b'*', ..] => Ok(Some(Choice::Resp)),
         [first, ..] if first.is_ascii_alphabetic() => Ok(Some(Choice::Line)),
-        [0x16, 0x03, ..] | [0x16] => Err(Error::protocol(
+        [0x16, ..] => Err(Error::protocol(
             "this looks like TLS, which is not spoken here; connect without it",
         )),
         [first, ..] => Err(Error::protocol(format!(
