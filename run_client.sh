@@ -21,6 +21,6 @@ for _ in $(seq 30); do
     (exec 3<>"/dev/tcp/$host/$port") 2>/dev/null && break || sleep 0.1
 done
 
-# Line editing and history, where rlwrap is installed and a person sits at the terminal.
-[ $# -le 2 ] && [ -t 0 ] && [ -t 1 ] && command -v rlwrap >/dev/null && edit=rlwrap || edit=
+# Line editing and history, where rlwrap is installed and a person sits at a terminal that can do it.
+[ $# -le 2 ] && [ -t 0 ] && [ -t 1 ] && [ "${TERM:-dumb}" != dumb ] && command -v rlwrap >/dev/null && edit=rlwrap || edit=
 exec $edit cargo run --quiet --release --manifest-path "$here/Cargo.toml" -- client "$@"

@@ -127,7 +127,7 @@ fn resp_lengths_are_checked_before_anything_is_allocated() {
         wire.ask(bytes, reply);
         assert_eq!(wire.rest(), b"");
     }
-    let before = resident_bytes(&server);
+    let before = common::resident_bytes(server.pid());
     let mut waiting: Vec<Wire> = (0..20).map(|_| server.connect()).collect();
     waiting
         .iter_mut()
@@ -135,20 +135,10 @@ fn resp_lengths_are_checked_before_anything_is_allocated() {
     waiting[19].send("x");
     server.connect().ask("PING\n", "PONG\n");
     assert!(
-        resident_bytes(&server) < before + 16 * MIB as u64,
+        common::resident_bytes(server.pid()) < before + 16 * MIB as u64,
         "announced lengths cost nothing"
     );
     assert!(server.is_running());
-}
-
-fn resident_bytes(server: &Server) -> u64 {
-    let statm = std::fs::read_to_string(format!("/proc/{}/statm", server.pid())).expect("Linux");
-    statm
-        .split(' ')
-        .nth(1)
-        .and_then(|pages| pages.parse::<u64>().ok())
-        .expect("a number")
-        * 4096
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -308,9 +309,106 @@ pub fn run(command: &mut Command, input: impl AsRef<[u8]>) -> Output {
     }
 }
 
+/// Resident memory of a process, in bytes.
+pub fn resident_bytes(pid: u32) -> u64 {
+    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).expect("Linux");
+    statm
+        .split(' ')
+        .nth(1)
+        .and_then(|pages| pages.parse::<u64>().ok())
+        .expect("a number")
+        * 4096
+}
+
 /// Shows a value in a failure without flooding the screen.
 pub fn short(value: &impl Debug) -> String {
     let mut text = format!("{value:?}");
     text.truncate(300);
     text
+}
+
+/// A program at a terminal: what a person would see and type. Uses `script` (util-linux).
+#[derive(Debug)]
+pub struct Terminal {
+    child: Child,
+    keyboard: std::process::ChildStdin,
+    screen: Receiver<u8>,
+    /// Everything shown so far, with plain line ends.
+    pub shown: String,
+    /// How much was shown when the last line was typed.
+    typed_at: usize,
+}
+
+impl Terminal {
+    /// Starts a shell command at a terminal.
+    pub fn start(command: &str) -> Terminal {
+        let mut script = Command::new("script");
+        script
+            .args(["-qfec", command, "/dev/null"])
+            .env("TERM", "dumb");
+        let mut child = script
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("script runs");
+        let keyboard = child.stdin.take().expect("piped");
+        let stdout = child.stdout.take().expect("piped");
+        let (sender, screen) = channel();
+        thread::spawn(move || {
+            stdout
+                .bytes()
+                .map_while(Result::ok)
+                .try_for_each(|byte| sender.send(byte))
+        });
+        Terminal {
+            child,
+            keyboard,
+            screen,
+            shown: String::new(),
+            typed_at: 0,
+        }
+    }
+
+    /// Types a line.
+    pub fn type_line(&mut self, line: &str) {
+        self.typed_at = self.shown.len();
+        self.keyboard
+            .write_all(format!("{line}\n").as_bytes())
+            .expect("somebody reads");
+    }
+
+    /// Waits until something was shown since the last line was typed, and it ends with `end`.
+    #[track_caller]
+    pub fn wait_for(&mut self, end: &str) {
+        let deadline = Instant::now() + SOON;
+        while !self.shown[self.typed_at..].ends_with(end) {
+            match self
+                .screen
+                .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+            {
+                Ok(b'\r') => {}
+                Ok(byte) => self.shown.push(char::from(byte)),
+                Err(error) => panic!("never showed {end:?} ({error}): {:?}", self.shown),
+            }
+        }
+    }
+
+    /// The rest of what is shown, to the end of the program.
+    pub fn finish(mut self) -> String {
+        while let Ok(byte) = self.screen.recv_timeout(SOON) {
+            if byte != b'\r' {
+                self.shown.push(char::from(byte));
+            }
+        }
+        let _ = self.child.wait();
+        std::mem::take(&mut self.shown)
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
