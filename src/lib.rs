@@ -1,4 +1,39 @@
 //! # A distributed key-value store to read in an afternoon and to run for real
+//!
+//! **What it is.** A server that keeps keys and values, bytes to bytes, and answers on one port in three
+//! languages: text lines, for people and scripts; RESP, which every Redis library speaks; and, in part,
+//! HTTP. It is synchronous: a thread for each connection, blocking sockets, a `Mutex` around
+//! a `HashMap`, and nothing but `std` and four small packages.
+//!
+//! **What it is not.** No transactions, no expiry, no data types but strings; not linearizable. Each chapter ends
+//! with what it leaves out and where to read about it.
+//!
+//! # The way of a request
+//!
+//! ```text
+//!            ┌──────────── one thread for each client ────────────┐
+//!  client ─► │ transport ─► protocol ─► execute ───► node ────────┼──► store: lock one shard,
+//!            │  bytes       Command                   the only    │      stamp the version,
+//!            │                                        door for    │      merge into the map,
+//!            │                                        writes      │      journal the record
+//!  client ◄─ │ transport ◄─ Reply ◄─── commit ◄───────────────────┼───
+//!            └─────────────────────────────────────────────────────┘
+//! ```
+//!
+//! Arrows go one way. `store` imports nothing but `error`; `protocol` knows no store; `server` knows the
+//! node, never the store behind it.
+//!
+//! # Reading order
+//!
+//! 1. [`protocol`], talking: bytes become a command, results become bytes.
+//! 2. [`server`], serving: threads, sockets, limits, and what each command does.
+//! 3. [`client`], asking: a connection that breaks, and the prompt.
+//! 4. [`store`], remembering: shards, versions, merge, digests.
+//! 5. [`node`]: the owner of everything, the thread table and the locks.
+//!
+//! Beside them: [`config`] has every option and limit with its reason, [`error`] every way to fail,
+//! [`metrics`] what is counted. In each directory read `mod.rs` first.
+
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 

@@ -47,6 +47,8 @@ pub fn repository() -> &'static Path {
 #[derive(Debug)]
 pub struct Server {
     pub port: u16,
+    /// What it printed until it served.
+    pub printed: String,
     child: Child,
     log: Arc<Mutex<String>>,
 }
@@ -85,13 +87,19 @@ impl Server {
             }
         });
         let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
-        let mut line = String::new();
+        let (mut line, mut printed) = (String::new(), String::new());
         while stdout.read_line(&mut line).expect("the server prints text") > 0 {
+            printed.push_str(&line);
             if let Some(port) = line.trim().strip_prefix("Server started on port ") {
                 let port = port.parse().expect("a port number");
                 // Keep reading, so that the server never meets a closed or full pipe.
                 thread::spawn(move || stdout.read_to_string(&mut String::new()));
-                return Ok(Server { port, child, log });
+                return Ok(Server {
+                    port,
+                    printed,
+                    child,
+                    log,
+                });
             }
             line.clear();
         }
