@@ -35,6 +35,7 @@
 //! [`metrics`] what is counted. In each directory read `mod.rs` first.
 
 #![forbid(unsafe_code)]
+#![warn(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod client;

@@ -1,5 +1,8 @@
 //! The program: `kvstore server` and `kvstore client`.
 
+#![forbid(unsafe_code)]
+#![warn(clippy::unwrap_used, clippy::expect_used)]
+
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;

@@ -1,5 +1,4 @@
 //! A `GET` allocates nothing: from the bytes in the read buffer to the bytes in the write buffer.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use kvstore::config::{Configuration, Limits};
 use kvstore::node::{Batch, Node};

@@ -1,6 +1,5 @@
 //! Properties of both parsers: the same result however the bytes are split, no panic, and memory
 //! in proportion to what was received.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use kvstore::config::Limits;
 use kvstore::protocol::{self, Choice, Command, line, resp};

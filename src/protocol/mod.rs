@@ -22,7 +22,7 @@
 //! **What is left out.** HTTP is recognised but not served; inline commands on a RESP connection (the
 //! line protocol is there for people); RESP3's push messages and streamed strings.
 //!
-//! Files: [`words`] are the pieces of a request, [`command`] the table of all commands, [`line`] and
+//! Files: [`words`] are the pieces of a request, [`command`] the table of all commands, [`mod@line`] and
 //! [`resp`] the protocols. RESP: <https://redis.io/docs/latest/develop/reference/protocol-spec/>.
 
 pub mod command;

@@ -20,7 +20,7 @@
 //! what they do not.
 //!
 //! Files: [`connection`] is one client's thread, [`transport`] its socket and buffers, [`execute`] what each
-//! command does, [`handshake`] what clients ask before they work, [`info`] the text of `INFO`.
+//! command does, [`handshake`] what clients ask before they work, [`mod@info`] the text of `INFO`.
 
 pub mod connection;
 pub mod execute;

@@ -1,5 +1,5 @@
 //! What the tests share: real servers in their own processes, raw sockets, waiting with a deadline.
-#![allow(dead_code, clippy::unwrap_used, clippy::expect_used)] // Each test file uses its part.
+#![allow(dead_code)] // Each test file uses its part.
 
 use std::fmt::Debug;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -364,7 +364,7 @@ impl Terminal {
         let stdout = child.stdout.take().expect("piped");
         let (sender, screen) = channel();
         thread::spawn(move || {
-            stdout
+            BufReader::new(stdout)
                 .bytes()
                 .map_while(Result::ok)
                 .try_for_each(|byte| sender.send(byte))
