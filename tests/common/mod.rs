@@ -274,6 +274,12 @@ pub fn have(program: &str, package: &str) -> bool {
     found
 }
 
+/// Where `.ci/run` installs the clients that tests drive.
+pub fn clients_folder() -> PathBuf {
+    std::env::var_os("KVSTORE_TEST_CLIENTS")
+        .map_or_else(|| repository().join("target").join("clients"), PathBuf::from)
+}
+
 /// Says that a check is left out.
 pub fn skip(reason: &str) {
     assert!(!is_ci(), "in CI every check must run: {reason}");
