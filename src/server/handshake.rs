@@ -187,9 +187,10 @@ fn checked_name(name: &[u8]) -> Result<Vec<u8>> {
     ))
 }
 
-/// A row in the form of `COMMAND INFO`: name, arity, flags, first key, last key, step.
+/// A row in the form of `COMMAND INFO`: name, arity, flags, first key, last key, step, categories, and three
+/// lists that stay empty (tips, key specifications, subcommands). Clients index these ten blindly.
 fn write_row<R: Reply>(row: &Row, reply: &mut R) {
-    reply.array(6);
+    reply.array(10);
     reply.value(Some(row.name.to_lowercase().as_bytes()));
     reply.integer(row.arity);
     reply.array(1);
@@ -197,6 +198,9 @@ fn write_row<R: Reply>(row: &Row, reply: &mut R) {
     reply.integer(row.keys.0);
     reply.integer(row.keys.1);
     reply.integer(row.keys.2);
+    reply.array(1);
+    reply.simple(if row.writes { "@write" } else { "@read" });
+    (0..3).for_each(|_| reply.array(0));
 }
 
 fn command_info<R: Reply>(names: Words, reply: &mut R) {
@@ -223,14 +227,20 @@ fn command_docs<R: Reply>(names: Words, reply: &mut R) {
     reply.map(rows.len());
     for row in rows {
         reply.value(Some(row.name.to_lowercase().as_bytes()));
-        reply.map(2);
-        for text in [
-            "summary",
-            row.summary,
-            "group",
-            if row.keys.2 > 0 { "string" } else { "server" },
-        ] {
+        let has_arguments = usize::from(!row.arguments.is_empty());
+        reply.map(2 + has_arguments);
+        let group = if row.keys.2 > 0 { "string" } else { "server" };
+        for text in ["summary", row.summary, "group", group] {
             reply.value(Some(text.as_bytes()));
+        }
+        if has_arguments == 1 {
+            // All in one, which `redis-cli` shows as it stands behind what was typed.
+            reply.value(Some(b"arguments"));
+            reply.array(1);
+            reply.map(2);
+            for text in ["name", row.arguments, "type", "string"] {
+                reply.value(Some(text.as_bytes()));
+            }
         }
     }
 }

@@ -37,7 +37,7 @@ async function everyday(redis) {
   assert.equal(await redis.set("name", "Dylan"), "OK");
   assert.equal(await redis.get("name"), "Dylan");
   assert.equal(await redis.get("nobody"), null);
-  const bytes = Buffer.from(Array(256).keys());
+  const bytes = Buffer.from([...Array(256).keys()]);
   assert.equal(await redis.set("bytes", bytes), "OK");
   assert.deepEqual(await redis.getBuffer("bytes"), bytes);
   assert.equal(await redis.mset({ a: "1", b: "2" }), "OK");

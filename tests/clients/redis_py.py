@@ -3,13 +3,17 @@
 import sys
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 PORT = int(sys.argv[1])
 PASSWORD = sys.argv[2] if len(sys.argv) > 2 else None
 
 
 def connect(password=PASSWORD, **options):
-    return redis.Redis(port=PORT, password=password, socket_timeout=10, **options)
+    # By default it tries a refused password again, for many seconds.
+    once = Retry(NoBackoff(), 0)
+    return redis.Redis(port=PORT, password=password, socket_timeout=10, retry=once, **options)
 
 
 def expect(saw, wanted):

@@ -276,8 +276,10 @@ pub fn have(program: &str, package: &str) -> bool {
 
 /// Where `.ci/run` installs the clients that tests drive.
 pub fn clients_folder() -> PathBuf {
-    std::env::var_os("KVSTORE_TEST_CLIENTS")
-        .map_or_else(|| repository().join("target").join("clients"), PathBuf::from)
+    std::env::var_os("KVSTORE_TEST_CLIENTS").map_or_else(
+        || repository().join("target").join("clients"),
+        PathBuf::from,
+    )
 }
 
 /// Says that a check is left out.
