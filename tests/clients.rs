@@ -1,6 +1,8 @@
 //! Programs that people already have: Redis's own tools and the client libraries of three languages,
 //! against a server of its own each, with and without a password. The libraries are installed by `.ci/run`.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod common;
 
 use common::{Output, Server, have, resp, run};
