@@ -2,8 +2,6 @@
 //! `.ci/run` fetches them from Debian's source package. What they need and this server does not have
 //! is listed in `redis_suite_skip.txt`.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 mod common;
 
 use common::Server;
