@@ -12,6 +12,7 @@ use clap::Args;
 use clap::builder::BoolishValueParser;
 use log::warn;
 
+use crate::durability::FsyncPolicy;
 use crate::error::{Error, Result};
 use crate::store::record::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 
@@ -29,6 +30,12 @@ pub struct Configuration {
     pub bind: IpAddr,
     /// Password that clients and peers must give; `None` lets everybody in.
     pub password: Option<Vec<u8>>,
+    /// Where data is kept; `None` keeps it in memory only.
+    pub data_dir: Option<PathBuf>,
+    /// When it is brought to the disk.
+    pub fsync: FsyncPolicy,
+    /// Start with what is readable of a damaged data directory.
+    pub salvage: bool,
     /// Sizes and times.
     pub limits: Limits,
 }
@@ -39,6 +46,9 @@ impl Default for Configuration {
             port: DEFAULT_PORT,
             bind: IpAddr::V4(Ipv4Addr::LOCALHOST),
             password: None,
+            data_dir: None,
+            fsync: FsyncPolicy::default(),
+            salvage: false,
             limits: Limits::default(),
         }
     }
@@ -102,6 +112,16 @@ pub struct Limits {
     /// First and longest pause after a failed `accept` or thread start (descriptors or memory are
     /// short). It doubles between the two; without it the loop would spin.
     pub accept_pause: (Duration, Duration),
+    /// Bytes of records that wait to be written to the log, as a request of a million writes leaves
+    /// them. Beyond it the writing connection writes them out before it goes on.
+    pub log_buffer_bytes_max: u64,
+    /// Compaction starts when log and snapshot together exceed this and twice the live data: below it a
+    /// start takes less than a second, and a snapshot would be a waste.
+    pub compaction_bytes_min: u64,
+    /// Pause between two fsyncs with `everysec`.
+    pub fsync_interval: Duration,
+    /// Pause between two attempts to write a snapshot while the disk fails; each may write all there is.
+    pub disk_retry_pause: Duration,
     /// Longest wait for `SHUTDOWN` to settle what is under way. Then the process ends all the same.
     pub shutdown_timeout: Duration,
 }
@@ -130,6 +150,10 @@ impl Default for Limits {
             idle_timeout: None,
             linger_timeout: Duration::from_secs(1),
             accept_pause: (Duration::from_millis(10), Duration::from_millis(100)),
+            log_buffer_bytes_max: 64 * 1024 * 1024,
+            compaction_bytes_min: 64 * 1024 * 1024,
+            fsync_interval: Duration::from_secs(1),
+            disk_retry_pause: Duration::from_secs(1),
             shutdown_timeout: Duration::from_secs(5),
         }
     }
@@ -151,6 +175,15 @@ pub struct ServerOptions {
     /// Connections at one time
     #[arg(long, env = "KVSTORE_MAX_CONNECTIONS", value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_connections: u32,
+    /// Keep the data in this directory; without it everything is in memory only
+    #[arg(long, env = "KVSTORE_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// When writes are brought to the disk [default: everysec]
+    #[arg(long, env = "KVSTORE_FSYNC", value_name = "POLICY")]
+    pub fsync: Option<FsyncPolicy>,
+    /// Start with what is readable of a damaged data directory, and say what is lost
+    #[arg(long, env = "KVSTORE_SALVAGE", value_parser = BoolishValueParser::new())]
+    pub salvage: bool,
     /// Close clients that send nothing for so long; 0, the default, never does
     #[arg(
         long,
@@ -207,6 +240,12 @@ impl ServerOptions {
                 self.bind
             )));
         }
+        if self.data_dir.is_none() && (self.fsync.is_some() || self.salvage) {
+            return Err(Error::Usage(
+                "--fsync and --salvage are about stored data; say where it is with --data-dir DIR"
+                    .into(),
+            ));
+        }
         let connections_max = fitting_connections(self.max_connections as usize);
         let idle_timeout = (self.idle_timeout > 0).then(|| Duration::from_secs(self.idle_timeout));
         let limits = Limits {
@@ -218,6 +257,9 @@ impl ServerOptions {
             port: self.port,
             bind: self.bind,
             password,
+            data_dir: self.data_dir,
+            fsync: self.fsync.unwrap_or_default(),
+            salvage: self.salvage,
             limits,
         })
     }
@@ -359,6 +401,16 @@ mod tests {
         let (fitting, reason) = fit(20_000, Some(65_536), Some(65_530));
         assert!(fitting == 13_106 && reason.is_some_and(|reason| reason.contains("max_map_count")));
         assert_eq!(fit(10, Some(3), None).0, 1);
+    }
+
+    #[test]
+    fn fsync_and_salvage_need_a_data_directory() {
+        for arguments in [&["--fsync", "always"][..], &["--salvage"]] {
+            assert!(matches!(configuration(arguments), Err(Error::Usage(_))));
+            let with_directory = [arguments, &["--data-dir", "data"]].concat();
+            assert!(configuration(&with_directory).is_ok());
+        }
+        assert!(configuration(&["--data-dir", "data", "--fsync", "sometimes"]).is_err());
     }
 
     #[test]

@@ -15,8 +15,8 @@
 //!  client ─► │ transport ─► protocol ─► execute ───► node ────────┼──► store: lock one shard,
 //!            │  bytes       Command                   the only    │      stamp the version,
 //!            │                                        door for    │      merge into the map,
-//!            │                                        writes      │      journal the record
-//!  client ◄─ │ transport ◄─ Reply ◄─── commit ◄───────────────────┼───
+//!            │                                        writes      │      append it to the log's buffer
+//!  client ◄─ │ transport ◄─ Reply ◄─── commit ◄───────────────────┼──► durability: write the buffer, fsync
 //!            └─────────────────────────────────────────────────────┘
 //! ```
 //!
@@ -29,7 +29,8 @@
 //! 2. [`server`], serving: threads, sockets, limits, and what each command does.
 //! 3. [`client`], asking: a connection that breaks, and the prompt.
 //! 4. [`store`], remembering: shards, versions, merge, digests.
-//! 5. [`node`]: the owner of everything, the thread table and the locks.
+//! 5. [`durability`], surviving: the log, recovery, snapshots.
+//! 6. [`node`]: the owner of everything, the thread table and the locks.
 //!
 //! Beside them: [`config`] has every option and limit with its reason, [`error`] every way to fail,
 //! [`metrics`] what is counted. In each directory read `mod.rs` first.
@@ -40,6 +41,7 @@
 
 pub mod client;
 pub mod config;
+pub mod durability;
 pub mod error;
 pub mod metrics;
 pub mod node;

@@ -75,14 +75,18 @@ fn parse_arguments() -> Mode {
 
 fn run_server(options: ServerOptions) -> Result<bool> {
     print(&format!("Starting node on port {}\n", options.port))?;
-    let server = NodeServer::start(Node::new(options.into_configuration()?))?;
+    let server = NodeServer::start(Node::open(options.into_configuration()?)?)?;
     print(&format!(
         "Server started on port {}\n",
         server.address.port()
     ))?;
     server.node.wait_for_shutdown();
-    log::info!("stopped by SHUTDOWN");
-    Ok(true)
+    let closed = server.node.close();
+    match &closed {
+        Ok(()) => log::info!("stopped by SHUTDOWN"),
+        Err(error) => log::error!("stopped by SHUTDOWN, but the last writes may be lost: {error}"),
+    }
+    Ok(closed.is_ok())
 }
 
 fn run_client(options: ClientOptions) -> Result<bool> {

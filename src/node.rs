@@ -13,17 +13,28 @@
 //! | `main` | the process | [`Node::wait_for_shutdown`] | ends the process |
 //! | `accept` | the listening socket | `accept` | with the process |
 //! | `start` | nothing | its channel of accepted sockets | with the process |
+//! | `log-sync` | nothing | a second, with `--fsync everysec` | with the node |
+//! | `compaction` | the snapshot that is written | a tenth of a second, then the disk | with the node |
+//! | `recovery` | the records it merges, while a large log is read | its turn at reading | when all is read |
+//! | `shutdown` | nothing | the last fsync | with the process |
 //! | `client-N` | one socket, its buffers and its session | that socket | when the client leaves, errs or idles too long |
 //!
-//! **Locks.** One kind so far: a shard's. It is held for one lookup, never across I/O or a channel send, and
-//! nobody holds two.
+//! **Locks.** A shard's; the log's `buffer`; the log's `file`; the log's `syncing`. Orders: shard, then buffer; `syncing`, then file,
+//! then buffer; never a shard and a file, and nobody holds two shards. A shard's lock is held for one lookup and the
+//! buffer's for one copy. Only `syncing` and `file` are held across I/O, and none across a channel send.
 //!
 //! **Crash-only.** There is no clean-up that must run: `kill -9` is a normal way to stop (Candea and Fox,
 //! "Crash-Only Software", 2003). A panic in any thread ends the process: half a node is worse than none.
 
+use std::fmt::Display;
+use std::sync::Arc;
+use std::thread;
+
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::config::Configuration;
+use crate::durability::Durability;
+use crate::error::{Error, Result};
 use crate::metrics::{self, Metrics};
 use crate::store::digest::SHARDS;
 use crate::store::version::{HybridClock, Version, random_id, wall_clock_ms};
@@ -38,7 +49,12 @@ pub struct Node {
     pub metrics: Metrics,
     /// 64 random bits, new at every start: the origin of this run's writes.
     pub run_id: u64,
-    store: KeyValueStore,
+    /// Who this node is in its cluster, for as long as it has its data: stored with the data, or
+    /// random at every start.
+    pub node_id: u64,
+    store: Arc<KeyValueStore>,
+    /// The data directory, if there is one.
+    durability: Option<Durability>,
     clock: HybridClock,
     shutdown: (Sender<()>, Receiver<()>),
 }
@@ -57,6 +73,8 @@ pub struct Batch {
     /// The highest log position of all shards read or written: no reply may leave before the log is
     /// safe up to here. Reads count too: what a client has seen must not vanish.
     position: u64,
+    /// Whether anything was changed, so that a failed commit must be told.
+    wrote: bool,
 }
 
 impl Batch {
@@ -66,13 +84,43 @@ impl Batch {
 }
 
 impl Node {
-    /// A node with an empty store.
+    /// A node as configured: with a data directory it starts with all that is stored there.
+    pub fn open(configuration: Configuration) -> Result<Self> {
+        let Some(directory) = &configuration.data_dir else {
+            return Ok(Node::new(configuration));
+        };
+        let store = Arc::new(KeyValueStore::new());
+        let (durability, node_file) = Durability::open(
+            directory,
+            configuration.fsync,
+            configuration.salvage,
+            &configuration.limits,
+            &store,
+        )?;
+        let clock = HybridClock::default();
+        clock.observe(durability.recovered.time_max);
+        if node_file.members.is_empty() {
+            // They were needed while records came in any order. Nobody else can bring an older value back.
+            store.drop_all_tombstones();
+        }
+        Ok(Node {
+            node_id: node_file.node_id,
+            store,
+            durability: Some(durability),
+            clock,
+            ..Node::new(configuration)
+        })
+    }
+
+    /// A node in memory, with an empty store.
     pub fn new(configuration: Configuration) -> Self {
         Node {
             configuration,
             metrics: Metrics::default(),
             run_id: random_id(),
-            store: KeyValueStore::new(),
+            node_id: random_id(),
+            store: Arc::default(),
+            durability: None,
             clock: HybridClock::default(),
             shutdown: bounded(1),
         }
@@ -96,20 +144,60 @@ impl Node {
         result
     }
 
+    /// The data directory, if there is one.
+    pub fn durability(&self) -> Option<&Durability> {
+        self.durability.as_ref()
+    }
+
+    /// Refuses while the disk fails. Asked once before a request changes anything; what it changes then is
+    /// settled by [`Node::commit`], as a whole.
+    pub fn check_writable(&self) -> Result<()> {
+        let log = self.durability.as_ref().map(|durability| &durability.log);
+        match log.and_then(|log| log.read_only_reason()) {
+            None => Ok(()),
+            Some(reason) => Err(read_only(&reason, "not stored")),
+        }
+    }
+
     /// Stores a value.
-    pub fn put(&self, key: &[u8], value: &[u8], batch: &mut Batch) {
-        self.write(key, Some(value), batch);
+    pub fn put(&self, key: &[u8], value: &[u8], batch: &mut Batch) -> Result<()> {
+        self.put_all([(key, value)], batch)
+    }
+
+    /// Stores several values, each with a version of its own.
+    pub fn put_all<'a>(
+        &self,
+        pairs: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
+        batch: &mut Batch,
+    ) -> Result<()> {
+        self.check_writable()?;
+        for (key, value) in pairs {
+            self.write(key, Some(value), batch);
+        }
+        Ok(())
     }
 
     /// Deletes a key; whether it was there. A key that is not here is deleted all the same: its
     /// value may be on its way.
-    pub fn delete(&self, key: &[u8], batch: &mut Batch) -> bool {
-        self.write(key, None, batch)
+    pub fn delete(&self, key: &[u8], batch: &mut Batch) -> Result<bool> {
+        Ok(self.delete_all([key], batch)? == 1)
+    }
+
+    /// Deletes several keys; how many were there.
+    pub fn delete_all<'a>(
+        &self,
+        keys: impl IntoIterator<Item = &'a [u8]>,
+        batch: &mut Batch,
+    ) -> Result<usize> {
+        self.check_writable()?;
+        let existed = keys.into_iter().map(|key| self.write(key, None, batch));
+        Ok(existed.filter(|existed| *existed).count())
     }
 
     /// Deletes every key this node holds, each with a version of its own. Keys that are written
     /// meanwhile may stay.
-    pub fn flush_all(&self, batch: &mut Batch) {
+    pub fn flush_all(&self, batch: &mut Batch) -> Result<()> {
+        self.check_writable()?;
         let mut keys: Vec<Box<[u8]>> = Vec::new();
         for shard in 0..SHARDS {
             self.store.for_each_in_shard(shard, |entry| {
@@ -121,6 +209,7 @@ impl Node {
                 self.write(&key, None, batch);
             });
         }
+        Ok(())
     }
 
     /// One step of a listing, as [`KeyValueStore::scan`]: returns the next cursor.
@@ -142,13 +231,38 @@ impl Node {
         self.store.size()
     }
 
-    /// Settles a batch. Its replies may leave when this has returned.
-    pub fn commit(&self, batch: &mut Batch) {
+    /// Settles a batch. Its replies may leave when this has returned. After an error all of them must become
+    /// that error: what the batch changed is in the map, and nobody knows whether it is on the disk. What it only
+    /// read may be told, safe or not, since reads go on while the disk fails.
+    pub fn commit(&self, batch: &mut Batch) -> Result<()> {
         metrics::add(&self.metrics.commands, batch.commands);
         metrics::add(&self.metrics.hits, batch.hits);
         metrics::add(&self.metrics.misses, batch.misses);
         metrics::add(&self.metrics.input_bytes, batch.input_bytes);
-        *batch = Batch::default();
+        let Batch {
+            position, wrote, ..
+        } = std::mem::take(batch);
+        match self.durability.as_ref().map(|it| it.log.commit(position)) {
+            Some(Err(reason)) if wrote => Err(read_only(&reason, "outcome unknown")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Brings everything to the disk, as a gentle stop does; at most `shutdown_timeout`.
+    pub fn close(self: &Arc<Self>) -> Result<()> {
+        let timeout = self.configuration.limits.shutdown_timeout;
+        let (node, (done, result)) = (Arc::clone(self), bounded(1));
+        // In a thread, because an fsync on a dying disk may take for ever.
+        thread::Builder::new()
+            .name("shutdown".into())
+            .spawn(move || {
+                let log = node.durability.as_ref().map(|durability| &durability.log);
+                let _ = done.send(log.map_or(Ok(()), |log| log.sync()));
+            })?;
+        result.recv_timeout(timeout).unwrap_or_else(|_| {
+            let message = format!("the disk took longer than {timeout:?} for the last fsync");
+            Err(Error::Fatal(message))
+        })
     }
 
     /// Whether `password` is the right one; without a configured password nothing is.
@@ -181,10 +295,34 @@ impl Node {
         let keep_tombstone = false;
         let written = self
             .store
-            .write(key, value, keep_tombstone, stamp, |_record| 0);
-        batch.touched(written.position);
+            .write(key, value, keep_tombstone, stamp, self.journal());
+        self.wrote(written.position, batch);
         written.existed
     }
+
+    /// What every change is handed to under its shard's lock.
+    fn journal(&self) -> impl FnOnce(&[u8]) -> u64 {
+        let log = self.durability.as_ref().map(|durability| &durability.log);
+        move |record| log.map_or(0, |log| log.append(record))
+    }
+
+    /// Notes a change for [`Node::commit`]. A request of many writes must not fill the memory, so they are
+    /// written out between them.
+    fn wrote(&self, position: u64, batch: &mut Batch) {
+        batch.touched(position);
+        batch.wrote = true;
+        if let Some(durability) = &self.durability {
+            let log = &durability.log;
+            if log.unwritten_bytes(position) > self.configuration.limits.log_buffer_bytes_max {
+                // If it fails, so does the commit of this batch.
+                let _ = log.commit(position);
+            }
+        }
+    }
+}
+
+fn read_only(reason: &impl Display, outcome: &str) -> Error {
+    Error::refused_as("MISCONF", format!("read-only: {reason} ({outcome})"))
 }
 
 /// Compares without stopping at the first difference, so that the time taken says nothing about
@@ -224,9 +362,12 @@ mod tests {
     #[test]
     fn flush_all_leaves_nothing() {
         let (node, mut batch) = (Node::new(Configuration::default()), Batch::default());
-        (0..5_000).for_each(|i| node.put(format!("key{i}").as_bytes(), b"v", &mut batch));
+        (0..5_000).for_each(|i| {
+            node.put(format!("key{i}").as_bytes(), b"v", &mut batch)
+                .unwrap()
+        });
         assert_eq!(node.size().keys, 5_000);
-        node.flush_all(&mut batch);
+        node.flush_all(&mut batch).unwrap();
         assert_eq!(node.size(), Size::default());
     }
 }

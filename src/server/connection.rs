@@ -34,6 +34,7 @@ pub fn serve(stream: TcpStream, node: &Node, id: u64, address: SocketAddr) {
         protocol: Protocol::Unknown,
         input: ReadBuffer::default(),
         output: Vec::new(),
+        replies: 0,
     };
     match connection.run() {
         Ok(()) => {}
@@ -56,6 +57,8 @@ struct Connection<'n> {
     protocol: Protocol,
     input: ReadBuffer,
     output: Vec<u8>,
+    /// Replies in `output`.
+    replies: u64,
 }
 
 enum Protocol {
@@ -136,6 +139,7 @@ impl Connection<'_> {
             session,
             input,
             output,
+            replies,
             protocol,
             ..
         } = self;
@@ -165,6 +169,8 @@ impl Connection<'_> {
                         version: session.resp_version(),
                     };
                     next = answer(Command::parse(words), node, session, &mut reply);
+                    // A request has one reply, of however many parts; `SHUTDOWN` has none.
+                    *replies += u64::from(next != Next::ShutDown);
                 }
                 input.consume(len);
                 Ok(Some(next))
@@ -186,6 +192,7 @@ impl Connection<'_> {
                     }
                 }
                 let next = answer(parser.parse(line), node, session, &mut LineReply(output));
+                *replies += u64::from(next != Next::ShutDown);
                 input.consume(len);
                 Ok(Some(next))
             }
@@ -194,7 +201,10 @@ impl Connection<'_> {
 
     /// Settles what was executed and writes all replies with one `write`.
     fn flush(&mut self) -> io::Result<()> {
-        self.node.commit(&mut self.session.batch);
+        let replies = std::mem::take(&mut self.replies);
+        if let Err(error) = self.node.commit(&mut self.session.batch) {
+            self.replace_replies(replies, &error);
+        }
         if self.output.is_empty() {
             return Ok(());
         }
@@ -208,6 +218,19 @@ impl Connection<'_> {
             self.output = Vec::new();
         }
         result
+    }
+
+    /// Puts an error in place of every reply. A client counts its replies, so there must be as many as there were.
+    fn replace_replies(&mut self, replies: u64, error: &Error) {
+        let refusal = match error {
+            Error::Refused(refusal) => refusal.clone(),
+            other => Refusal {
+                code: "ERR",
+                message: other.to_string(),
+            },
+        };
+        self.output.clear();
+        (0..replies).for_each(|_| self.write_error(&refusal));
     }
 
     fn end_of_stream(&mut self) -> io::Result<()> {
@@ -224,6 +247,11 @@ impl Connection<'_> {
     }
 
     fn reply_error(&mut self, refusal: &Refusal) {
+        self.replies += 1;
+        self.write_error(refusal);
+    }
+
+    fn write_error(&mut self, refusal: &Refusal) {
         match self.protocol {
             Protocol::Line { .. } => LineReply(&mut self.output).error(refusal),
             _ => RespReply {

@@ -84,18 +84,14 @@ pub fn execute<R: Reply>(
     match command {
         Command::Get { key } => node.get(key, batch, |value| reply.value(value)),
         Command::Put { key, value } => {
-            node.put(key, value, batch);
+            node.put(key, value, batch)?;
             reply.ok();
         }
         Command::Delete { key } => {
-            node.delete(key, batch);
+            node.delete(key, batch)?;
             reply.ok();
         }
-        Command::Del { keys } => reply.integer(
-            keys.iter()
-                .map(|key| i64::from(node.delete(key, batch)))
-                .sum(),
-        ),
+        Command::Del { keys } => reply.integer(node.delete_all(keys.iter(), batch)? as i64),
         Command::MGet { keys } => {
             let start = reply.buffer().len();
             reply.array(keys.len());
@@ -105,9 +101,9 @@ pub fn execute<R: Reply>(
             }
         }
         Command::MSet { pairs } => {
-            for index in (0..pairs.len()).step_by(2) {
-                node.put(pairs.get(index), pairs.get(index + 1), batch);
-            }
+            let indexes = (0..pairs.len()).step_by(2);
+            let pairs = indexes.map(|index| (pairs.get(index), pairs.get(index + 1)));
+            node.put_all(pairs, batch)?;
             reply.ok();
         }
         Command::Exists { keys } => {
@@ -139,7 +135,7 @@ pub fn execute<R: Reply>(
             write_list(&list(node, batch, 0, usize::MAX, Some(pattern))?.1, reply)
         }
         Command::FlushAll => {
-            node.flush_all(batch);
+            node.flush_all(batch)?;
             reply.ok();
         }
         // A node on its own has no peers that could hold anything, now or later.

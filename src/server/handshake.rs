@@ -249,7 +249,19 @@ fn command_docs<R: Reply>(names: Words, reply: &mut R) {
 fn settings(node: &Node, session: &Session) -> Vec<(&'static str, String)> {
     let limits = &node.configuration.limits;
     vec![
-        ("appendonly", "no".into()),
+        (
+            "appendfsync",
+            node.configuration.fsync.name().replace("never", "no"),
+        ),
+        (
+            "appendonly",
+            if node.durability().is_some() {
+                "yes"
+            } else {
+                "no"
+            }
+            .into(),
+        ),
         ("bind", node.configuration.bind.to_string()),
         ("databases", "1".into()),
         ("maxclients", limits.connections_max.to_string()),

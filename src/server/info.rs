@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::handshake::REDIS_VERSION;
 use crate::metrics::{read, resident_bytes};
@@ -42,6 +43,7 @@ fn sections(node: &Node, address: SocketAddr) -> Vec<Section> {
                 ("redis_mode", "standalone".into()),
                 ("kvstore_version", env!("CARGO_PKG_VERSION").into()),
                 ("process_id", std::process::id().to_string()),
+                ("node_id", format!("{:016x}", node.node_id)),
                 ("run_id", format!("{:016x}", node.run_id)),
                 ("tcp_port", address.port().to_string()),
                 ("uptime_in_seconds", uptime.to_string()),
@@ -68,10 +70,7 @@ fn sections(node: &Node, address: SocketAddr) -> Vec<Section> {
                 ("maxmemory", "0".into()),
             ],
         ),
-        (
-            "Persistence",
-            vec![("loading", "0".into()), ("aof_enabled", "0".into())],
-        ),
+        ("Persistence", persistence(node)),
         (
             "Stats",
             vec![
@@ -101,6 +100,40 @@ fn sections(node: &Node, address: SocketAddr) -> Vec<Section> {
             },
         ),
     ]
+}
+
+/// A node that loads does not listen yet, so `loading` is always 0.
+fn persistence(node: &Node) -> Vec<(&'static str, String)> {
+    let mut fields = vec![("loading", "0".to_string())];
+    let Some(durability) = node.durability() else {
+        fields.push(("aof_enabled", "0".into()));
+        return fields;
+    };
+    let (log, recovered) = (&durability.log, &durability.recovered);
+    let (counts, reason) = (&log.counts, log.read_only_reason());
+    let count = |counter| read(counter).to_string();
+    let flag = |flag: &AtomicBool| u8::from(flag.load(Ordering::Relaxed)).to_string();
+    let status = |is_bad| if is_bad { "err" } else { "ok" }.to_string();
+    let last_compaction_failed = counts.last_compaction_failed.load(Ordering::Relaxed);
+    let is_synced = log.is_synced(log.end());
+    fields.extend([
+        ("aof_enabled", "1".into()),
+        ("aof_rewrite_in_progress", flag(&counts.is_compacting)),
+        ("aof_last_bgrewrite_status", status(last_compaction_failed)),
+        ("aof_rewrites", count(&counts.compactions)),
+        ("aof_last_write_status", status(reason.is_some())),
+        ("aof_current_size", count(&counts.bytes)),
+        ("aof_base_size", count(&counts.snapshot_bytes)),
+        ("fsync_policy", node.configuration.fsync.name().into()),
+        ("log_frames_written", count(&counts.frames)),
+        ("log_fsyncs", count(&counts.fsyncs)),
+        ("log_unsynced", u8::from(!is_synced).to_string()),
+        ("read_only", u8::from(reason.is_some()).to_string()),
+        ("read_only_reason", reason.unwrap_or_default()),
+        ("recovered_records", recovered.records.to_string()),
+        ("recovery_ms", recovered.duration.as_millis().to_string()),
+    ]);
+    fields
 }
 
 fn human_bytes(bytes: u64) -> String {

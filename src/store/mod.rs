@@ -200,6 +200,18 @@ impl KeyValueStore {
         found == Some((true, version)) && shard.take(hash, key).is_some()
     }
 
+    /// Forgets every tombstone: right only where nobody can bring an older value back.
+    pub fn drop_all_tombstones(&self) {
+        for index in 0..SHARDS {
+            let mut shard = self.lock(index);
+            let tombstones = shard.map.keys().filter(|entry| entry.is_tombstone());
+            let keys: Vec<Box<[u8]>> = tombstones.map(|entry| entry.key().into()).collect();
+            for key in keys {
+                shard.take(key_hash(&key), &key);
+            }
+        }
+    }
+
     /// The version of a key, of its value or its tombstone.
     pub fn version(&self, key: &[u8]) -> Option<Version> {
         let shard = self.lock(shard_of(key_hash(key)));

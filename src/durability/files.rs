@@ -1,0 +1,100 @@
+//! The few things done to files, so that tests can put a disk that loses power in the place of the real one.
+//!
+//! **What is assumed about the disk.** What a successful `fsync` of a file covers is there after a power loss; new,
+//! renamed and removed names are there once the directory was fsynced; everything else may be there or not,
+//! page by page, in any combination. After a failed `fsync` nobody knows what is there, and a second one may
+//! succeed without having written anything (Linux marks the pages clean: Rebello et al., "Can
+//! Applications Recover from fsync Failures?", 2020), so none is ever retried.
+
+use std::fmt::Debug;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// One directory of files.
+pub trait FileLayer: Debug + Send + Sync {
+    /// The names of all files.
+    fn names(&self) -> io::Result<Vec<String>>;
+    /// A reader from `offset` on, and the length of the whole file in bytes.
+    fn read(&self, name: &str, offset: u64) -> io::Result<(Box<dyn Read + Send>, u64)>;
+    /// A new, empty file; an old one of that name is emptied.
+    fn create(&self, name: &str) -> io::Result<Arc<dyn AppendFile>>;
+    /// Cuts a file down to `len` bytes, if it is longer, and fsyncs it.
+    fn trim(&self, name: &str, len: u64) -> io::Result<()>;
+    /// Gives a file another name, in place of a file that has it.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Removes a file.
+    fn remove(&self, name: &str) -> io::Result<()>;
+    /// Makes new, changed and removed names safe.
+    fn sync_directory(&self) -> io::Result<()>;
+}
+
+/// A file that is only ever appended to.
+pub trait AppendFile: Debug + Send + Sync {
+    /// Hands bytes to the operating system. After an error any part of them may be in the file.
+    fn append(&self, bytes: &[u8]) -> io::Result<()>;
+    /// Returns when all that was appended is on the disk.
+    fn sync(&self) -> io::Result<()>;
+}
+
+/// A directory of the operating system.
+#[derive(Debug)]
+pub struct DiskFiles {
+    /// Where the files are.
+    pub directory: PathBuf,
+}
+
+impl FileLayer for DiskFiles {
+    fn names(&self) -> io::Result<Vec<String>> {
+        let entries = fs::read_dir(&self.directory)?;
+        // A name that is no text is not one of ours.
+        let names = entries.map(|entry| Ok(entry?.file_name().into_string().unwrap_or_default()));
+        names.collect()
+    }
+
+    fn read(&self, name: &str, offset: u64) -> io::Result<(Box<dyn Read + Send>, u64)> {
+        let mut file = File::open(self.directory.join(name))?;
+        file.seek(SeekFrom::Start(offset))?;
+        let len = file.metadata()?.len();
+        Ok((Box::new(file), len))
+    }
+
+    fn create(&self, name: &str) -> io::Result<Arc<dyn AppendFile>> {
+        Ok(Arc::new(File::create(self.directory.join(name))?))
+    }
+
+    fn trim(&self, name: &str, len: u64) -> io::Result<()> {
+        let file = OpenOptions::new()
+            .write(true)
+            .open(self.directory.join(name))?;
+        if file.metadata()?.len() > len {
+            file.set_len(len)?;
+        }
+        file.sync_all()
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.directory.join(from), self.directory.join(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.directory.join(name))
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        File::open(&self.directory)?.sync_all()
+    }
+}
+
+impl AppendFile for File {
+    fn append(&self, bytes: &[u8]) -> io::Result<()> {
+        let mut file = self;
+        file.write_all(bytes)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        // The length is synced too where it changed; only times of access and change may be left out.
+        self.sync_data()
+    }
+}

@@ -1,0 +1,184 @@
+//! Who this node is: the files `lock` and `node` of a data directory.
+//!
+//! `node` is text, so that a person can read it. It is written as a whole to another file, fsynced and
+//! renamed, so it is always the old one or the new one.
+//!
+//! ```text
+//! kvstore node 1                               format version
+//! id 00c0ffee00c0ffee                          16 hex digits
+//! member 0123456789abcdef 192.0.2.7:8080       another node of the cluster and its address; any number of lines
+//! banned fedcba9876543210                      a node that was forgotten for good; any number of lines
+//! crc32 73d8acbd                               of all bytes before this line
+//! ```
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read};
+use std::path::Path;
+
+use super::crc32::crc32;
+use super::files::FileLayer;
+use super::snapshot::{TEMPORARY, publish};
+use crate::error::{Error, Result};
+
+const NODE: &str = "node";
+const FIRST_LINE: &str = "kvstore node 1";
+/// Longest `node` file that is read, in bytes: some hundred thousand members. A longer one is refused.
+const NODE_FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// What a node remembers of itself and its cluster besides the data.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeFile {
+    /// This node's id, for as long as its data directory exists.
+    pub node_id: u64,
+    /// Other nodes of the cluster: id and address.
+    pub members: Vec<(u64, String)>,
+    /// Ids of nodes that were forgotten for good.
+    pub bans: Vec<u64>,
+}
+
+impl NodeFile {
+    /// Reads the file; `None` when there is none yet.
+    pub fn load(files: &dyn FileLayer) -> Result<Option<NodeFile>> {
+        let mut text = String::new();
+        match files.read(NODE, 0) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error.into()),
+            Ok((input, _)) => input.take(NODE_FILE_BYTES_MAX).read_to_string(&mut text),
+        }
+        .map_err(|error| bad(&error.to_string()))?;
+        NodeFile::decode(&text).map(Some)
+    }
+
+    /// Puts this in place of the file.
+    pub fn save(&self, files: &dyn FileLayer) -> io::Result<()> {
+        let temporary = format!("{NODE}{TEMPORARY}");
+        let file = files.create(&temporary)?;
+        file.append(self.encode().as_bytes())?;
+        file.sync()?;
+        publish(files, &temporary, NODE)
+    }
+
+    fn encode(&self) -> String {
+        let mut text = format!("{FIRST_LINE}\nid {:016x}\n", self.node_id);
+        for (id, address) in &self.members {
+            text += &format!("member {id:016x} {address}\n");
+        }
+        for id in &self.bans {
+            text += &format!("banned {id:016x}\n");
+        }
+        let crc = crc32(0, text.as_bytes());
+        text + &format!("crc32 {crc:08x}\n")
+    }
+
+    fn decode(text: &str) -> Result<NodeFile> {
+        let first = text.lines().next().unwrap_or_default();
+        if first != FIRST_LINE {
+            return Err(match first.strip_prefix("kvstore node ") {
+                Some(version) => Error::Fatal(format!(
+                    "the file {NODE} has format version {version}, and this program knows version 1; \
+                     start the program that wrote it, or a newer one"
+                )),
+                None => bad("does not start as it should"),
+            });
+        }
+        let mut file = NodeFile::default();
+        for line in text.lines().skip(1) {
+            let mut words = line.splitn(3, ' ');
+            let (key, id) = (words.next().unwrap_or_default(), words.next());
+            let number = id.and_then(|id| u64::from_str_radix(id, 16).ok());
+            match (key, number, words.next()) {
+                ("id", Some(id), None) => file.node_id = id,
+                ("member", Some(id), Some(address)) => file.members.push((id, address.into())),
+                ("banned", Some(id), None) => file.bans.push(id),
+                ("crc32", Some(_), None) => {}
+                _ => return Err(bad(&format!("line '{line}' says nothing"))),
+            }
+        }
+        // Written again it must be the same bytes: that checks the CRC and everything else.
+        if file.encode() == text {
+            Ok(file)
+        } else {
+            Err(bad("its checksum does not match"))
+        }
+    }
+}
+
+fn bad(reason: &str) -> Error {
+    Error::Corrupt(format!(
+        "the file {NODE} is damaged: {reason}. Bring it back from a copy, or remove it to start as a new node with the same data"
+    ))
+}
+
+/// Makes the directory if it is missing and takes it for this process. The lock ends with the
+/// returned file, also when the process is killed.
+pub fn take_directory(directory: &Path) -> Result<File> {
+    let failed = |error: io::Error| {
+        Error::Fatal(format!(
+            "cannot use the data directory {}: {error}; choose another with --data-dir DIR, or make it writable",
+            directory.display()
+        ))
+    };
+    let is_new = !directory.exists();
+    fs::create_dir_all(directory).map_err(failed)?;
+    if let Some(parent) = directory
+        .parent()
+        .filter(|parent| is_new && parent.is_dir())
+    {
+        // Its name must survive a power loss as well.
+        File::open(parent)
+            .and_then(|parent| parent.sync_all())
+            .map_err(failed)?;
+    }
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    let lock = options.open(directory.join("lock")).map_err(failed)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::Error(error)) => Err(failed(error)),
+        Err(TryLockError::WouldBlock) => Err(Error::Fatal(format!(
+            "the data directory {} is used by another server; stop that, or choose another with --data-dir DIR",
+            directory.display()
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example() -> NodeFile {
+        NodeFile {
+            node_id: 0x00C0_FFEE_00C0_FFEE,
+            members: vec![(0x0123_4567_89AB_CDEF, "192.0.2.7:8080".into())],
+            bans: vec![0xFEDC_BA98_7654_3210],
+        }
+    }
+
+    #[test]
+    fn the_worked_example_is_true() {
+        let text = "kvstore node 1\nid 00c0ffee00c0ffee\nmember 0123456789abcdef 192.0.2.7:8080\n\
+                    banned fedcba9876543210\ncrc32 73d8acbd\n";
+        assert_eq!(example().encode(), text);
+        assert_eq!(NodeFile::decode(text).expect("decodes"), example());
+    }
+
+    #[test]
+    fn every_changed_byte_is_noticed() {
+        let text = example().encode();
+        for at in 0..text.len() {
+            for bit in 0..7 {
+                let mut bytes = text.clone().into_bytes();
+                bytes[at] ^= 1 << bit;
+                let changed = String::from_utf8(bytes).expect("still ASCII");
+                assert!(NodeFile::decode(&changed).is_err(), "{changed}");
+            }
+            assert!(NodeFile::decode(&text[..at]).is_err());
+        }
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_as_such() {
+        let error = NodeFile::decode("kvstore node 2\n").expect_err("newer");
+        assert!(matches!(error, Error::Fatal(_)), "{error}");
+    }
+}

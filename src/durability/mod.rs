@@ -1,0 +1,267 @@
+//! # Surviving: the write-ahead log
+//!
+//! **The problem.** Memory is gone when a process is killed or the power fails. A store that says `OK` makes a
+//! promise, and the promise must hold whatever stops the process, at whatever moment.
+//!
+//! **The idea.** Every change is appended to a file, the *log*, before anybody is told of it. At a start
+//! the log is read and merged into the empty map. Because merge takes records in any order, any number of
+//! times ([`crate::store`]), recovery is merging everything found, and a snapshot may be taken while clients write.
+//!
+//! **The promise.** No reply, to a write or a read, leaves before what it shows is safe:
+//!
+//! | `--fsync` | safe means | survives `kill -9` | survives a power loss |
+//! |---|---|---|---|
+//! | `always` | on the disk | yes | yes |
+//! | `everysec` (default) | handed to the operating system; on the disk a second later | yes | but for the last second, and the time the disk takes |
+//! | `never` | handed to the operating system, which writes when it likes | yes | what was written by then |
+//!
+//! **The rules.**
+//! - Every shard remembers the log position of its last change; replies wait for the shards they touched, and for no others.
+//! - Merge and append happen under one lock of the shard; a snapshot rotates the log *before* it copies.
+//! - Nothing is removed before what replaces it is on the disk under its name.
+//! - A power loss never keeps a node from starting, and damage is never served as data ([`recovery`] tells
+//!   the two apart).
+//! - When the disk fails, nothing is acknowledged any more: writes are refused, reads go on from memory. A failed fsync is
+//!   never tried again. The node heals by itself, but only by a snapshot of the whole map into new files.
+//!
+//! **Threads.** `log-sync` fsyncs every second with `everysec`; `compaction` takes snapshots. See [`crate::node`].
+//!
+//! **What is left out.** Only the checksum protects a log in which the last frames before a crash were damaged by something
+//! else than the crash: they look like a torn write. A log file that somebody cuts off exactly between two frames
+//! looks like a shorter log. Data is not encrypted. All of it must fit into memory.
+//! To read: Gray and Reuter, "Transaction Processing", 1993, chapter 9; Pillai et al., "All File Systems Are Not Created Equal", 2014.
+//!
+//! Files: [`write_ahead_log`] is the way of a record to the disk, [`snapshot`] keeps the log short, [`recovery`] reads it
+//! all again, [`segment`] is the format of both, [`crc32`] the checksum, [`identity`] who the node is, [`files`] what is
+//! asked of a disk.
+
+pub mod crc32;
+pub mod files;
+pub mod identity;
+pub mod recovery;
+pub mod segment;
+pub mod snapshot;
+pub mod write_ahead_log;
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use log::{info, warn};
+
+use crate::config::Limits;
+use crate::error::{Error, Result};
+use crate::store::KeyValueStore;
+use crate::store::version::random_id;
+use files::{DiskFiles, FileLayer};
+use identity::NodeFile;
+use recovery::Recovered;
+use write_ahead_log::WriteAheadLog;
+
+/// When written records are brought from the operating system to the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum FsyncPolicy {
+    /// Before every reply that shows them: survives a power loss
+    Always,
+    /// Once a second: a power loss takes the last second
+    #[default]
+    Everysec,
+    /// When the operating system likes
+    Never,
+}
+
+impl FsyncPolicy {
+    /// As it is written on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            FsyncPolicy::Always => "always",
+            FsyncPolicy::Everysec => "everysec",
+            FsyncPolicy::Never => "never",
+        }
+    }
+}
+
+/// A data directory in use: its lock, its log, and the threads that look after it.
+#[derive(Debug)]
+pub struct Durability {
+    /// The log.
+    pub log: Arc<WriteAheadLog>,
+    /// What recovery found at the start.
+    pub recovered: Recovered,
+    files: Arc<dyn FileLayer>,
+    /// Held while this exists; the threads end when it is gone.
+    _stop: Sender<()>,
+    _lock: File,
+}
+
+impl Durability {
+    /// Takes a data directory, merges what it holds into `store` and starts to log. Also returns who this node
+    /// is; a directory without a `node` file gets a new id.
+    pub fn open(
+        directory: &Path,
+        policy: FsyncPolicy,
+        salvage: bool,
+        limits: &Limits,
+        store: &Arc<KeyValueStore>,
+    ) -> Result<(Self, NodeFile)> {
+        let lock = identity::take_directory(directory)?;
+        let files = Arc::new(DiskFiles {
+            directory: directory.into(),
+        });
+        let opened = open_files(files.clone(), policy, salvage, store);
+        let (log, recovered, node_file) = opened.map_err(|error| in_directory(directory, error))?;
+        let (log, (stop, stopped)) = (Arc::new(log), bounded(0));
+        if policy == FsyncPolicy::Everysec {
+            let (log, stopped, interval) = (log.clone(), stopped.clone(), limits.fsync_interval);
+            spawn("log-sync", move || {
+                fsync_regularly(&log, interval, &stopped)
+            })?;
+        }
+        let compactor = Compactor {
+            log: log.clone(),
+            store: store.clone(),
+            bytes_min: limits.compaction_bytes_min,
+            retry_pause: limits.disk_retry_pause,
+        };
+        spawn("compaction", move || compactor.run(&stopped))?;
+        let durability = Durability {
+            log,
+            recovered,
+            files,
+            _stop: stop,
+            _lock: lock,
+        };
+        Ok((durability, node_file))
+    }
+
+    /// Stores who this node and its cluster are; safe when this returns.
+    pub fn save_node_file(&self, file: &NodeFile) -> io::Result<()> {
+        file.save(self.files.as_ref())
+    }
+}
+
+/// Recovery and the start of a new log.
+fn open_files(
+    files: Arc<dyn FileLayer>,
+    policy: FsyncPolicy,
+    salvage: bool,
+    store: &KeyValueStore,
+) -> Result<(WriteAheadLog, Recovered, NodeFile)> {
+    let node_file = NodeFile::load(files.as_ref())?;
+    let recovered = recovery::recover(files.as_ref(), store, salvage)?;
+    let node_file = match node_file {
+        Some(file) => file,
+        None => {
+            let node_id = random_id();
+            let file = NodeFile {
+                node_id,
+                ..NodeFile::default()
+            };
+            file.save(files.as_ref())?;
+            file
+        }
+    };
+    let (number, bytes) = (recovered.next_number, recovered.bytes);
+    let log = WriteAheadLog::start(files, policy, number, bytes)?;
+    let snapshot_bytes = &log.counts.snapshot_bytes;
+    snapshot_bytes.store(recovered.snapshot_bytes, Ordering::Relaxed);
+    if !recovered.damaged.is_empty() {
+        // What is readable comes into new files; the damaged ones stay for whoever wants to look at them.
+        snapshot::compact(&log, store, &recovered.damaged)?;
+    }
+    info!(
+        "recovered {} records from {bytes} bytes in {:.1?}",
+        recovered.records, recovered.duration
+    );
+    Ok((log, recovered, node_file))
+}
+
+fn in_directory(directory: &Path, error: Error) -> Error {
+    let directory = directory.display();
+    match error {
+        Error::Corrupt(message) => Error::Corrupt(format!("{directory}: {message}")),
+        Error::Fatal(message) => Error::Fatal(format!("{directory}: {message}")),
+        other => Error::Fatal(format!("{directory}: cannot read or write: {other}")),
+    }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    thread::Builder::new().name(name.into()).spawn(run)?;
+    Ok(())
+}
+
+/// Whether so much time passed without a call to stop.
+fn passed(time: Duration, stopped: &Receiver<()>) -> bool {
+    stopped.recv_timeout(time) == Err(RecvTimeoutError::Timeout)
+}
+
+/// The thread `log-sync`.
+fn fsync_regularly(log: &WriteAheadLog, interval: Duration, stopped: &Receiver<()>) {
+    while passed(interval, stopped) {
+        if log.read_only_reason().is_none() && !log.is_synced(log.end()) {
+            // A failure is logged where it happens, and makes the node read-only.
+            let _ = log.sync();
+        }
+    }
+}
+
+/// The thread `compaction`: keeps the log short, and brings a node whose disk failed back to life.
+struct Compactor {
+    log: Arc<WriteAheadLog>,
+    store: Arc<KeyValueStore>,
+    bytes_min: u64,
+    retry_pause: Duration,
+}
+
+impl Compactor {
+    fn run(&self, stopped: &Receiver<()>) {
+        let mut failed: Option<Instant> = None;
+        while passed(LOOK_INTERVAL, stopped) {
+            let is_pausing = failed.is_some_and(|when| when.elapsed() < self.retry_pause);
+            let is_read_only = self.log.read_only_reason().is_some();
+            if is_pausing || !(is_read_only || self.is_log_long()) {
+                continue;
+            }
+            let counts = &self.log.counts;
+            counts.is_compacting.store(true, Ordering::Relaxed);
+            let result = if is_read_only {
+                snapshot::heal(&self.log, &self.store)
+            } else {
+                snapshot::compact(&self.log, &self.store, &[])
+            };
+            counts.is_compacting.store(false, Ordering::Relaxed);
+            let is_error = result.is_err();
+            counts
+                .last_compaction_failed
+                .store(is_error, Ordering::Relaxed);
+            if let Err(error) = result
+                && failed.is_none()
+            {
+                let pause = self.retry_pause;
+                warn!("cannot write a snapshot: {error}; trying again every {pause:?}");
+            }
+            failed = is_error.then(Instant::now);
+        }
+    }
+
+    fn is_log_long(&self) -> bool {
+        let bytes = self.log.counts.bytes.load(Ordering::Relaxed);
+        bytes > self.bytes_min && bytes > 2 * self.store.size().bytes
+    }
+}
+
+/// How often the compactor looks.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod disk_model;
+#[cfg(test)]
+mod disk_model;
+#[cfg(test)]
+mod tests;

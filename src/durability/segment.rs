@@ -1,0 +1,336 @@
+//! The format of the log's and the snapshot's files, byte by byte.
+//!
+//! A data directory holds *segments*: `NNNNNNNNNN.log` and `NNNNNNNNNN.snapshot`, ten digits or more. A higher number
+//! is younger, and a snapshot replaces everything with a lower number. A segment is a header and
+//! then *frames*, one per commit, each with the records that became safe together. All numbers are
+//! little-endian.
+//!
+//! ```text
+//! header  offset  size  field                     frame  offset  size  field
+//!         0       7     "KVLOG1\n"                       0       4     crc32   of all that follows it, from the salt
+//!                 or 8  "KVSNAP1\n"                      4       4     len     bytes of the records
+//!         7 or 8  4     format version, 1                8       8     synced  bytes of this segment that were
+//!         ...     4     salt, random                                           on the disk already
+//!                                                        16      len   records (see `store::record`)
+//! ```
+//!
+//! - The CRC starts from the **salt** (`crc32(salt, bytes)` of zlib), so that bytes inside a value never look like a
+//!   frame, except to somebody who knows the salt.
+//! - The **first frame** is empty. It is fsynced together with the header before any other frame is let in, and
+//!   its CRC vouches for the salt.
+//! - A **snapshot** ends with a second empty frame: without it, it is not complete.
+//!
+//! The file of a node that has taken `PUT name Dylan` (the record of `store::record`), salt `0x5A17_0001`:
+//!
+//! ```text
+//! 00  4b 56 4c 4f 47 31 0a | 01 00 00 00 | 01 00 17 5a                          header
+//! 0f  b1 fd 8e 85 | 00 00 00 00 | 00 00 00 00 00 00 00 00                       first frame
+//! 1f  03 5d 1d 50 | 21 00 00 00 | 1f 00 00 00 00 00 00 00                       33 bytes; the 31 before are on disk
+//! 2f  01 00 00 00 92 01 00 00 a1 00 00 00 00 00 00 00 04 00 00 00 05 00 00 00   record
+//! 47  6e 61 6d 65 44 79 6c 61 6e
+//! ```
+
+use std::fmt;
+use std::io::{self, BufReader, Read};
+
+use super::crc32::crc32;
+use crate::error::{Error, Result};
+use crate::store::record::{HEADER_BYTES, KEY_BYTES_MAX, Record, VALUE_BYTES_MAX};
+
+/// The format version that is written, and the highest that is read.
+pub const FORMAT_VERSION: u32 = 1;
+/// Bytes of a frame before its records.
+pub const FRAME_HEADER_BYTES: usize = 16;
+/// Records of one frame, in bytes: at least one longest record. Part of the format: a length beyond it is damage.
+pub const FRAME_BYTES_MAX: usize = 128 * 1024 * 1024;
+const _: () = assert!(HEADER_BYTES + KEY_BYTES_MAX + VALUE_BYTES_MAX <= FRAME_BYTES_MAX);
+
+/// What a segment is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Frames in the order of their commits.
+    Log,
+    /// The whole map at one time, and all that came before.
+    Snapshot,
+}
+
+impl Kind {
+    fn magic(self) -> &'static [u8] {
+        match self {
+            Kind::Log => b"KVLOG1\n",
+            Kind::Snapshot => b"KVSNAP1\n",
+        }
+    }
+
+    /// Bytes before the first frame.
+    pub fn header_bytes(self) -> u64 {
+        self.magic().len() as u64 + 8
+    }
+
+    /// Bytes that are fsynced before a frame with records is let in.
+    pub fn start_bytes(self) -> u64 {
+        self.header_bytes() + FRAME_HEADER_BYTES as u64
+    }
+}
+
+/// A segment's place in the order, and its file name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SegmentName {
+    /// Younger is higher.
+    pub number: u64,
+    /// Log or snapshot.
+    pub kind: Kind,
+}
+
+impl SegmentName {
+    /// Reads a file name; `None` for files that are no segments.
+    pub fn parse(name: &str) -> Option<Self> {
+        let (digits, ending) = name.split_once('.')?;
+        let kind = match ending {
+            "log" => Kind::Log,
+            "snapshot" => Kind::Snapshot,
+            _ => return None,
+        };
+        let number = digits.parse().ok()?;
+        let parsed = SegmentName { number, kind };
+        (parsed.to_string() == name).then_some(parsed)
+    }
+}
+
+impl fmt::Display for SegmentName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ending = match self.kind {
+            Kind::Log => "log",
+            Kind::Snapshot => "snapshot",
+        };
+        write!(f, "{:010}.{ending}", self.number)
+    }
+}
+
+/// Header and first frame of a new segment.
+pub fn start_of_segment(kind: Kind, salt: u32) -> Vec<u8> {
+    let mut bytes = kind.magic().to_vec();
+    bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+    bytes.extend_from_slice(&salt.to_le_bytes());
+    bytes.extend_from_slice(Frame::default().seal(salt, 0));
+    bytes
+}
+
+/// What the first bytes of a segment say.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Header {
+    /// Its salt.
+    Salt(u32),
+    /// Too short, or only zeros: the power went while it was created, before any frame was let in.
+    Unfinished,
+}
+
+/// Reads the header in the first [`Kind::start_bytes`] bytes of a segment, or in all there are.
+pub fn read_header(kind: Kind, bytes: &[u8]) -> Result<Header> {
+    let magic = kind.magic();
+    if (bytes.len() as u64) < kind.header_bytes() || bytes.iter().all(|byte| *byte == 0) {
+        return Ok(Header::Unfinished);
+    }
+    let (found, numbers) = bytes.split_at(magic.len());
+    if found != magic {
+        return Err(Error::Corrupt("does not start as a segment does".into()));
+    }
+    let version = u32_at(numbers, 0);
+    if version > FORMAT_VERSION {
+        return Err(Error::Fatal(format!(
+            "has format version {version}, and this program knows versions up to {FORMAT_VERSION}; \
+             start the program that wrote it, or a newer one"
+        )));
+    }
+    Ok(Header::Salt(u32_at(numbers, 4)))
+}
+
+/// A frame while it is filled. Its header is filled in last, in front of the records, so that one
+/// `write` takes all of it.
+#[derive(Debug)]
+pub struct Frame(Vec<u8>);
+
+impl Default for Frame {
+    fn default() -> Self {
+        Frame(vec![0; FRAME_HEADER_BYTES])
+    }
+}
+
+impl Frame {
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.0.len() == FRAME_HEADER_BYTES
+    }
+
+    /// Bytes of the records so far.
+    pub fn records_len(&self) -> usize {
+        self.0.len() - FRAME_HEADER_BYTES
+    }
+
+    /// Whether a record of so many bytes has no place any more.
+    pub fn is_full_for(&self, record_len: usize) -> bool {
+        self.records_len() + record_len > FRAME_BYTES_MAX
+    }
+
+    /// Adds an encoded record.
+    pub fn push(&mut self, record: &[u8]) {
+        self.0.extend_from_slice(record);
+    }
+
+    /// Fills the header in and returns the whole frame.
+    pub fn seal(&mut self, salt: u32, synced: u64) -> &[u8] {
+        let len = self.records_len();
+        assert!(len <= FRAME_BYTES_MAX, "a frame's length is in its range");
+        self.0[4..8].copy_from_slice(&(len as u32).to_le_bytes());
+        self.0[8..16].copy_from_slice(&synced.to_le_bytes());
+        let crc = crc32(salt, &self.0[4..]);
+        self.0[0..4].copy_from_slice(&crc.to_le_bytes());
+        &self.0
+    }
+
+    /// Makes it empty; memory beyond `bytes_kept` is given back.
+    pub fn clear(&mut self, bytes_kept: usize) {
+        self.0.truncate(FRAME_HEADER_BYTES);
+        self.0.shrink_to(bytes_kept);
+    }
+}
+
+/// What [`FrameReader::next`] found.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next {
+    /// A frame with records, which were appended.
+    Records,
+    /// A frame without: the end of a complete snapshot.
+    Empty,
+    /// The end of the file, where a frame might have begun.
+    End,
+    /// Not a frame, and why.
+    Bad(&'static str),
+}
+
+/// Reads a segment from its first frame on.
+pub struct FrameReader {
+    input: BufReader<Box<dyn Read + Send>>,
+    salt: u32,
+    /// Where the next frame starts in the file, in bytes.
+    pub offset: u64,
+    len: u64,
+}
+
+impl FrameReader {
+    /// `input` is at `offset` in a segment of `len` bytes.
+    pub fn new(input: Box<dyn Read + Send>, salt: u32, offset: u64, len: u64) -> Self {
+        FrameReader {
+            input: BufReader::with_capacity(READ_BYTES, input),
+            salt,
+            offset,
+            len,
+        }
+    }
+
+    /// Whether all of the segment was read.
+    pub fn is_at_end(&self) -> bool {
+        self.offset == self.len
+    }
+
+    /// Reads a frame and appends its records to `records`. Lengths are checked against the file's
+    /// before anything is allocated for them.
+    pub fn next(&mut self, records: &mut Vec<u8>) -> io::Result<Next> {
+        let left = self.len - self.offset;
+        if left == 0 {
+            return Ok(Next::End);
+        }
+        if left < FRAME_HEADER_BYTES as u64 {
+            return Ok(Next::Bad("cut short"));
+        }
+        let mut header = [0; FRAME_HEADER_BYTES];
+        self.input.read_exact(&mut header)?;
+        let len = u32_at(&header, 4) as usize;
+        if len > FRAME_BYTES_MAX {
+            return Ok(Next::Bad("length out of range"));
+        }
+        if len as u64 > left - FRAME_HEADER_BYTES as u64 {
+            return Ok(Next::Bad("cut short"));
+        }
+        let start = records.len();
+        records.resize(start + len, 0);
+        self.input.read_exact(&mut records[start..])?;
+        if !is_good(&header, &records[start..], self.salt) {
+            records.truncate(start);
+            return Ok(Next::Bad("checksum does not match"));
+        }
+        self.offset += (FRAME_HEADER_BYTES + len) as u64;
+        Ok(if len == 0 { Next::Empty } else { Next::Records })
+    }
+}
+
+/// Bytes read from a file at a time.
+const READ_BYTES: usize = 256 * 1024;
+
+fn is_good(header: &[u8], records: &[u8], salt: u32) -> bool {
+    u32_at(header, 0) == crc32(crc32(salt, &header[4..]), records)
+}
+
+/// A good frame found by [`find_frames`].
+#[derive(Debug, PartialEq, Eq)]
+pub struct Found<'a> {
+    /// Where it starts.
+    pub start: usize,
+    /// What it says was on the disk.
+    pub synced: u64,
+    /// Its records.
+    pub records: &'a [u8],
+}
+
+/// Finds the good frames with records in `bytes`, wherever they start. `None` if that took too
+/// much work: it stops when it has looked at [`SEARCH_FACTOR`] times as much as there is, which only
+/// happens with values made to look like frames.
+pub fn find_frames(bytes: &[u8], salt: u32) -> Option<Vec<Found<'_>>> {
+    let (mut found, mut start, mut checked) = (Vec::new(), 0, 0);
+    while let Some(header) = bytes.get(start..start + FRAME_HEADER_BYTES) {
+        let len = u32_at(header, 4) as usize;
+        let rest = &bytes[start + FRAME_HEADER_BYTES..];
+        start += 1;
+        let Some(records) = rest.get(..len) else {
+            continue;
+        };
+        let walked = records_walked(records);
+        checked += walked;
+        if walked == len && len > 0 && is_good(header, records, salt) {
+            let synced = u64_at(header, 8);
+            found.push(Found {
+                start: start - 1,
+                synced,
+                records,
+            });
+            start += FRAME_HEADER_BYTES + len - 1;
+        } else if checked > bytes.len().saturating_mul(SEARCH_FACTOR) {
+            return None;
+        }
+    }
+    Some(found)
+}
+
+/// See [`find_frames`].
+const SEARCH_FACTOR: usize = 64;
+
+/// How far bytes have the form of records: much cheaper to find out than a checksum.
+fn records_walked(bytes: &[u8]) -> usize {
+    let mut walked = 0;
+    while let Ok((_, len)) = Record::decode(&bytes[walked..]) {
+        walked += len;
+    }
+    walked
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    let mut array = [0; 4];
+    array.copy_from_slice(&bytes[at..at + 4]);
+    u32::from_le_bytes(array)
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    let mut array = [0; 8];
+    array.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_le_bytes(array)
+}

@@ -1,0 +1,166 @@
+//! Snapshots: the whole map in one segment, so that the log does not grow for ever.
+//!
+//! **Compaction** rotates the log first and copies the map afterwards, shard by shard, while clients go
+//! on writing. A change made before the rotation is in the map before its shard is copied; one made after it is in the
+//! new log (and perhaps in the copy too: merging twice changes nothing). That holds because a record is
+//! merged into the map and appended to the log under *one* lock of its shard. With two locks there would be a
+//! time at which a record is in the old log and not yet in the map, and 2 of the 10 orders of "append, merge" and
+//! "rotate, copy, delete" lose it (the test `two_of_ten_orders_lose_a_record_when_append_and_merge_are_two_steps`).
+//!
+//! The snapshot gets its name by a rename after its fsync, so a name stands for a complete file. Only when the name is
+//! on the disk is anything old removed.
+
+use std::io;
+use std::sync::atomic::Ordering;
+
+use log::{info, warn};
+
+use super::files::{AppendFile, FileLayer};
+use super::segment::{Frame, Kind, SegmentName, start_of_segment};
+use super::write_ahead_log::{Cut, WriteAheadLog};
+use crate::error::Result;
+use crate::store::KeyValueStore;
+use crate::store::digest::SHARDS;
+use crate::store::version::random_id;
+
+/// What the name of an unfinished file ends in; such a file means nothing.
+pub const TEMPORARY: &str = ".tmp";
+/// A frame is written when it has so many bytes.
+const FRAME_BYTES: usize = 1024 * 1024;
+/// Fsync after so many bytes, so that the disk is never busy with the snapshot for long while the
+/// log waits for its own fsync.
+const SYNC_BYTES: u64 = 8 * 1024 * 1024;
+
+/// Replaces all that is in the log by a snapshot and a new, empty log.
+/// Of the old segments those in `kept` are renamed, not removed.
+pub fn compact(log: &WriteAheadLog, store: &KeyValueStore, kept: &[SegmentName]) -> Result<()> {
+    let cut = log.rotate()?;
+    let bytes = write(log.files.as_ref(), cut.snapshot_number, store)?;
+    replaced(log, cut, bytes, kept);
+    Ok(())
+}
+
+/// After a failure of the disk: brings the map to safety in new files, and lets writes in again.
+pub fn heal(log: &WriteAheadLog, store: &KeyValueStore) -> Result<()> {
+    let cut = log.give_up_buffer();
+    let bytes = write(log.files.as_ref(), cut.snapshot_number, store)?;
+    log.heal(cut)?;
+    replaced(log, cut, bytes, &[]);
+    Ok(())
+}
+
+/// Removes what a snapshot of `bytes` has replaced, but renames those in `kept`.
+pub fn replaced(log: &WriteAheadLog, cut: Cut, bytes: u64, kept: &[SegmentName]) {
+    let counts = &log.counts;
+    counts.bytes.fetch_add(bytes, Ordering::Relaxed);
+    counts
+        .bytes
+        .fetch_sub(cut.replaced_bytes, Ordering::Relaxed);
+    counts.snapshot_bytes.store(bytes, Ordering::Relaxed);
+    counts.compactions.fetch_add(1, Ordering::Relaxed);
+    info!(
+        "a snapshot of {bytes} bytes replaces {} bytes of log",
+        cut.replaced_bytes
+    );
+    if let Err(error) = remove_below(log.files.as_ref(), cut.snapshot_number, kept) {
+        // The next start tries again.
+        warn!("cannot remove replaced segments: {error}");
+    }
+}
+
+/// Removes all segments with a lower number, but renames those in `kept` to `….damaged`.
+pub fn remove_below(files: &dyn FileLayer, number: u64, kept: &[SegmentName]) -> io::Result<()> {
+    let names = files.names()?;
+    let segments = names.iter().filter_map(|name| SegmentName::parse(name));
+    for segment in segments.filter(|segment| segment.number < number) {
+        let name = segment.to_string();
+        if kept.contains(&segment) {
+            files.rename(&name, &format!("{name}.damaged"))?;
+        } else {
+            files.remove(&name)?;
+        }
+    }
+    files.sync_directory()
+}
+
+/// Writes a snapshot of the map as it is now or a little later; returns its size in bytes. It is complete and safe,
+/// or not there.
+pub fn write(files: &dyn FileLayer, number: u64, store: &KeyValueStore) -> io::Result<u64> {
+    let kind = Kind::Snapshot;
+    let name = SegmentName { number, kind }.to_string();
+    let temporary = format!("{name}{TEMPORARY}");
+    let written = write_temporary(files, &temporary, store).and_then(|bytes| {
+        publish(files, &temporary, &name)?;
+        Ok(bytes)
+    });
+    if written.is_err() {
+        // It may fill the disk; and if it cannot be removed now, the next start does it.
+        let _ = files.remove(&temporary);
+    }
+    written
+}
+
+/// Gives a finished file its name.
+pub fn publish(files: &dyn FileLayer, temporary: &str, name: &str) -> io::Result<()> {
+    files.rename(temporary, name)?;
+    files.sync_directory()
+}
+
+/// Writes and fsyncs a snapshot under a name that means nothing yet.
+pub fn write_temporary(
+    files: &dyn FileLayer,
+    name: &str,
+    store: &KeyValueStore,
+) -> io::Result<u64> {
+    let salt = random_id() as u32;
+    let file = files.create(name)?;
+    let start = start_of_segment(Kind::Snapshot, salt);
+    file.append(&start)?;
+    let mut output = Output {
+        file: file.as_ref(),
+        salt,
+        bytes: start.len() as u64,
+        synced: 0,
+    };
+    let (mut frame, mut full) = (Frame::default(), Vec::new());
+    for shard in 0..SHARDS {
+        // Copied under the shard's lock, written without it.
+        store.for_each_in_shard(shard, |entry| {
+            if frame.is_full_for(entry.bytes().len()) {
+                full.push(std::mem::take(&mut frame));
+            }
+            frame.push(entry.bytes());
+        });
+        for mut frame in full.drain(..) {
+            output.write(&mut frame)?;
+        }
+        if frame.records_len() >= FRAME_BYTES || (shard == SHARDS - 1 && !frame.is_empty()) {
+            output.write(&mut frame)?;
+            frame.clear(2 * FRAME_BYTES);
+        }
+    }
+    // An empty frame at the end: complete.
+    output.write(&mut Frame::default())?;
+    file.sync()?;
+    Ok(output.bytes)
+}
+
+struct Output<'f> {
+    file: &'f dyn AppendFile,
+    salt: u32,
+    bytes: u64,
+    synced: u64,
+}
+
+impl Output<'_> {
+    fn write(&mut self, frame: &mut Frame) -> io::Result<()> {
+        let bytes = frame.seal(self.salt, self.synced);
+        self.file.append(bytes)?;
+        self.bytes += bytes.len() as u64;
+        if self.bytes - self.synced >= SYNC_BYTES {
+            self.file.sync()?;
+            self.synced = self.bytes;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,378 @@
+//! The log: every change is written here before anybody is told of it.
+//!
+//! **Group commit.** A thread appends while it executes requests, which copies a record into a buffer, and calls
+//! [`WriteAheadLog::commit`] once before its replies leave. Whoever comes first writes everything buffered as one
+//! frame, for all; the others wait and find their position done. So while one `fsync` runs, the next
+//! frame grows, and the more clients there are, the more writes share one (Gray and Reuter, "Transaction
+//! Processing", 1993, section 9.4.2). No thread is handed anything: with one client a write costs no switch of threads.
+//!
+//! A **position** is a count of bytes appended since the start of the process.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use log::{error, info};
+
+use super::FsyncPolicy;
+use super::files::{AppendFile, FileLayer};
+use super::segment::{Frame, Kind, SegmentName, start_of_segment};
+use crate::error::{Error, Result};
+use crate::store::version::random_id;
+
+/// The log of a node. Safe to share between threads.
+///
+/// Locks, in the order in which they may be taken: `syncing`, `file`, `buffer`. Only `syncing` and `file`
+/// are held across I/O.
+///
+/// Invariants:
+/// - `a_record_is_in_the_buffer_or_in_a_frame` until a snapshot holds it: nothing is taken out of the
+///   buffer unless there is a segment to write it to.
+/// - A log holds frames with records only if all lower logs are on the disk as a whole.
+/// - After a failed write or fsync nothing is ever written to or synced from that segment again.
+/// - `written` and `synced` only grow, and `synced <= written`.
+#[derive(Debug)]
+pub struct WriteAheadLog {
+    /// Where the segments are.
+    pub(super) files: Arc<dyn FileLayer>,
+    policy: FsyncPolicy,
+    buffer: Mutex<Buffer>,
+    /// Wakes those who wait for a frame that somebody else writes.
+    frame_done: Condvar,
+    file: Mutex<Current>,
+    /// One fsync at a time: a failure is reported to one caller only, and the next must know.
+    syncing: Mutex<()>,
+    written: AtomicU64,
+    synced: AtomicU64,
+    read_only: AtomicBool,
+    reason: Mutex<String>,
+    /// What happened so far.
+    pub counts: Counts,
+}
+
+/// Counts for `INFO`.
+#[derive(Debug, Default)]
+#[allow(missing_docs)] // The names say it.
+pub struct Counts {
+    /// Bytes of all segments that recovery would read.
+    pub bytes: AtomicU64,
+    pub snapshot_bytes: AtomicU64,
+    pub frames: AtomicU64,
+    pub fsyncs: AtomicU64,
+    pub compactions: AtomicU64,
+    pub is_compacting: AtomicBool,
+    pub last_compaction_failed: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Buffer {
+    frame: Frame,
+    /// Frames before it that were full.
+    full: Vec<Frame>,
+    /// The position behind the last record.
+    end: u64,
+    /// Somebody is writing what was in the buffer.
+    is_writing: bool,
+}
+
+/// The youngest segment; `None` when it cannot be trusted any more.
+#[derive(Debug)]
+struct Current {
+    segment: Option<Segment>,
+    next_number: u64,
+    /// Changes places with the buffer's frame, so that neither is allocated anew.
+    spare: Frame,
+}
+
+/// Where a snapshot cuts the log.
+#[derive(Clone, Copy, Debug)]
+pub struct Cut {
+    /// The snapshot's number. It replaces all segments below; the log after it is the next number.
+    pub snapshot_number: u64,
+    /// Bytes of the segments that it replaces.
+    pub replaced_bytes: u64,
+    /// What was appended up to here is in the map, and so in the snapshot.
+    pub position: u64,
+}
+
+#[derive(Debug)]
+struct Segment {
+    name: SegmentName,
+    file: Arc<dyn AppendFile>,
+    salt: u32,
+    len: u64,
+    synced: u64,
+}
+
+/// Frames are given back to the buffer with at most so much memory.
+const FRAME_BYTES_KEPT: usize = 1024 * 1024;
+
+impl WriteAheadLog {
+    /// Starts a new segment with this number, on top of `bytes` in older ones.
+    pub fn start(
+        files: Arc<dyn FileLayer>,
+        policy: FsyncPolicy,
+        number: u64,
+        bytes: u64,
+    ) -> io::Result<Self> {
+        let segment = Segment::create(files.as_ref(), number)?;
+        let counts = Counts::default();
+        counts.bytes.store(bytes + segment.len, Ordering::Relaxed);
+        Ok(WriteAheadLog {
+            files,
+            policy,
+            buffer: Mutex::default(),
+            frame_done: Condvar::new(),
+            file: Mutex::new(Current {
+                segment: Some(segment),
+                next_number: number + 1,
+                spare: Frame::default(),
+            }),
+            syncing: Mutex::default(),
+            written: AtomicU64::default(),
+            synced: AtomicU64::default(),
+            read_only: AtomicBool::default(),
+            reason: Mutex::default(),
+            counts,
+        })
+    }
+
+    /// Takes a record into the buffer; returns its position. Called under a shard's lock, so it
+    /// never waits for the disk.
+    pub fn append(&self, record: &[u8]) -> u64 {
+        let mut buffer = lock(&self.buffer);
+        if buffer.frame.is_full_for(record.len()) {
+            let full = std::mem::take(&mut buffer.frame);
+            buffer.full.push(full);
+        }
+        buffer.frame.push(record);
+        buffer.end += record.len() as u64;
+        buffer.end
+    }
+
+    /// Returns when everything up to `position` is as safe as the policy promises, or an error when
+    /// it may not be.
+    pub fn commit(&self, position: u64) -> Result<()> {
+        if position <= self.safe() {
+            return Ok(());
+        }
+        let mut buffer = lock(&self.buffer);
+        while buffer.is_writing {
+            buffer = self
+                .frame_done
+                .wait(buffer)
+                .unwrap_or_else(PoisonError::into_inner);
+            if position <= self.safe() {
+                return Ok(());
+            }
+        }
+        if position <= self.safe() {
+            return Ok(());
+        }
+        buffer.is_writing = true;
+        drop(buffer);
+        let result = match self.policy {
+            FsyncPolicy::Always => self.sync(),
+            FsyncPolicy::Everysec | FsyncPolicy::Never => {
+                self.write_out(&mut lock(&self.file)).map(|_| ())
+            }
+        };
+        lock(&self.buffer).is_writing = false;
+        self.frame_done.notify_all();
+        result
+    }
+
+    /// How many bytes were appended and not yet handed to the operating system.
+    pub fn unwritten_bytes(&self, position: u64) -> u64 {
+        position.saturating_sub(self.written.load(Ordering::Acquire))
+    }
+
+    /// The position behind the last record.
+    pub fn end(&self) -> u64 {
+        lock(&self.buffer).end
+    }
+
+    /// Writes everything buffered and returns when it is on the disk, whatever the policy.
+    pub fn sync(&self) -> Result<()> {
+        let _one_at_a_time = lock(&self.syncing);
+        let mut current = lock(&self.file);
+        let segment = self.write_out(&mut current)?;
+        let (file, len) = (Arc::clone(&segment.file), segment.len);
+        let position = self.written.load(Ordering::Acquire);
+        // Others may write meanwhile; what they write is not covered.
+        drop(current);
+        let result = self.sync_file(file.as_ref());
+        let mut current = lock(&self.file);
+        if let Err(error) = result {
+            return Err(self.fail(&mut current, "fsync", &error));
+        }
+        // Only rotation puts another segment there, and it waits for `syncing`.
+        if let Some(segment) = &mut current.segment {
+            segment.synced = len;
+        }
+        self.synced.fetch_max(position, Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// Whether everything up to `position` is on the disk.
+    pub fn is_synced(&self, position: u64) -> bool {
+        position <= self.synced.load(Ordering::Acquire)
+    }
+
+    /// Goes on in a new log; everything before is on the disk.
+    pub fn rotate(&self) -> Result<Cut> {
+        // Most of it beforehand, while others go on writing, so that the pause below is short.
+        self.sync()?;
+        let snapshot_number = self.reserve_numbers();
+        let next = Segment::create(self.files.as_ref(), snapshot_number + 1)?;
+        let _one_at_a_time = lock(&self.syncing);
+        let mut current = lock(&self.file);
+        let segment = self.write_out(&mut current)?;
+        let file = Arc::clone(&segment.file);
+        if let Err(error) = self.sync_file(file.as_ref()) {
+            return Err(self.fail(&mut current, "fsync", &error));
+        }
+        let position = self.written.load(Ordering::Acquire);
+        self.synced.fetch_max(position, Ordering::AcqRel);
+        let replaced_bytes = self.counts.bytes.fetch_add(next.len, Ordering::Relaxed);
+        current.segment = Some(next);
+        Ok(Cut {
+            snapshot_number,
+            replaced_bytes,
+            position,
+        })
+    }
+
+    /// Why the log cannot take anything, if it cannot.
+    pub fn read_only_reason(&self) -> Option<String> {
+        let is_read_only = self.read_only.load(Ordering::Acquire);
+        is_read_only.then(|| lock(&self.reason).clone())
+    }
+
+    /// The first half of healing: gives up what is buffered, which is in the map.
+    pub fn give_up_buffer(&self) -> Cut {
+        let snapshot_number = self.reserve_numbers();
+        let replaced_bytes = self.counts.bytes.load(Ordering::Relaxed);
+        let mut buffer = lock(&self.buffer);
+        buffer.full.clear();
+        buffer.frame.clear(FRAME_BYTES_KEPT);
+        Cut {
+            snapshot_number,
+            replaced_bytes,
+            position: buffer.end,
+        }
+    }
+
+    /// The second half: with the map safe in the snapshot, goes on in a new log.
+    pub fn heal(&self, cut: Cut) -> io::Result<()> {
+        let segment = Segment::create(self.files.as_ref(), cut.snapshot_number + 1)?;
+        let mut current = lock(&self.file);
+        self.counts.bytes.fetch_add(segment.len, Ordering::Relaxed);
+        current.segment = Some(segment);
+        self.written.fetch_max(cut.position, Ordering::AcqRel);
+        self.synced.fetch_max(cut.position, Ordering::AcqRel);
+        self.read_only.store(false, Ordering::Release);
+        info!("the disk takes writes again: read-only no more");
+        Ok(())
+    }
+
+    /// Why nothing can be written, as an error.
+    fn refusal(&self) -> Error {
+        Error::Fatal(lock(&self.reason).clone())
+    }
+
+    fn safe(&self) -> u64 {
+        let safe = match self.policy {
+            FsyncPolicy::Always => &self.synced,
+            FsyncPolicy::Everysec | FsyncPolicy::Never => &self.written,
+        };
+        safe.load(Ordering::Acquire)
+    }
+
+    /// Writes everything buffered to the current segment, and returns it.
+    fn write_out<'c>(&self, current: &'c mut Current) -> Result<&'c mut Segment> {
+        // Looked at before the buffer is taken: what cannot be written stays where it is.
+        if current.segment.is_none() {
+            return Err(self.refusal());
+        }
+        let mut buffer = lock(&self.buffer);
+        let mut frames = std::mem::take(&mut buffer.full);
+        std::mem::swap(&mut buffer.frame, &mut current.spare);
+        let end = buffer.end;
+        drop(buffer);
+        let mut result = Ok(());
+        if let Some(segment) = &mut current.segment {
+            let frames = frames.iter_mut().chain([&mut current.spare]);
+            result = frames
+                .filter(|frame| !frame.is_empty())
+                .try_for_each(|frame| segment.append(frame, &self.counts));
+        }
+        current.spare.clear(FRAME_BYTES_KEPT);
+        if let Err(error) = result {
+            return Err(self.fail(current, "write", &error));
+        }
+        self.written.fetch_max(end, Ordering::AcqRel);
+        current.segment.as_mut().ok_or_else(|| self.refusal())
+    }
+
+    /// The caller holds `syncing`.
+    fn sync_file(&self, file: &dyn AppendFile) -> io::Result<()> {
+        self.counts.fsyncs.fetch_add(1, Ordering::Relaxed);
+        file.sync()
+    }
+
+    /// From here on nothing is written until the node has healed.
+    fn fail(&self, current: &mut Current, what: &str, error: &io::Error) -> Error {
+        if let Some(segment) = current.segment.take() {
+            let reason = format!("cannot {what} {}: {error}", segment.name);
+            error!("{reason}; read-only until a snapshot into new files succeeds");
+            *lock(&self.reason) = reason;
+            self.read_only.store(true, Ordering::Release);
+        }
+        self.refusal()
+    }
+
+    /// Two numbers above all that are used: for a snapshot and the log after it.
+    fn reserve_numbers(&self) -> u64 {
+        let mut current = lock(&self.file);
+        let number = current.next_number;
+        current.next_number += 2;
+        number
+    }
+}
+
+impl Segment {
+    fn append(&mut self, frame: &mut Frame, counts: &Counts) -> io::Result<()> {
+        let bytes = frame.seal(self.salt, self.synced);
+        self.file.append(bytes)?;
+        self.len += bytes.len() as u64;
+        counts.frames.fetch_add(1, Ordering::Relaxed);
+        let len = bytes.len() as u64;
+        counts.bytes.fetch_add(len, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// A new log on the disk, with nothing in it. Its name is safe before the first frame is let in.
+    fn create(files: &dyn FileLayer, number: u64) -> io::Result<Self> {
+        let kind = Kind::Log;
+        let (name, salt) = (SegmentName { number, kind }, random_id() as u32);
+        let file = files.create(&name.to_string())?;
+        let start = start_of_segment(kind, salt);
+        file.append(&start)?;
+        file.sync()?;
+        files.sync_directory()?;
+        let len = start.len() as u64;
+        Ok(Segment {
+            name,
+            file,
+            salt,
+            len,
+            synced: len,
+        })
+    }
+}
+
+/// A panic ends the process, so nobody meets a lock that a panicking thread left behind.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
