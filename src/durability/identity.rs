@@ -8,7 +8,7 @@
 //! id 00c0ffee00c0ffee                          16 hex digits
 //! member 0123456789abcdef 192.0.2.7:8080       another node of the cluster and its address; any number of lines
 //! banned fedcba9876543210                      a node that was forgotten for good; any number of lines
-//! crc32 73d8acbd                               of all bytes before this line
+//! crc32 159ae83f                               of all bytes before this line
 //! ```
 
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn the_worked_example_is_true() {
         let text = "kvstore node 1\nid 00c0ffee00c0ffee\nmember 0123456789abcdef 192.0.2.7:8080\n\
-                    banned fedcba9876543210\ncrc32 73d8acbd\n";
+                    banned fedcba9876543210\ncrc32 159ae83f\n";
         assert_eq!(example().encode(), text);
         assert_eq!(NodeFile::decode(text).expect("decodes"), example());
     }

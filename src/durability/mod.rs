@@ -262,6 +262,4 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 #[cfg(test)]
 mod disk_model;
 #[cfg(test)]
-mod disk_model;
-#[cfg(test)]
 mod tests;

@@ -12,7 +12,7 @@
 //! that has frames, and no good frame behind it names a `synced` beyond it. Then the log ends before it. Otherwise it is
 //! *damage*: refuse, and name the place and the way out.
 
-use std::io::Read;
+use std::io::{BufReader, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -139,7 +139,11 @@ fn list(
         let salt = match read_header(name.kind, &start) {
             Ok(Header::Salt(salt)) => Some(salt),
             // Only a log is there before it is complete, and then there is nothing in it.
-            Ok(Header::Unfinished) if name.kind == Kind::Log && len <= Kind::Log.start_bytes() => {
+            Ok(Header::Unfinished)
+                if name.kind == Kind::Log
+                    && (len <= Kind::Log.start_bytes()
+                        || is_zero(files, name, Kind::Log.header_bytes())?) =>
+            {
                 None
             }
             Err(Error::Fatal(message)) => return Err(Error::Fatal(format!("{name} {message}"))),
@@ -164,6 +168,17 @@ fn list(
         }
     }
     Ok((segments, obsolete))
+}
+
+/// Whether a file has only zeros from `offset` on.
+fn is_zero(files: &dyn FileLayer, name: SegmentName, offset: u64) -> Result<bool> {
+    let (input, _) = files.read(&name.to_string(), offset)?;
+    for byte in BufReader::new(input).bytes() {
+        if byte? != 0 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn damage(name: SegmentName, offset: u64, reason: &str) -> Error {
@@ -306,7 +321,7 @@ fn verdict(segment: &Segment, bad: &BadPlace, rest: &[u8], may_be_torn: bool) ->
     // all others look torn.
     let first_frame_len = rest.get(4..8);
     if bad.offset == segment.name.kind.header_bytes()
-        && rest.len() > FRAME_HEADER_BYTES
+        && rest.iter().skip(FRAME_HEADER_BYTES).any(|byte| *byte != 0)
         && first_frame_len == Some(&[0; 4])
     {
         return damage("the checksum of its start does not match");

@@ -24,8 +24,8 @@
 //!
 //! ```text
 //! 00  4b 56 4c 4f 47 31 0a | 01 00 00 00 | 01 00 17 5a                          header
-//! 0f  b1 fd 8e 85 | 00 00 00 00 | 00 00 00 00 00 00 00 00                       first frame
-//! 1f  03 5d 1d 50 | 21 00 00 00 | 1f 00 00 00 00 00 00 00                       33 bytes; the 31 before are on disk
+//! 0f  79 db 7e c2 | 00 00 00 00 | 00 00 00 00 00 00 00 00                       first frame
+//! 1f  ef ef 97 06 | 21 00 00 00 | 1f 00 00 00 00 00 00 00                       33 bytes; the 31 before are on disk
 //! 2f  01 00 00 00 92 01 00 00 a1 00 00 00 00 00 00 00 04 00 00 00 05 00 00 00   record
 //! 47  6e 61 6d 65 44 79 6c 61 6e
 //! ```
@@ -121,21 +121,26 @@ pub fn start_of_segment(kind: Kind, salt: u32) -> Vec<u8> {
 pub enum Header {
     /// Its salt.
     Salt(u32),
-    /// Too short, or only zeros: the power went while it was created, before any frame was let in.
+    /// Too short, or zeros from somewhere in it: the power went while it was created.
     Unfinished,
 }
 
 /// Reads the header in the first [`Kind::start_bytes`] bytes of a segment, or in all there are.
 pub fn read_header(kind: Kind, bytes: &[u8]) -> Result<Header> {
     let magic = kind.magic();
-    if (bytes.len() as u64) < kind.header_bytes() || bytes.iter().all(|byte| *byte == 0) {
+    let written = bytes
+        .iter()
+        .rposition(|byte| *byte != 0)
+        .map_or(0, |at| at + 1);
+    let is_short = (bytes.len() as u64) < kind.header_bytes();
+    if is_short || magic.starts_with(&bytes[..written]) {
         return Ok(Header::Unfinished);
     }
     let (found, numbers) = bytes.split_at(magic.len());
-    if found != magic {
+    let version = u32_at(numbers, 0);
+    if found != magic || version == 0 {
         return Err(Error::Corrupt("does not start as a segment does".into()));
     }
-    let version = u32_at(numbers, 0);
     if version > FORMAT_VERSION {
         return Err(Error::Fatal(format!(
             "has format version {version}, and this program knows versions up to {FORMAT_VERSION}; \
@@ -333,4 +338,77 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     let mut array = [0; 8];
     array.copy_from_slice(&bytes[at..at + 8]);
     u64::from_le_bytes(array)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::record::Entry;
+    use crate::store::version::Version;
+
+    #[test]
+    fn the_worked_example_is_true() {
+        let bytes = EXAMPLE
+            .split_whitespace()
+            .filter(|word| word.len() == 2)
+            .map(|word| u8::from_str_radix(word, 16).unwrap());
+        let record = Record {
+            version: Version {
+                time: 0x0192_0000_0001,
+                origin: 0xA1,
+            },
+            key: b"name",
+            value: Some(b"Dylan"),
+        };
+        let mut written = start_of_segment(Kind::Log, 0x5A17_0001);
+        let mut frame = Frame::default();
+        frame.push(Entry::new(&record).bytes());
+        written.extend_from_slice(frame.seal(0x5A17_0001, 31));
+        assert_eq!(written, bytes.collect::<Vec<u8>>());
+    }
+
+    /// As in the documentation above, without the offsets.
+    const EXAMPLE: &str = "
+        4b 56 4c 4f 47 31 0a | 01 00 00 00 | 01 00 17 5a
+        79 db 7e c2 | 00 00 00 00 | 00 00 00 00 00 00 00 00
+        ef ef 97 06 | 21 00 00 00 | 1f 00 00 00 00 00 00 00
+        01 00 00 00 92 01 00 00 a1 00 00 00 00 00 00 00 04 00 00 00 05 00 00 00
+        6e 61 6d 65 44 79 6c 61 6e";
+
+    #[test]
+    fn names_are_read_as_they_are_written() {
+        for number in [0, 1, 9_999_999_999, 10_000_000_000, u64::MAX] {
+            for kind in [Kind::Log, Kind::Snapshot] {
+                let name = SegmentName { number, kind };
+                assert_eq!(SegmentName::parse(&name.to_string()), Some(name));
+            }
+        }
+        for other in [
+            "1.log",
+            "0000000001.log.damaged",
+            "0000000001.snapshot.tmp",
+            "x.log",
+            "node",
+            ".log",
+            "+000000001.log",
+        ] {
+            assert_eq!(SegmentName::parse(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn values_made_to_look_like_frames_do_not_make_the_search_endless() {
+        // Each 40 bytes: a frame header and a record whose value goes on to the end.
+        let mut bytes = Vec::new();
+        let total = 200_000;
+        while bytes.len() < total {
+            let left = (total - bytes.len()) as u32;
+            bytes.extend_from_slice(&[0; 4]);
+            bytes.extend_from_slice(&left.saturating_sub(16).to_le_bytes());
+            bytes.extend_from_slice(&[0; 8 + 16]);
+            bytes.extend_from_slice(&1u32.to_le_bytes());
+            bytes.extend_from_slice(&left.saturating_sub(41).to_le_bytes());
+        }
+        assert_eq!(find_frames(&bytes, 1), None);
+    }
 }
