@@ -288,7 +288,7 @@ pub struct Found<'a> {
 }
 
 /// Finds the good frames with records in `bytes`, wherever they start. `None` if that took too
-/// much work: it stops when it has looked at [`SEARCH_FACTOR`] times as much as there is, which only
+/// much work: it stops when it has looked at 64 times as much as there is, which only
 /// happens with values made to look like frames.
 pub fn find_frames(bytes: &[u8], salt: u32) -> Option<Vec<Found<'_>>> {
     let (mut found, mut start, mut checked) = (Vec::new(), 0, 0);
