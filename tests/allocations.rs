@@ -9,7 +9,8 @@ use kvstore::server::execute::{Session, execute};
 #[test]
 fn a_get_allocates_nothing() {
     let node = Node::new(Configuration::default());
-    node.put(b"key", &[b'v'; 1_000], &mut Batch::default());
+    node.put(b"key", &[b'v'; 1_000], &mut Batch::default())
+        .unwrap();
     let address = "127.0.0.1:1".parse().unwrap();
     let mut session = Session::new(1, address, true);
     let (limits, mut parser, mut lines) = (
@@ -44,8 +45,9 @@ fn a_get_allocates_nothing() {
 fn a_put_of_the_same_length_allocates_nothing_and_another_once() {
     let node = Node::new(Configuration::default());
     let mut batch = Batch::default();
-    node.put(b"key", b"value1", &mut batch);
-    let same = allocation_counter::measure(|| node.put(b"key", b"value2", &mut batch));
-    let longer = allocation_counter::measure(|| node.put(b"key", b"a longer value", &mut batch));
+    node.put(b"key", b"value1", &mut batch).unwrap();
+    let same = allocation_counter::measure(|| node.put(b"key", b"value2", &mut batch).unwrap());
+    let longer =
+        allocation_counter::measure(|| node.put(b"key", b"a longer value", &mut batch).unwrap());
     assert_eq!((same.count_total, longer.count_total), (0, 1));
 }
