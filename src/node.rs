@@ -34,6 +34,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::config::Configuration;
 use crate::durability::Durability;
+use crate::durability::write_ahead_log::WriteAheadLog;
 use crate::error::{Error, Result};
 use crate::metrics::{self, Metrics};
 use crate::store::digest::SHARDS;
@@ -90,7 +91,7 @@ impl Node {
             return Ok(Node::new(configuration));
         };
         let store = Arc::new(KeyValueStore::new());
-        let (durability, node_file) = Durability::open(
+        let durability = Durability::open(
             directory,
             configuration.fsync,
             configuration.salvage,
@@ -99,12 +100,12 @@ impl Node {
         )?;
         let clock = HybridClock::default();
         clock.observe(durability.recovered.time_max);
-        if node_file.members.is_empty() {
+        if durability.node_file.members.is_empty() {
             // They were needed while records came in any order. Nobody else can bring an older value back.
             store.drop_all_tombstones();
         }
         Ok(Node {
-            node_id: node_file.node_id,
+            node_id: durability.node_file.node_id,
             store,
             durability: Some(durability),
             clock,
@@ -149,11 +150,15 @@ impl Node {
         self.durability.as_ref()
     }
 
+    fn log(&self) -> Option<&WriteAheadLog> {
+        let durability = self.durability.as_ref();
+        durability.map(|durability| durability.log.as_ref())
+    }
+
     /// Refuses while the disk fails. Asked once before a request changes anything; what it changes then is
     /// settled by [`Node::commit`], as a whole.
     pub fn check_writable(&self) -> Result<()> {
-        let log = self.durability.as_ref().map(|durability| &durability.log);
-        match log.and_then(|log| log.read_only_reason()) {
+        match self.log().and_then(WriteAheadLog::read_only_reason) {
             None => Ok(()),
             Some(reason) => Err(read_only(&reason, "not stored")),
         }
@@ -226,6 +231,13 @@ impl Node {
         next
     }
 
+    /// How many keys have a value, for a reply that shows it.
+    pub fn key_count(&self, batch: &mut Batch) -> usize {
+        let keys = self.store.size().keys;
+        batch.touched(self.log().map_or(0, WriteAheadLog::end));
+        keys
+    }
+
     /// How much is stored.
     pub fn size(&self) -> Size {
         self.store.size()
@@ -242,13 +254,18 @@ impl Node {
         let Batch {
             position, wrote, ..
         } = std::mem::take(batch);
-        match self.durability.as_ref().map(|it| it.log.commit(position)) {
+        match self.log().map(|log| log.commit(position)) {
             Some(Err(reason)) if wrote => Err(read_only(&reason, "outcome unknown")),
             _ => Ok(()),
         }
     }
 
-    /// Brings everything to the disk, as a gentle stop does; at most `shutdown_timeout`.
+    /// Returns when everything this node shows is on the disk, whatever the policy.
+    pub fn sync(&self) -> Result<()> {
+        self.log().map_or(Ok(()), WriteAheadLog::sync)
+    }
+
+    /// [`Node::sync`] for a gentle stop: waits at most `shutdown_timeout`.
     pub fn close(self: &Arc<Self>) -> Result<()> {
         let timeout = self.configuration.limits.shutdown_timeout;
         let (node, (done, result)) = (Arc::clone(self), bounded(1));
@@ -256,8 +273,7 @@ impl Node {
         thread::Builder::new()
             .name("shutdown".into())
             .spawn(move || {
-                let log = node.durability.as_ref().map(|durability| &durability.log);
-                let _ = done.send(log.map_or(Ok(()), |log| log.sync()));
+                let _ = done.send(node.sync());
             })?;
         result.recv_timeout(timeout).unwrap_or_else(|_| {
             let message = format!("the disk took longer than {timeout:?} for the last fsync");
@@ -302,7 +318,7 @@ impl Node {
 
     /// What every change is handed to under its shard's lock.
     fn journal(&self) -> impl FnOnce(&[u8]) -> u64 {
-        let log = self.durability.as_ref().map(|durability| &durability.log);
+        let log = self.log();
         move |record| log.map_or(0, |log| log.append(record))
     }
 
@@ -311,12 +327,10 @@ impl Node {
     fn wrote(&self, position: u64, batch: &mut Batch) {
         batch.touched(position);
         batch.wrote = true;
-        if let Some(durability) = &self.durability {
-            let log = &durability.log;
-            if log.unwritten_bytes(position) > self.configuration.limits.log_buffer_bytes_max {
-                // If it fails, so does the commit of this batch.
-                let _ = log.commit(position);
-            }
+        let max = self.configuration.limits.log_buffer_bytes_max;
+        if let Some(log) = self.log().filter(|log| log.unwritten_bytes(position) > max) {
+            // If it fails, so does the commit of this batch.
+            let _ = log.commit(position);
         }
     }
 }

@@ -12,6 +12,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use kvstore::config::Configuration;
+use kvstore::durability::FsyncPolicy;
+use kvstore::node::{Batch, Node};
+
 use common::{SOON, Server, binary, poll, resp};
 use tempfile::TempDir;
 
@@ -128,6 +132,42 @@ fn everysec_syncs_within_a_second_or_so() {
     assert_eq!(field(&server, "log_fsyncs"), "1");
 }
 
+#[test]
+fn a_read_waits_for_the_write_it_shows_and_for_no_other() {
+    let directory = TempDir::new().unwrap();
+    let node = Node::open(Configuration {
+        data_dir: Some(directory.path().into()),
+        fsync: FsyncPolicy::Always,
+        ..Configuration::default()
+    })
+    .unwrap();
+    let is_written = || {
+        let log = fs::read(directory.path().join("0000000001.log")).unwrap();
+        log.windows(6).any(|bytes| bytes == b"secret")
+    };
+    let (mut writer, mut reader) = (Batch::default(), Batch::default());
+    node.put(b"key", b"secret", &mut writer).unwrap();
+    node.get(b"another shard's key", &mut reader, |_| ());
+    node.commit(&mut reader).unwrap();
+    assert!(!is_written(), "nobody was told yet");
+    let value = node.get(b"key", &mut reader, |value| value.map(<[u8]>::to_vec));
+    assert_eq!(value.as_deref(), Some(&b"secret"[..]));
+    node.commit(&mut reader).unwrap();
+    assert!(is_written(), "a reader may be told now, so it is safe");
+}
+
+#[test]
+fn every_option_is_a_variable_too() {
+    let directory = TempDir::new().unwrap();
+    let variables = [
+        ("KVSTORE_DATA_DIR", directory.path().to_str().unwrap()),
+        ("KVSTORE_FSYNC", "never"),
+        ("KVSTORE_SALVAGE", "0"),
+    ];
+    let server = Server::start_on(0, &[], &variables);
+    assert_eq!(field(&server, "fsync_policy"), "never");
+}
+
 // ---- Refusals: exit 1, a reason, and nothing touched ----
 
 #[test]
@@ -234,6 +274,13 @@ struct Knowledge {
     next: u64,
 }
 
+impl Knowledge {
+    fn has_seen(&mut self, number: u64) {
+        let known = self.known.entry(number % KEYS).or_default();
+        *known = number.max(*known);
+    }
+}
+
 const KEYS: u64 = 40;
 const CLIENTS: u64 = 4;
 
@@ -283,10 +330,39 @@ fn write_until_killed(port: u16, client: u64, padding: usize, knowledge: &mut Kn
                     (true, false) => format!("{client}:{number}:"),
                 };
                 assert!(line.starts_with(&expected), "{expected}: {line}");
-                knowledge.known.insert(number % KEYS, number);
+                knowledge.has_seen(number);
             }
         }
     }
+}
+
+/// Reads what others write, perhaps before they are told that it is stored: clients and numbers seen.
+fn read_until_killed(port: u16) -> Vec<(u64, u64)> {
+    let mut seen = Vec::new();
+    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else {
+        return seen;
+    };
+    let mut replies = BufReader::new(stream.try_clone().unwrap());
+    for key in (0..KEYS).cycle() {
+        for client in 0..CLIENTS {
+            if stream
+                .write_all(format!("GET {client}:{key}\n").as_bytes())
+                .is_err()
+            {
+                return seen;
+            }
+            let mut line = String::new();
+            match replies.read_line(&mut line) {
+                Ok(len) if len > 0 && line.ends_with('\n') => {}
+                _ => return seen,
+            }
+            if let Some(rest) = line.strip_prefix(&format!("{client}:")) {
+                let number = rest.split(':').next().expect("a number");
+                seen.push((client, number.parse().expect("a number")));
+            }
+        }
+    }
+    seen
 }
 
 /// After a restart every key shows its last known write or a later one.
@@ -339,9 +415,13 @@ fn kill_under_load(policy: &str, rounds: u32, longest: Duration) {
             for (client, knowledge) in (0..).zip(&mut knowledge) {
                 scope.spawn(move || write_until_killed(port, client, padding, knowledge));
             }
+            let reader = scope.spawn(move || read_until_killed(port));
             thread::sleep(time);
             server.kill();
-        });
+            reader.join().expect("the reader")
+        })
+        .into_iter()
+        .for_each(|(client, number)| knowledge[client as usize].has_seen(number));
     }
     let acknowledged: u64 = knowledge.iter().flat_map(|k| k.known.values()).sum();
     assert!(

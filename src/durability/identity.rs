@@ -13,7 +13,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{self, Path};
 
 use super::crc32::crc32;
 use super::files::FileLayer;
@@ -118,16 +118,14 @@ pub fn take_directory(directory: &Path) -> Result<File> {
             directory.display()
         ))
     };
-    let is_new = !directory.exists();
+    let absolute = path::absolute(directory).map_err(failed)?;
+    let missing = absolute.ancestors().take_while(|path| !path.exists());
+    let parents: Vec<&Path> = missing.filter_map(Path::parent).collect();
     fs::create_dir_all(directory).map_err(failed)?;
-    if let Some(parent) = directory
-        .parent()
-        .filter(|parent| is_new && parent.is_dir())
-    {
-        // Its name must survive a power loss as well.
-        File::open(parent)
-            .and_then(|parent| parent.sync_all())
-            .map_err(failed)?;
+    for parent in parents {
+        // New names must survive a power loss as well.
+        let synced = File::open(parent).and_then(|parent| parent.sync_all());
+        synced.map_err(failed)?;
     }
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);

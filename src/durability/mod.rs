@@ -94,6 +94,8 @@ pub struct Durability {
     pub log: Arc<WriteAheadLog>,
     /// What recovery found at the start.
     pub recovered: Recovered,
+    /// Who this node was at the start; a directory without a `node` file got a new id.
+    pub node_file: NodeFile,
     files: Arc<dyn FileLayer>,
     /// Held while this exists; the threads end when it is gone.
     _stop: Sender<()>,
@@ -101,15 +103,14 @@ pub struct Durability {
 }
 
 impl Durability {
-    /// Takes a data directory, merges what it holds into `store` and starts to log. Also returns who this node
-    /// is; a directory without a `node` file gets a new id.
+    /// Takes a data directory, merges what it holds into `store` and starts to log.
     pub fn open(
         directory: &Path,
         policy: FsyncPolicy,
         salvage: bool,
         limits: &Limits,
         store: &Arc<KeyValueStore>,
-    ) -> Result<(Self, NodeFile)> {
+    ) -> Result<Self> {
         let lock = identity::take_directory(directory)?;
         let files = Arc::new(DiskFiles {
             directory: directory.into(),
@@ -130,14 +131,14 @@ impl Durability {
             retry_pause: limits.disk_retry_pause,
         };
         spawn("compaction", move || compactor.run(&stopped))?;
-        let durability = Durability {
+        Ok(Durability {
             log,
             recovered,
+            node_file,
             files,
             _stop: stop,
             _lock: lock,
-        };
-        Ok((durability, node_file))
+        })
     }
 
     /// Stores who this node and its cluster are; safe when this returns.
@@ -204,7 +205,7 @@ fn passed(time: Duration, stopped: &Receiver<()>) -> bool {
 /// The thread `log-sync`.
 fn fsync_regularly(log: &WriteAheadLog, interval: Duration, stopped: &Receiver<()>) {
     while passed(interval, stopped) {
-        if log.read_only_reason().is_none() && !log.is_synced(log.end()) {
+        if log.read_only_reason().is_none() {
             // A failure is logged where it happens, and makes the node read-only.
             let _ = log.sync();
         }

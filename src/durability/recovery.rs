@@ -213,12 +213,17 @@ fn read_segment(
     let threads = threads.min(1 + (segment.len / BATCH_BYTES as u64) as usize);
     let results: Vec<Result<(u64, u64)>> = thread::scope(|scope| {
         let workers: Vec<_> = (1..threads)
-            .map(|_| scope.spawn(|| merge_batches(&reader, store, segment.name, progress)))
+            .map(|_| {
+                let builder = thread::Builder::new().name("recovery".into());
+                builder.spawn_scoped(scope, || {
+                    merge_batches(&reader, store, segment.name, progress)
+                })
+            })
             .collect();
         let own = merge_batches(&reader, store, segment.name, progress);
         let others = workers.into_iter().map(|worker| {
             let lost = |_| Err(Error::Fatal("a thread of the recovery panicked".into()));
-            worker.join().unwrap_or_else(lost)
+            worker?.join().unwrap_or_else(lost)
         });
         others.chain([own]).collect()
     });

@@ -192,8 +192,12 @@ impl WriteAheadLog {
         lock(&self.buffer).end
     }
 
-    /// Writes everything buffered and returns when it is on the disk, whatever the policy.
+    /// Writes everything buffered and returns when all that was appended is on the disk, whatever the
+    /// policy.
     pub fn sync(&self) -> Result<()> {
+        if self.is_synced(self.end()) {
+            return Ok(());
+        }
         let _one_at_a_time = lock(&self.syncing);
         let mut current = lock(&self.file);
         let segment = self.write_out(&mut current)?;

@@ -120,7 +120,7 @@ pub fn execute<R: Reply>(
             let found = node.get(key, batch, |value| value.is_some());
             reply.simple(if found { "string" } else { "none" });
         }
-        Command::DbSize => reply.integer(node.size().keys as i64),
+        Command::DbSize => reply.integer(node.key_count(batch) as i64),
         Command::Scan {
             cursor,
             pattern,
