@@ -118,9 +118,13 @@ pub struct Limits {
     /// Compaction starts when log and snapshot together exceed this and twice the live data: below it a
     /// start takes less than a second, and a snapshot would be a waste.
     pub compaction_bytes_min: u64,
+    /// Longest wait for a server that is ending to let go of the data directory, as after `kill -9` and an
+    /// immediate restart. Then: refused.
+    pub lock_timeout: Duration,
     /// Pause between two fsyncs with `everysec`.
     pub fsync_interval: Duration,
-    /// Pause between two attempts to write a snapshot while the disk fails; each may write all there is.
+    /// Pause between two attempts to write a snapshot while the disk fails, since each may write all there
+    /// is; 60 times as long when only compaction fails.
     pub disk_retry_pause: Duration,
     /// Longest wait for `SHUTDOWN` to settle what is under way. Then the process ends all the same.
     pub shutdown_timeout: Duration,
@@ -152,6 +156,7 @@ impl Default for Limits {
             accept_pause: (Duration::from_millis(10), Duration::from_millis(100)),
             log_buffer_bytes_max: 64 * 1024 * 1024,
             compaction_bytes_min: 64 * 1024 * 1024,
+            lock_timeout: Duration::from_secs(1),
             fsync_interval: Duration::from_secs(1),
             disk_retry_pause: Duration::from_secs(1),
             shutdown_timeout: Duration::from_secs(5),

@@ -113,7 +113,7 @@ impl Node {
         })
     }
 
-    /// A node in memory, with an empty store.
+    /// A node in memory, with an empty store, wherever the configuration keeps data.
     pub fn new(configuration: Configuration) -> Self {
         Node {
             configuration,

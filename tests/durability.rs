@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use kvstore::config::Configuration;
+use kvstore::config::{Configuration, Limits};
 use kvstore::durability::FsyncPolicy;
 use kvstore::node::{Batch, Node};
 
@@ -154,6 +154,27 @@ fn a_read_waits_for_the_write_it_shows_and_for_no_other() {
     assert_eq!(value.as_deref(), Some(&b"secret"[..]));
     node.commit(&mut reader).unwrap();
     assert!(is_written(), "a reader may be told now, so it is safe");
+}
+
+#[test]
+fn a_request_of_many_writes_is_written_out_while_it_is_executed() {
+    let directory = TempDir::new().unwrap();
+    let node = Node::open(Configuration {
+        data_dir: Some(directory.path().into()),
+        limits: Limits {
+            log_buffer_bytes_max: 10_000,
+            ..Limits::default()
+        },
+        ..Configuration::default()
+    })
+    .unwrap();
+    let value = [b'v'; 1_000];
+    let pairs = (0..100).map(|_| (&b"key"[..], &value[..]));
+    node.put_all(pairs, &mut Batch::default()).unwrap();
+    assert!(
+        disk_bytes(directory.path()) > 90_000,
+        "all but the last ten, and nothing committed"
+    );
 }
 
 #[test]

@@ -14,6 +14,8 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read};
 use std::path::{self, Path};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::crc32::crc32;
 use super::files::FileLayer;
@@ -109,9 +111,9 @@ fn bad(reason: &str) -> Error {
     ))
 }
 
-/// Makes the directory if it is missing and takes it for this process. The lock ends with the
-/// returned file, also when the process is killed.
-pub fn take_directory(directory: &Path) -> Result<File> {
+/// Makes the directory if it is missing and takes it for this process, waiting at most `timeout` for another to
+/// end. The lock ends with the returned file, also when the process is killed.
+pub fn take_directory(directory: &Path, timeout: Duration) -> Result<File> {
     let failed = |error: io::Error| {
         Error::Fatal(format!(
             "cannot use the data directory {}: {error}; choose another with --data-dir DIR, or make it writable",
@@ -130,15 +132,24 @@ pub fn take_directory(directory: &Path) -> Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
     let lock = options.open(directory.join("lock")).map_err(failed)?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::Error(error)) => Err(failed(error)),
-        Err(TryLockError::WouldBlock) => Err(Error::Fatal(format!(
-            "the data directory {} is used by another server; stop that, or choose another with --data-dir DIR",
-            directory.display()
-        ))),
+    let start = Instant::now();
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(lock),
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+            Err(TryLockError::WouldBlock) if start.elapsed() < timeout => thread::sleep(LOCK_PAUSE),
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::Fatal(format!(
+                    "the data directory {} is used by another server; stop that, or choose another with --data-dir DIR",
+                    directory.display()
+                )));
+            }
+        }
     }
 }
+
+/// Between two attempts to take the lock.
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 #[cfg(test)]
 mod tests {

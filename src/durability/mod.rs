@@ -111,7 +111,7 @@ impl Durability {
         limits: &Limits,
         store: &Arc<KeyValueStore>,
     ) -> Result<Self> {
-        let lock = identity::take_directory(directory)?;
+        let lock = identity::take_directory(directory, limits.lock_timeout)?;
         let files = Arc::new(DiskFiles {
             directory: directory.into(),
         });
@@ -224,8 +224,10 @@ impl Compactor {
     fn run(&self, stopped: &Receiver<()>) {
         let mut failed: Option<Instant> = None;
         while passed(LOOK_INTERVAL, stopped) {
-            let is_pausing = failed.is_some_and(|when| when.elapsed() < self.retry_pause);
             let is_read_only = self.log.read_only_reason().is_some();
+            // Nobody waits for a compaction, and each attempt leaves a small log behind.
+            let pause = self.retry_pause * if is_read_only { 1 } else { 60 };
+            let is_pausing = failed.is_some_and(|when| when.elapsed() < pause);
             if is_pausing || !(is_read_only || self.is_log_long()) {
                 continue;
             }
@@ -244,7 +246,6 @@ impl Compactor {
             if let Err(error) = result
                 && failed.is_none()
             {
-                let pause = self.retry_pause;
                 warn!("cannot write a snapshot: {error}; trying again every {pause:?}");
             }
             failed = is_error.then(Instant::now);

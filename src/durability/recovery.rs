@@ -13,7 +13,6 @@
 //! *damage*: refuse, and name the place and the way out.
 
 use std::io::{BufReader, Read};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -67,7 +66,6 @@ pub fn recover(files: &dyn FileLayer, store: &KeyValueStore, salvage: bool) -> R
     let start = Instant::now();
     let mut recovered = Recovered::default();
     let (segments, obsolete) = list(files, salvage, &mut recovered)?;
-    let progress = Progress::new(segments.iter().map(|segment| segment.len).sum());
     // The last log with frames may be torn: frames enter a log only when all before it is on the disk.
     let has_frames = |segment: &&Segment| {
         segment.name.kind == Kind::Log && segment.len > Kind::Log.start_bytes()
@@ -78,7 +76,7 @@ pub fn recover(files: &dyn FileLayer, store: &KeyValueStore, salvage: bool) -> R
         let name = segment.name;
         let may_be_torn = name.kind == Kind::Log && last.is_none_or(|last| name >= last);
         let mut len = segment.len;
-        if let Some(bad) = read_segment(files, segment, store, &progress, &mut recovered)? {
+        if let Some(bad) = read_segment(files, segment, store, &mut recovered)? {
             len = bad.offset;
             let rest = read_rest(files, segment, &bad)?;
             match verdict(segment, &bad, &rest, may_be_torn) {
@@ -194,7 +192,6 @@ fn read_segment(
     files: &dyn FileLayer,
     segment: &Segment,
     store: &KeyValueStore,
-    progress: &Progress,
     recovered: &mut Recovered,
 ) -> Result<Option<BadPlace>> {
     let Some(salt) = segment.salt else {
@@ -204,9 +201,10 @@ fn read_segment(
     let (input, _) = files.read(&segment.name.to_string(), offset)?;
     let reader = Mutex::new(SegmentReader {
         frames: FrameReader::new(input, salt, offset, segment.len),
-        kind: segment.name.kind,
+        segment,
         end: None,
         is_first: true,
+        reported: Instant::now(),
     });
     let threads = thread::available_parallelism().map_or(1, usize::from);
     // A small segment is read before a second thread has started.
@@ -215,12 +213,10 @@ fn read_segment(
         let workers: Vec<_> = (1..threads)
             .map(|_| {
                 let builder = thread::Builder::new().name("recovery".into());
-                builder.spawn_scoped(scope, || {
-                    merge_batches(&reader, store, segment.name, progress)
-                })
+                builder.spawn_scoped(scope, || merge_batches(&reader, store, segment.name))
             })
             .collect();
-        let own = merge_batches(&reader, store, segment.name, progress);
+        let own = merge_batches(&reader, store, segment.name);
         let others = workers.into_iter().map(|worker| {
             let lost = |_| Err(Error::Fatal("a thread of the recovery panicked".into()));
             worker?.join().unwrap_or_else(lost)
@@ -239,23 +235,31 @@ fn read_segment(
 /// Records are merged in batches of so many bytes, or one frame.
 const BATCH_BYTES: usize = 256 * 1024;
 
-struct SegmentReader {
+struct SegmentReader<'s> {
     frames: FrameReader,
-    kind: Kind,
+    segment: &'s Segment,
     is_first: bool,
+    /// When somebody was last told how far it is.
+    reported: Instant,
     /// Set when there is no more to read: whether the segment ended as it should.
     end: Option<Option<BadPlace>>,
 }
 
-impl SegmentReader {
+impl SegmentReader<'_> {
     /// Reads a batch; it is empty at the end.
     fn fill(&mut self, batch: &mut Vec<u8>) -> Result<()> {
         batch.clear();
+        if self.reported.elapsed() >= Duration::from_secs(1) {
+            let (name, len) = (self.segment.name, self.segment.len);
+            let percent = self.frames.offset * 100 / len;
+            info!("loading {name}: {percent} % of {} MiB", len >> 20);
+            self.reported = Instant::now();
+        }
         while batch.len() < BATCH_BYTES && self.end.is_none() {
             let offset = self.frames.offset;
             let is_first = std::mem::take(&mut self.is_first);
             let bad = |reason| Some(Some(BadPlace { offset, reason }));
-            self.end = match (self.frames.next(batch)?, self.kind) {
+            self.end = match (self.frames.next(batch)?, self.segment.name.kind) {
                 (Next::Records, _) => None,
                 (Next::Empty, _) if is_first => None,
                 (Next::Empty, Kind::Snapshot) if self.frames.is_at_end() => Some(None),
@@ -272,10 +276,9 @@ impl SegmentReader {
 
 /// Reads and merges until the segment ends: number of records and largest time.
 fn merge_batches(
-    reader: &Mutex<SegmentReader>,
+    reader: &Mutex<SegmentReader<'_>>,
     store: &KeyValueStore,
     name: SegmentName,
-    progress: &Progress,
 ) -> Result<(u64, u64)> {
     let (mut batch, mut records, mut time_max) = (Vec::new(), 0, 0);
     loop {
@@ -292,7 +295,6 @@ fn merge_batches(
             .map_err(|error| damage(name, offset, &error.to_string()))?;
         records += merged.0;
         time_max = time_max.max(merged.1);
-        progress.advance(batch.len());
     }
 }
 
@@ -370,44 +372,4 @@ fn tidy(files: &dyn FileLayer, kept: &[(SegmentName, u64)], removed: &[String]) 
         files.remove(name)?;
     }
     Ok(files.sync_directory()?)
-}
-
-/// Says how far recovery is, every second.
-struct Progress {
-    start: Instant,
-    total: u64,
-    done: AtomicU64,
-    next_ms: AtomicU64,
-}
-
-impl Progress {
-    fn new(total: u64) -> Self {
-        Progress {
-            start: Instant::now(),
-            total,
-            done: AtomicU64::default(),
-            next_ms: AtomicU64::new(1_000),
-        }
-    }
-
-    fn advance(&self, bytes: usize) {
-        let done = self.done.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
-        let elapsed_ms = self.start.elapsed().as_millis() as u64;
-        let next_ms = self.next_ms.load(Ordering::Relaxed);
-        // One thread wins the exchange and speaks.
-        if elapsed_ms >= next_ms
-            && self
-                .next_ms
-                .compare_exchange(
-                    next_ms,
-                    elapsed_ms + 1_000,
-                    Ordering::Relaxed,
-                    Ordering::Relaxed,
-                )
-                .is_ok()
-        {
-            let percent = done * 100 / self.total.max(1);
-            info!("loading: {percent} % of {} MiB", self.total >> 20);
-        }
-    }
 }

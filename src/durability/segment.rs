@@ -35,7 +35,7 @@ use std::io::{self, BufReader, Read};
 
 use super::crc32::crc32;
 use crate::error::{Error, Result};
-use crate::store::record::{HEADER_BYTES, KEY_BYTES_MAX, Record, VALUE_BYTES_MAX};
+use crate::store::record::{HEADER_BYTES, KEY_BYTES_MAX, Record, VALUE_BYTES_MAX, u32_at, u64_at};
 
 /// The format version that is written, and the highest that is read.
 pub const FORMAT_VERSION: u32 = 1;
@@ -327,18 +327,6 @@ fn records_walked(bytes: &[u8]) -> usize {
         walked += len;
     }
     walked
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    let mut array = [0; 4];
-    array.copy_from_slice(&bytes[at..at + 4]);
-    u32::from_le_bytes(array)
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    let mut array = [0; 8];
-    array.copy_from_slice(&bytes[at..at + 8]);
-    u64::from_le_bytes(array)
 }
 
 #[cfg(test)]

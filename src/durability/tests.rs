@@ -248,7 +248,7 @@ fn a_power_loss_takes_nothing_that_was_promised() {
 fn a_power_loss_takes_nothing_that_was_promised_full_size() {
     for policy in POLICIES {
         assert_eq!(
-            power_loss(policy, Mistake::None, 100..220),
+            power_loss(policy, Mistake::None, 100..160),
             None,
             "{policy:?}"
         );
@@ -537,6 +537,19 @@ fn a_failed_fsync_is_never_trusted_again() {
         let after = driver.disk.after_power_loss(&mut Random(seed));
         assert_eq!(recovered_map(&after).expect("starts"), expected);
     }
+}
+
+#[test]
+#[ignore = "full size: 300 MB of memory"]
+fn a_frame_is_never_longer_than_its_limit() {
+    let disk = ModelDisk::default();
+    let mut driver = Driver::start(disk, FsyncPolicy::Everysec, Mistake::None).unwrap();
+    for key in ["a", "b", "c"] {
+        driver.write(key, Some(vec![7; 50 << 20]));
+    }
+    driver.commit().unwrap();
+    assert_eq!(driver.log.counts.frames.load(Ordering::Relaxed), 2);
+    assert_eq!(recovered_map(&driver.disk).unwrap(), live(&driver.store));
 }
 
 // ---- Many threads ----

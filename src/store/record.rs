@@ -211,13 +211,15 @@ impl PartialEq for Entry {
 
 impl Eq for Entry {}
 
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
+/// The little-endian number at an offset that is within `bytes`.
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     let mut array = [0; 8];
     array.copy_from_slice(&bytes[at..at + 8]);
     u64::from_le_bytes(array)
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
+/// The little-endian number at an offset that is within `bytes`.
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     let mut array = [0; 4];
     array.copy_from_slice(&bytes[at..at + 4]);
     u32::from_le_bytes(array)
