@@ -581,7 +581,12 @@ impl Tmpfs {
         if output.code == Some(0) {
             return Some(Tmpfs(directory));
         }
-        common::skip(&format!("no tmpfs can be mounted: {}", output.stderr));
+        // Not a failure in CI: `a_log_that_cannot_grow_…` shows the same wherever it runs.
+        let _ = writeln!(
+            std::io::stderr(),
+            "SKIPPED, no tmpfs can be mounted: {}",
+            output.stderr
+        );
         None
     }
 }

@@ -30,6 +30,7 @@ use crate::store::version::random_id;
 ///   buffer unless there is a segment to write it to.
 /// - A log holds frames with records only if all lower logs are on the disk as a whole.
 /// - After a failed write or fsync nothing is ever written to or synced from that segment again.
+/// - The current segment is replaced only by a holder of `syncing`.
 /// - `written` and `synced` only grow, and `synced <= written`.
 #[derive(Debug)]
 pub struct WriteAheadLog {
@@ -210,7 +211,7 @@ impl WriteAheadLog {
         if let Err(error) = result {
             return Err(self.fail(&mut current, "fsync", &error));
         }
-        // Only rotation puts another segment there, and it waits for `syncing`.
+        // It is the same segment or none: who puts another there waits for `syncing`.
         if let Some(segment) = &mut current.segment {
             segment.synced = len;
         }
@@ -270,6 +271,7 @@ impl WriteAheadLog {
     /// The second half: with the map safe in the snapshot, goes on in a new log.
     pub fn heal(&self, cut: Cut) -> io::Result<()> {
         let segment = Segment::create(self.files.as_ref(), cut.snapshot_number + 1)?;
+        let _one_at_a_time = lock(&self.syncing);
         let mut current = lock(&self.file);
         self.counts.bytes.fetch_add(segment.len, Ordering::Relaxed);
         current.segment = Some(segment);
