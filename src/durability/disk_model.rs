@@ -7,6 +7,8 @@
 use std::collections::BTreeMap;
 use std::io::{self, Cursor, ErrorKind, Read};
 use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
 
 use super::files::{AppendFile, FileLayer};
 
@@ -45,6 +47,8 @@ pub struct Faults {
     pub directory_fsync_skipped: bool,
     /// `fsync` of a file fails.
     pub fsync_fails: bool,
+    /// `fsync` of a file returns some time after it is done.
+    pub fsync_slow: bool,
     /// So many bytes may still be written.
     pub space: Option<usize>,
 }
@@ -284,6 +288,10 @@ impl AppendFile for ModelFile {
         }
         if !faults.fsync_skipped && !content.forgotten {
             content.durable = content.now.clone();
+        }
+        drop(state);
+        if faults.fsync_slow {
+            thread::sleep(Duration::from_millis(10));
         }
         Ok(())
     }

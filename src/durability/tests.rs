@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use super::disk_model::{Faults, ModelDisk, Random};
@@ -583,13 +584,90 @@ fn a_record_is_in_the_buffer_or_in_a_frame() {
                     log.commit(log.end()).expect("commits");
                 });
             }
-            for _ in 0..10 {
+            for _ in 0..4 {
                 snapshot::compact(&log, &store, &[]).expect("compacts");
                 log.sync().expect("syncs");
             }
         });
         assert_eq!(recovered_map(&disk).expect("starts"), live(&store));
         assert_eq!(live(&store).len(), 200);
+    }
+}
+
+/// Writers, fsyncs, a disk that fails again and again, and healing, all at the same time; then the power goes.
+#[test]
+fn a_disk_that_fails_under_load_loses_nothing_promised() {
+    for (policy, round) in POLICIES.into_iter().zip(0u64..) {
+        let disk = ModelDisk::default();
+        let store = KeyValueStore::new();
+        let (log, _, _) = open_files(Arc::new(disk.clone()), policy, false, &store).unwrap();
+        let done = AtomicBool::new(false);
+        let mut random = Random(round);
+        let promised: Vec<u64> = thread::scope(|scope| {
+            let (log, store, done) = (&log, &store, &done);
+            let writer = |writer: u64| {
+                move || {
+                    let (mut promised, mut number) = (0, 0u64);
+                    while !done.load(Ordering::Relaxed) {
+                        number += 1;
+                        let stamp = |floor| Version {
+                            time: floor + 1,
+                            origin: writer,
+                        };
+                        let (key, value) = (writer.to_string(), number.to_le_bytes());
+                        let journal = |record: &[u8]| log.append(record);
+                        let written =
+                            store.write(key.as_bytes(), Some(&value), false, stamp, journal);
+                        if log.commit(written.position).is_ok() {
+                            promised = number;
+                        }
+                    }
+                    promised
+                }
+            };
+            let writers: Vec<_> = (0..3).map(|id| scope.spawn(writer(id))).collect();
+            scope.spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    let _ = log.sync();
+                }
+            });
+            for _ in 0..4 {
+                let space = Some(random.below(2_000));
+                let fsync_fails = random.coin();
+                let fsync_slow = !fsync_fails;
+                disk.set_faults(Faults {
+                    space,
+                    fsync_fails,
+                    fsync_slow,
+                    ..Faults::default()
+                });
+                while log.read_only_reason().is_none() {
+                    thread::yield_now();
+                }
+                disk.set_faults(Faults::default());
+                snapshot::heal(log, store).expect("heals");
+                for seed in 0..3 {
+                    thread::sleep(Duration::from_millis(2));
+                    let after = disk.after_power_loss(&mut Random(seed));
+                    recovered_map(&after).expect("a power loss never keeps it from starting");
+                }
+            }
+            done.store(true, Ordering::Relaxed);
+            writers
+                .into_iter()
+                .map(|writer| writer.join().unwrap())
+                .collect()
+        });
+        for seed in 0..10 {
+            let after = disk.after_power_loss(&mut Random(seed));
+            let found = recovered_map(&after).expect("a power loss never keeps it from starting");
+            for (writer, promised) in (0..).zip(&promised) {
+                let value: u64 = found.get(&format!("{writer}")).map_or(0, |value| {
+                    u64::from_le_bytes(value.as_slice().try_into().unwrap())
+                });
+                assert!(policy != FsyncPolicy::Always || value >= *promised);
+            }
+        }
     }
 }
 

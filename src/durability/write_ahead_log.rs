@@ -349,6 +349,7 @@ impl WriteAheadLog {
 
 impl Segment {
     fn append(&mut self, frame: &mut Frame, counts: &Counts) -> io::Result<()> {
+        assert!(self.synced <= self.len, "synced is within the segment");
         let bytes = frame.seal(self.salt, self.synced);
         self.file.append(bytes)?;
         self.len += bytes.len() as u64;
