@@ -36,8 +36,42 @@ pub struct Configuration {
     pub fsync: FsyncPolicy,
     /// Start with what is readable of a damaged data directory.
     pub salvage: bool,
+    /// Who the others are, and how to agree with them.
+    pub replication: ReplicationOptions,
     /// Sizes and times.
     pub limits: Limits,
+}
+
+/// What a node is told about the cluster.
+#[derive(Clone, Debug)]
+pub struct ReplicationOptions {
+    /// `host:port` of nodes to start from; one live member is enough.
+    pub seeds: Vec<String>,
+    /// `host:port` under which others reach this node; `None`: the address it listens on.
+    pub advertise: Option<String>,
+    /// Nodes of another cluster are refused.
+    pub cluster: String,
+    /// How far a record may be ahead of this machine's clock. One further ahead is refused: it would win
+    /// over every write until then.
+    pub clock_skew_max: Duration,
+    /// How long a tombstone takes part in comparisons. A node that was away for less learns of deletes
+    /// like of any write; after it, tombstones are dropped once every member has been asked.
+    pub tombstone_grace: Duration,
+    /// Whether `PARTITION` and `HEAL` may be used.
+    pub fault_injection: bool,
+}
+
+impl Default for ReplicationOptions {
+    fn default() -> Self {
+        ReplicationOptions {
+            seeds: Vec::new(),
+            advertise: None,
+            cluster: "kvstore".into(),
+            clock_skew_max: Duration::from_secs(60),
+            tombstone_grace: Duration::from_secs(600),
+            fault_injection: false,
+        }
+    }
 }
 
 impl Default for Configuration {
@@ -49,6 +83,7 @@ impl Default for Configuration {
             data_dir: None,
             fsync: FsyncPolicy::default(),
             salvage: false,
+            replication: ReplicationOptions::default(),
             limits: Limits::default(),
         }
     }
@@ -128,6 +163,39 @@ pub struct Limits {
     pub disk_retry_pause: Duration,
     /// Longest wait for `SHUTDOWN` to settle what is under way. Then the process ends all the same.
     pub shutdown_timeout: Duration,
+
+    /// Longest bulk of a `PEER MERGE`: one record of the longest key and value must fit.
+    pub merge_bytes_max: usize,
+    /// Peers this node has links to. Each costs a thread and a queue. Further ones are refused and counted.
+    pub peers_max: usize,
+    /// Longest wait for a peer to accept a connection.
+    pub link_connect_timeout: Duration,
+    /// First and longest pause between two attempts to reach a peer; it doubles between the two, and
+    /// a random part of up to a half keeps nodes from trying in step.
+    pub link_back_off: (Duration, Duration),
+    /// Longest wait for a peer's reply, plus a second for each MiB sent or received. Then the link is broken
+    /// and starts again: a peer that trickles bytes holds up nobody.
+    pub link_reply_timeout: Duration,
+    /// Keys that wait for one peer. When full, the key's shard is marked and compared later.
+    pub queue_keys_max: usize,
+    /// Bytes of the keys that wait for one peer. When full: as above.
+    pub queue_bytes_max: usize,
+    /// Records are sent in batches of about so many bytes, and at least one record.
+    pub batch_bytes: usize,
+    /// A link that was idle for so long compares digests once, so that a small loss is soon found.
+    pub sync_idle: Duration,
+    /// Every link compares digests this often, busy or not.
+    pub sync_interval: Duration,
+    /// How long a starting node waits for its seeds before it serves clients.
+    pub seeds_timeout: Duration,
+    /// A peer's connection that was silent for so long is closed: its link says something every `sync_interval`. Bytes
+    /// that a dead peer's machine still tries to deliver come to nothing then.
+    pub peer_idle_timeout: Duration,
+    /// Shortest time between two rounds of asking everybody about old tombstones. Longer than
+    /// `peer_idle_timeout`, so that what is under way in one round has arrived, or never will, before the next.
+    pub tombstone_round: Duration,
+    /// Tombstones asked about in one round; the rest waits for later rounds.
+    pub tombstones_per_round_max: usize,
 }
 
 impl Default for Limits {
@@ -160,6 +228,20 @@ impl Default for Limits {
             fsync_interval: Duration::from_secs(1),
             disk_retry_pause: Duration::from_secs(1),
             shutdown_timeout: Duration::from_secs(5),
+            merge_bytes_max: VALUE_BYTES_MAX + 128 * 1024,
+            peers_max: 64,
+            link_connect_timeout: Duration::from_secs(1),
+            link_back_off: (Duration::from_millis(100), Duration::from_secs(2)),
+            link_reply_timeout: Duration::from_secs(5),
+            queue_keys_max: 65_536,
+            queue_bytes_max: 16 * 1024 * 1024,
+            batch_bytes: 1024 * 1024,
+            sync_idle: Duration::from_secs(10),
+            sync_interval: Duration::from_secs(60),
+            seeds_timeout: Duration::from_secs(1),
+            peer_idle_timeout: Duration::from_secs(90),
+            tombstone_round: Duration::from_secs(120),
+            tombstones_per_round_max: 200_000,
         }
     }
 }
@@ -200,6 +282,34 @@ pub struct ServerOptions {
     /// File with the password that clients must give; KVSTORE_PASSWORD holds the password itself
     #[arg(long, env = "KVSTORE_PASSWORD_FILE", value_name = "FILE")]
     pub password_file: Option<PathBuf>,
+    /// Other nodes to replicate with; one that lives is enough; may be repeated
+    #[arg(long, env = "KVSTORE_PEER", value_name = "HOST:PORT", value_delimiter = ',', value_parser = parse_host_port)]
+    pub peer: Vec<String>,
+    /// Address under which the other nodes reach this one
+    #[arg(long, env = "KVSTORE_ADVERTISE", value_name = "HOST:PORT", value_parser = parse_host_port)]
+    pub advertise: Option<String>,
+    /// Name of the cluster; nodes of another one are refused
+    #[arg(long, env = "KVSTORE_CLUSTER", value_name = "NAME", default_value = "kvstore", value_parser = parse_cluster)]
+    pub cluster: String,
+    /// Refuse records that are further ahead of this machine's clock
+    #[arg(
+        long,
+        env = "KVSTORE_MAX_CLOCK_SKEW",
+        value_name = "SECS",
+        default_value_t = 60
+    )]
+    pub max_clock_skew: u32,
+    /// How long deletes are remembered before they may be dropped
+    #[arg(
+        long,
+        env = "KVSTORE_TOMBSTONE_GRACE",
+        value_name = "SECS",
+        default_value_t = 600
+    )]
+    pub tombstone_grace: u32,
+    /// Allow PARTITION and HEAL, to watch what a cut network does
+    #[arg(long, env = "KVSTORE_ENABLE_FAULT_INJECTION", value_parser = BoolishValueParser::new())]
+    pub enable_fault_injection: bool,
     /// Listen on any address without a password
     #[arg(long, env = "KVSTORE_INSECURE", value_parser = BoolishValueParser::new())]
     pub insecure: bool,
@@ -251,6 +361,12 @@ impl ServerOptions {
                     .into(),
             ));
         }
+        if self.bind.is_unspecified() && self.advertise.is_none() && !self.peer.is_empty() {
+            return Err(Error::Usage(format!(
+                "{} stands for every interface, so the peers cannot be told where this node is; say --advertise HOST:PORT",
+                self.bind
+            )));
+        }
         let connections_max = fitting_connections(self.max_connections as usize);
         let idle_timeout = (self.idle_timeout > 0).then(|| Duration::from_secs(self.idle_timeout));
         let limits = Limits {
@@ -265,6 +381,14 @@ impl ServerOptions {
             data_dir: self.data_dir,
             fsync: self.fsync.unwrap_or_default(),
             salvage: self.salvage,
+            replication: ReplicationOptions {
+                seeds: self.peer,
+                advertise: self.advertise,
+                cluster: self.cluster,
+                clock_skew_max: Duration::from_secs(self.max_clock_skew.into()),
+                tombstone_grace: Duration::from_secs(self.tombstone_grace.into()),
+                fault_injection: self.enable_fault_injection,
+            },
             limits,
         })
     }
@@ -276,6 +400,39 @@ fn parse_address(text: &str) -> std::result::Result<IpAddr, String> {
     }
     text.parse()
         .map_err(|_| "not an IP address; try 127.0.0.1, or 0.0.0.0 for all interfaces".into())
+}
+
+/// `host:port`, where the host is no wildcard and the port no 0: an address that can be connected to.
+pub fn parse_host_port(text: &str) -> std::result::Result<String, String> {
+    let help = "not HOST:PORT; try localhost:8080";
+    let (host, port) = text.rsplit_once(':').ok_or(help)?;
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let is_ipv6 = bare.contains(':');
+    if port.parse::<u16>().is_ok_and(|port| port > 0)
+        && !bare.is_empty()
+        && is_ipv6 == (host.starts_with('[') && host.ends_with(']'))
+        && text.len() <= ADDRESS_BYTES_MAX
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && byte != b'@')
+    {
+        return match bare.parse::<IpAddr>() {
+            Ok(address) if address.is_unspecified() => Err(format!(
+                "{address} stands for every interface and cannot be connected to"
+            )),
+            _ => Ok(text.into()),
+        };
+    }
+    Err(help.into())
+}
+
+/// Longest address: the longest host name and a port.
+const ADDRESS_BYTES_MAX: usize = 262;
+
+fn parse_cluster(text: &str) -> std::result::Result<String, String> {
+    let fits = (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+    fits.then(|| text.into())
+        .ok_or_else(|| "1 to 64 printable characters without spaces".into())
 }
 
 /// The password: from a file, or from `KVSTORE_PASSWORD`; never from the command line, which every
@@ -416,6 +573,42 @@ mod tests {
             assert!(configuration(&with_directory).is_ok());
         }
         assert!(configuration(&["--data-dir", "data", "--fsync", "sometimes"]).is_err());
+    }
+
+    #[test]
+    fn addresses_of_peers_are_checked() {
+        for good in [
+            "localhost:8080",
+            "10.0.0.1:1",
+            "[::1]:8080",
+            "kv-1.example:65535",
+        ] {
+            assert!(parse_host_port(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "localhost",
+            ":8080",
+            "h:0",
+            "h:65536",
+            "h:x",
+            "::1:8080",
+            "0.0.0.0:8080",
+            "[::]:8080",
+            "a b:1",
+            "a@b:1",
+        ] {
+            assert!(parse_host_port(bad).is_err(), "{bad}");
+        }
+        let several = configuration(&["--peer", "a:1,b:2", "--peer", "c:3"]).expect("works");
+        assert_eq!(several.replication.seeds, ["a:1", "b:2", "c:3"]);
+        let refused = configuration(&["--bind", "0.0.0.0", "--insecure", "--peer", "a:1"]);
+        assert!(
+            refused
+                .expect_err("no address to tell")
+                .to_string()
+                .contains("--advertise")
+        );
     }
 
     #[test]

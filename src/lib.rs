@@ -46,5 +46,6 @@ pub mod error;
 pub mod metrics;
 pub mod node;
 pub mod protocol;
+pub mod replication;
 pub mod server;
 pub mod store;

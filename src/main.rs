@@ -81,6 +81,8 @@ fn run_server(options: ServerOptions) -> Result<bool> {
         server.address.port()
     ))?;
     server.node.wait_for_shutdown();
+    let limits = &server.node.configuration.limits;
+    server.node.replication.drain(limits.shutdown_timeout);
     let closed = server.node.close();
     match &closed {
         Ok(()) => log::info!("stopped by SHUTDOWN"),

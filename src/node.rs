@@ -17,26 +17,33 @@
 //! | `compaction` | the snapshot that is written | a tenth of a second, then the disk | with the node |
 //! | `recovery` | the records it merges, while a large log is read | its turn at reading | when all is read |
 //! | `shutdown` | nothing | the last fsync | with the process |
+//! | `link-N` | the connection to one peer and what it must be told | its channel, then the peer's reply | when the peer is forgotten |
 //! | `client-N` | one socket, its buffers and its session | that socket | when the client leaves, errs or idles too long |
 //!
 //! **Locks.** A shard's; the log's `buffer`; the log's `file`; the log's `syncing`. Orders: shard, then buffer; `syncing`, then file,
 //! then buffer; never a shard and a file, and nobody holds two shards. A shard's lock is held for one lookup and the
-//! buffer's for one copy. Only `syncing` and `file` are held across I/O, and none across a channel send.
+//! buffer's for one copy. Only `syncing` and `file` are held across I/O, and none across a channel send. The lock of
+//! a peer's connection is held while its batch is merged, so it comes before a shard's; the other locks of
+//! [`crate::replication`] are never held together with one of these, but for the one that orders changes of the file `node`.
 //!
 //! **Crash-only.** There is no clean-up that must run: `kill -9` is a normal way to stop (Candea and Fox,
 //! "Crash-Only Software", 2003). A panic in any thread ends the process: half a node is worse than none.
 
 use std::fmt::Display;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::config::Configuration;
 use crate::durability::Durability;
+use crate::durability::identity::NodeFile;
 use crate::durability::write_ahead_log::WriteAheadLog;
 use crate::error::{Error, Result};
 use crate::metrics::{self, Metrics};
+use crate::replication::members::Stored;
+use crate::replication::sync::{self, Merged};
+use crate::replication::{Memory, ReplicationManager};
 use crate::store::digest::SHARDS;
 use crate::store::version::{HybridClock, Version, random_id, wall_clock_ms};
 use crate::store::{KeyValueStore, Size};
@@ -53,11 +60,15 @@ pub struct Node {
     /// Who this node is in its cluster, for as long as it has its data: stored with the data, or
     /// random at every start.
     pub node_id: u64,
+    /// The other nodes and the links to them.
+    pub replication: ReplicationManager,
     store: Arc<KeyValueStore>,
     /// The data directory, if there is one.
-    durability: Option<Durability>,
-    clock: HybridClock,
+    durability: Option<Arc<Durability>>,
+    clock: Arc<HybridClock>,
     shutdown: (Sender<()>, Receiver<()>),
+    /// The sender goes when the node serves clients.
+    serving: (Mutex<Option<Sender<()>>>, Receiver<()>),
 }
 
 /// What one connection did since its last replies left: what [`Node::commit`] must settle.
@@ -71,6 +82,8 @@ pub struct Batch {
     pub misses: u64,
     /// Bytes received.
     pub input_bytes: u64,
+    /// Whether this connection has ever written: then `WAIT` has something to wait for. Stays.
+    pub has_written: bool,
     /// The highest log position of all shards read or written: no reply may leave before the log is
     /// safe up to here. Reads count too: what a client has seen must not vanish.
     position: u64,
@@ -98,32 +111,46 @@ impl Node {
             &configuration.limits,
             &store,
         )?;
-        let clock = HybridClock::default();
-        clock.observe(durability.recovered.time_max);
-        if durability.node_file.members.is_empty() {
+        let is_alone = configuration.replication.seeds.is_empty();
+        if is_alone && durability.node_file.members.is_empty() {
             // They were needed while records came in any order. Nobody else can bring an older value back.
             store.drop_all_tombstones();
         }
-        Ok(Node {
-            node_id: durability.node_file.node_id,
-            store,
-            durability: Some(durability),
-            clock,
-            ..Node::new(configuration)
-        })
+        Ok(Node::with(configuration, store, Some(Arc::new(durability))))
     }
 
     /// A node in memory, with an empty store, wherever the configuration keeps data.
     pub fn new(configuration: Configuration) -> Self {
+        Node::with(configuration, Arc::default(), None)
+    }
+
+    fn with(
+        configuration: Configuration,
+        store: Arc<KeyValueStore>,
+        durability: Option<Arc<Durability>>,
+    ) -> Self {
+        let (clock, run_id) = (Arc::new(HybridClock::default()), random_id());
+        let (mut node_id, mut memory) = (random_id(), None);
+        if let Some(durability) = &durability {
+            clock.observe(durability.recovered.time_max);
+            node_id = durability.node_file.node_id;
+            memory = Some(memory_of(durability));
+        }
+        let ids = (node_id, run_id);
+        let replication =
+            ReplicationManager::new(&configuration, ids, store.clone(), clock.clone(), memory);
+        let (sender, receiver) = bounded(0);
         Node {
             configuration,
             metrics: Metrics::default(),
-            run_id: random_id(),
-            node_id: random_id(),
-            store: Arc::default(),
-            durability: None,
-            clock: HybridClock::default(),
+            run_id,
+            node_id,
+            replication,
+            store,
+            durability,
+            clock,
             shutdown: bounded(1),
+            serving: (Mutex::new(Some(sender)), receiver),
         }
     }
 
@@ -147,7 +174,7 @@ impl Node {
 
     /// The data directory, if there is one.
     pub fn durability(&self) -> Option<&Durability> {
-        self.durability.as_ref()
+        self.durability.as_deref()
     }
 
     fn log(&self) -> Option<&WriteAheadLog> {
@@ -253,7 +280,11 @@ impl Node {
         metrics::add(&self.metrics.input_bytes, batch.input_bytes);
         let Batch {
             position, wrote, ..
-        } = std::mem::take(batch);
+        } = *batch;
+        *batch = Batch {
+            has_written: batch.has_written,
+            ..Batch::default()
+        };
         match self.log().map(|log| log.commit(position)) {
             Some(Err(reason)) if wrote => Err(read_only(&reason, "outcome unknown")),
             _ => Ok(()),
@@ -281,6 +312,42 @@ impl Node {
         })
     }
 
+    /// Takes in a batch of records from a peer: merged, but not handed on.
+    pub fn merge_from_peer(&self, records: &[u8], batch: &mut Batch) -> Result<Merged> {
+        self.check_writable()?;
+        let skew_max = self.configuration.replication.clock_skew_max;
+        let limits = (wall_clock_ms(), skew_max);
+        let done = sync::merge(&self.store, &self.clock, records, limits, |record| {
+            self.log().map_or(0, |log| log.append(record))
+        })?;
+        self.wrote(done.position, batch);
+        self.replication.merged(done);
+        Ok(done)
+    }
+
+    /// Before a peer is told what is here: it must not be lost afterwards, not even with the power, since the peer
+    /// takes it as a confirmation.
+    pub fn settle_for_peer(&self) -> Result<()> {
+        self.check_writable()?;
+        self.sync()
+    }
+
+    /// From now on the node serves clients.
+    pub fn start_serving(&self) {
+        let mut sender = self
+            .serving
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *sender = None;
+    }
+
+    /// Returns when the node serves clients: at once, but for the first second of a node with seeds.
+    pub fn wait_until_serving(&self) {
+        // Nothing is ever sent: this ends when the sender has gone.
+        let _ = self.serving.1.recv();
+    }
+
     /// Whether `password` is the right one; without a configured password nothing is.
     pub fn is_password(&self, password: &[u8]) -> bool {
         self.configuration
@@ -303,16 +370,19 @@ impl Node {
 
     /// The one way of a client's write: stamp, merge, and only then hand on.
     fn write(&self, key: &[u8], value: Option<&[u8]>, batch: &mut Batch) -> bool {
+        let wall_ms = wall_clock_ms();
         let stamp = |floor| Version {
-            time: self.clock.stamp(wall_clock_ms(), floor),
+            time: self.clock.stamp(wall_ms, floor),
             origin: self.run_id,
         };
         // A node on its own needs no tombstones: nobody can bring an older value back.
-        let keep_tombstone = false;
+        let keep_tombstone = self.replication.keeps_tombstones();
         let written = self
             .store
             .write(key, value, keep_tombstone, stamp, self.journal());
         self.wrote(written.position, batch);
+        batch.has_written = true;
+        self.replication.changed(key, wall_ms);
         written.existed
     }
 
@@ -334,6 +404,39 @@ impl Node {
         }
     }
 }
+
+/// Who is in the cluster, as a data directory remembers it. An address with `memory` behind it is of a node whose own
+/// data does not survive a restart.
+fn memory_of(durability: &Arc<Durability>) -> Memory {
+    let (file, durability) = (&durability.node_file, Arc::clone(durability));
+    let members = file.members.iter().map(|(id, text)| {
+        let (address, kind) = text.split_once(' ').unwrap_or((text, ""));
+        (*id, address.to_string(), kind != MEMORY)
+    });
+    let stored = Stored {
+        members: members.collect(),
+        bans: file.bans.clone(),
+    };
+    let node_id = file.node_id;
+    let save = move |stored: &Stored| {
+        let member = |(id, address, is_durable): &(u64, String, bool)| match is_durable {
+            true => (*id, address.clone()),
+            false => (*id, format!("{address} {MEMORY}")),
+        };
+        let file = NodeFile {
+            node_id,
+            members: stored.members.iter().map(member).collect(),
+            bans: stored.bans.clone(),
+        };
+        Ok(durability.save_node_file(&file)?)
+    };
+    Memory {
+        stored,
+        save: Box::new(save),
+    }
+}
+
+const MEMORY: &str = "memory";
 
 fn read_only(reason: &impl Display, outcome: &str) -> Error {
     Error::refused_as("MISCONF", format!("read-only: {reason} ({outcome})"))

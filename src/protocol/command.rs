@@ -6,6 +6,7 @@
 
 use super::Words;
 use crate::error::{Error, Result};
+use crate::store::digest::{BUCKETS, SHARDS};
 use crate::store::record::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 
 /// One request. Everything in it is borrowed from the read buffer.
@@ -59,6 +60,28 @@ pub enum Command<'a> {
         section: Option<&'a [u8]>,
     },
     Peers,
+    Partition {
+        peer: &'a [u8],
+    },
+    Heal,
+    /// The words of an introduction.
+    PeerHello {
+        words: Words<'a>,
+    },
+    /// Of all shards, or of the buckets of one.
+    PeerDigests {
+        shard: Option<usize>,
+    },
+    PeerVersions {
+        shard: usize,
+        bucket: usize,
+    },
+    PeerMerge {
+        records: &'a [u8],
+    },
+    PeerForget {
+        peer: &'a [u8],
+    },
     Shutdown,
     Ping {
         message: Option<&'a [u8]>,
@@ -174,6 +197,9 @@ pub const TABLE: &[Row] = &[
     new("WAIT", "peers timeout_ms", 3, NO_KEYS, READ, LINES, "wait until peers hold this connection's writes; how many do"),
     new("INFO", "[section]", -1, NO_KEYS, READ, LINES, "what goes on"),
     new("PEERS", "", 1, NO_KEYS, READ, LINES, "one row per peer"),
+    new("PARTITION", "address | id | *", 2, NO_KEYS, READ, LINES, "for experiments: neither send to nor accept from a peer"),
+    new("HEAL", "", 1, NO_KEYS, READ, LINES, "ends every PARTITION"),
+    new("PEER", "HELLO ... | DIGESTS [shard] | VERSIONS shard bucket | MERGE records | FORGET address | id", -2, NO_KEYS, READ, RESP, "between nodes; FORGET bans a node for good"),
     new("SHUTDOWN", "", 1, NO_KEYS, READ, LINES, "stop the server gently"),
     new("PING", "[message]", -1, NO_KEYS, READ, LINES, "PONG, or the message"),
     new("ECHO", "message", 2, NO_KEYS, READ, RESP, "the message"),
@@ -253,6 +279,8 @@ impl<'a> Command<'a> {
                 section: Some(word(1)),
             },
             (b"PEERS", 1) => Command::Peers,
+            (b"PARTITION", 2) => Command::Partition { peer: word(1) },
+            (b"HEAL", 1) => Command::Heal,
             (b"SHUTDOWN", 1) => Command::Shutdown,
             (b"SHUTDOWN", 2) => return Err(unsupported_option(word(0), word(1))),
             (b"PING", 1) => Command::Ping { message: None },
@@ -277,7 +305,7 @@ impl<'a> Command<'a> {
                 options: words.from(2),
             },
             (b"COMMAND", 1) => Command::CommandList,
-            (b"CLIENT" | b"COMMAND" | b"CONFIG" | b"FUNCTION", 2..) => subcommand(words)?,
+            (b"CLIENT" | b"COMMAND" | b"CONFIG" | b"FUNCTION" | b"PEER", 2..) => subcommand(words)?,
             (b"SELECT", 2) => Command::Select { index: word(1) },
             (b"QUIT", _) => Command::Quit,
             (b"RESET", 1) => Command::Reset,
@@ -294,6 +322,15 @@ impl<'a> Command<'a> {
             self,
             Command::Auth { .. } | Command::Hello { .. } | Command::Quit | Command::Reset
         )
+    }
+
+    /// Whether it may be used before the node serves clients: what is no business of the data.
+    pub fn is_for_peers(&self) -> bool {
+        use Command::*;
+        matches!(
+            self,
+            PeerHello { .. } | PeerDigests { .. } | PeerVersions { .. } | PeerMerge { .. }
+        ) || self.allowed_without_password()
     }
 
     /// Whether it still works after `MULTI` was refused.
@@ -326,6 +363,19 @@ fn subcommand(words: Words<'_>) -> Result<Command<'_>> {
             Command::ConfigSet { pairs: rest }
         }
         ((b"FUNCTION", b"FLUSH"), 0) => Command::FunctionFlush,
+        ((b"PEER", b"HELLO"), 7) => Command::PeerHello { words: rest },
+        ((b"PEER", b"DIGESTS"), 0) => Command::PeerDigests { shard: None },
+        ((b"PEER", b"DIGESTS"), 1) => Command::PeerDigests {
+            shard: Some(below(rest.get(0), SHARDS)?),
+        },
+        ((b"PEER", b"VERSIONS"), 2) => Command::PeerVersions {
+            shard: below(rest.get(0), SHARDS)?,
+            bucket: below(rest.get(1), BUCKETS)?,
+        },
+        ((b"PEER", b"MERGE"), 1) => Command::PeerMerge {
+            records: rest.get(0),
+        },
+        ((b"PEER", b"FORGET"), 1) => Command::PeerForget { peer: rest.get(0) },
         _ => {
             let name = String::from_utf8_lossy(words.get(0)).to_uppercase();
             let usage = row(words.get(0)).map_or("", |row| row.arguments);
@@ -396,6 +446,12 @@ fn number<T: std::str::FromStr>(word: &[u8]) -> Option<T> {
     // `parse` would take a sign.
     word.first().filter(|first| first.is_ascii_digit())?;
     std::str::from_utf8(word).ok()?.parse().ok()
+}
+
+/// A number below a bound: a shard or a bucket.
+fn below(word: &[u8], bound: usize) -> Result<usize> {
+    let index = number(word).filter(|index| *index < bound);
+    index.ok_or_else(|| Error::refused(format!("not a number from 0 to {}", bound - 1)))
 }
 
 fn not_a_number() -> Error {
@@ -473,6 +529,7 @@ mod tests {
                 "CLIENT" => "ID",
                 "CONFIG" => "GET *",
                 "FUNCTION" => "FLUSH",
+                "PEER" => "DIGESTS",
                 "PUT" | "SET" | "MSET" => "k v",
                 "INFO" | "COMMAND" | "HELLO" | "PING" => "",
                 _ if row.arity == 1 || row.name == "QUIT" => "",

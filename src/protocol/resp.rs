@@ -139,8 +139,13 @@ impl Parser {
             return Ok(false);
         };
         let len = len.and_then(|len| usize::try_from(len).ok());
+        let len_max = if self.is_merge(bytes, left) {
+            limits.merge_bytes_max
+        } else {
+            limits.value_bytes_max
+        };
         let len = len
-            .filter(|len| *len <= limits.value_bytes_max)
+            .filter(|len| *len <= len_max)
             .ok_or_else(|| Error::protocol("invalid bulk length"))?;
         if !authenticated && len > limits.unauthenticated_bytes_max {
             return Err(Error::Protocol(no_auth()));
@@ -155,6 +160,16 @@ impl Parser {
         self.position = after;
         self.state = State::Content { left, len };
         Ok(true)
+    }
+
+    /// Whether what comes next are the records of a `PEER MERGE`: the one string that may hold a longest
+    /// value and more.
+    fn is_merge(&self, bytes: &[u8], left: usize) -> bool {
+        if left != 1 || self.spans.len() != 2 {
+            return false;
+        }
+        let words = self.words(bytes);
+        words.get(0).eq_ignore_ascii_case(b"PEER") && words.get(1).eq_ignore_ascii_case(b"MERGE")
     }
 
     fn content(&mut self, bytes: &[u8], left: usize, len: usize) -> Result<bool> {

@@ -7,7 +7,8 @@
 
 use std::io::{self, Read};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use log::debug;
 
@@ -21,12 +22,17 @@ use crate::protocol::line::{self, HttpLike, LineReply};
 use crate::protocol::resp::{self, RespReply};
 use crate::protocol::{self, Choice, Command, Reply};
 
+/// Longest sleep in `WAIT`; between two the client is looked after, which may have hung up.
+const WAIT_SLICE: Duration = Duration::from_millis(100);
+
 /// Serves one client until it leaves, errs or idles too long. `address` is where the server listens.
 pub fn serve(stream: TcpStream, node: &Node, id: u64, address: SocketAddr) {
     let Ok(transport) = Transport::new(stream) else {
         return;
     };
-    let session = Session::new(id, address, node.configuration.password.is_none());
+    let is_open = node.configuration.password.is_none();
+    let mut session = Session::new(id, address, is_open);
+    session.socket = Some(Arc::clone(transport.stream()));
     let mut connection = Connection {
         transport,
         node,
@@ -36,7 +42,11 @@ pub fn serve(stream: TcpStream, node: &Node, id: u64, address: SocketAddr) {
         output: Vec::new(),
         replies: 0,
     };
-    match connection.run() {
+    let result = connection.run();
+    if let Some(peer) = connection.session.peer.take() {
+        node.replication.inbound().ended(&peer);
+    }
+    match result {
         Ok(()) => {}
         Err(error)
             if matches!(
@@ -78,6 +88,10 @@ impl Connection<'_> {
             self.flush()?;
             match next {
                 Next::Continue => {}
+                Next::Wait { peers, timeout_ms } => {
+                    self.wait_for_peers(peers, timeout_ms)?;
+                    continue;
+                }
                 Next::Close => {
                     self.linger();
                     return Ok(());
@@ -96,7 +110,10 @@ impl Connection<'_> {
     fn receive(&mut self) -> io::Result<usize> {
         let limits = &self.node.configuration.limits;
         let timeout = if self.input.unread().is_empty() {
-            limits.idle_timeout
+            match self.session.peer {
+                Some(_) => Some(limits.peer_idle_timeout),
+                None => limits.idle_timeout,
+            }
         } else {
             Some(limits.partial_request_timeout)
         };
@@ -170,7 +187,7 @@ impl Connection<'_> {
                     };
                     next = answer(Command::parse(words), node, session, &mut reply);
                     // A request has one reply, of however many parts; `SHUTDOWN` has none.
-                    *replies += u64::from(next != Next::ShutDown);
+                    *replies += u64::from(next.has_reply());
                 }
                 input.consume(len);
                 Ok(Some(next))
@@ -192,7 +209,7 @@ impl Connection<'_> {
                     }
                 }
                 let next = answer(parser.parse(line), node, session, &mut LineReply(output));
-                *replies += u64::from(next != Next::ShutDown);
+                *replies += u64::from(next.has_reply());
                 input.consume(len);
                 Ok(Some(next))
             }
@@ -233,6 +250,40 @@ impl Connection<'_> {
         (0..replies).for_each(|_| self.write_error(&refusal));
     }
 
+    /// `WAIT`: earlier replies have left. A client that hangs up ends the wait.
+    fn wait_for_peers(&mut self, peers: usize, timeout_ms: u64) -> io::Result<()> {
+        let (replication, began) = (&self.node.replication, Instant::now());
+        let ticket = replication.ticket();
+        let has_written = self.session.batch.has_written;
+        let holding = || match has_written {
+            true => replication.holding(&ticket),
+            // There is nothing that a peer could lack.
+            false => replication.live_peers(),
+        };
+        let timeout = match timeout_ms {
+            0 => Duration::MAX,
+            _ => Duration::from_millis(timeout_ms),
+        };
+        while holding() < peers && !timeout.saturating_sub(began.elapsed()).is_zero() {
+            let slice = WAIT_SLICE.min(timeout.saturating_sub(began.elapsed()));
+            replication.wait_until(slice, || holding() >= peers);
+            if self.transport.has_ended() {
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
+        }
+        let held = holding() as i64;
+        self.replies += 1;
+        match self.protocol {
+            Protocol::Line { .. } => LineReply(&mut self.output).integer(held),
+            _ => RespReply {
+                out: &mut self.output,
+                version: self.session.resp_version(),
+            }
+            .integer(held),
+        }
+        Ok(())
+    }
+
     fn end_of_stream(&mut self) -> io::Result<()> {
         // A line without its end may be half a request: a PUT cut in two must not store half a value.
         if matches!(self.protocol, Protocol::Line { .. }) && !self.input.unread().is_empty() {
@@ -266,7 +317,7 @@ impl Connection<'_> {
     /// the reset can overtake the error that says why.
     fn linger(&mut self) {
         let limits: &Limits = &self.node.configuration.limits;
-        let mut stream = self.transport.stream();
+        let mut stream: &TcpStream = self.transport.stream();
         let _ = stream.shutdown(Shutdown::Write);
         let _ = stream.set_nonblocking(false);
         let _ = stream.set_read_timeout(Some(limits.linger_timeout));

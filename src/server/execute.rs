@@ -1,22 +1,38 @@
 //! What each command does: one arm per command, the same for every protocol.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 
-use super::{handshake, info};
+use super::{handshake, info, peer};
 use crate::error::{Error, Result};
 use crate::node::{Batch, Node};
 use crate::protocol::resp::no_auth;
 use crate::protocol::{Command, Reply};
+use crate::replication::inbound::Peer;
 
 /// What happens to the connection after a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     /// Go on with the next request.
     Continue,
+    /// Send the replies, wait until so many peers hold this connection's writes, and reply how many do.
+    Wait {
+        /// How many.
+        peers: usize,
+        /// How long; 0 is for ever.
+        timeout_ms: u64,
+    },
     /// Send the replies and close; later requests are not executed.
     Close,
     /// Send the replies and stop the server.
     ShutDown,
+}
+
+impl Next {
+    /// Whether the reply has been written: `SHUTDOWN` has none, and that of `WAIT` comes later.
+    pub fn has_reply(self) -> bool {
+        !matches!(self, Next::ShutDown | Next::Wait { .. })
+    }
 }
 
 /// What the server knows of one connection between requests.
@@ -28,6 +44,12 @@ pub struct Session {
     pub(super) id: u64,
     /// Where the server listens.
     pub(super) address: SocketAddr,
+    /// The connection's socket, once a peer may want to have it closed; tests have none.
+    pub(super) socket: Option<Arc<TcpStream>>,
+    /// The node that introduced itself on this connection.
+    pub(super) peer: Option<Arc<Peer>>,
+    /// A command was carried out, so the node serves clients: see [`Node::wait_until_serving`].
+    pub(super) is_admitted: bool,
     /// As the client calls itself.
     pub(super) name: Vec<u8>,
     pub(super) authenticated: bool,
@@ -44,6 +66,9 @@ impl Session {
             batch,
             id,
             address,
+            socket: None,
+            peer: None,
+            is_admitted: false,
             name: Vec::new(),
             authenticated,
             resp_version: 2,
@@ -73,12 +98,21 @@ pub fn execute<R: Reply>(
     reply: &mut R,
 ) -> Result<Next> {
     if !session.authenticated && !command.allowed_without_password() {
+        if let Command::PeerHello { words } = command {
+            let who = String::from_utf8_lossy(words.get(words.len() - 1)).into_owned();
+            node.replication
+                .refused(&who, "wrong or no password; give all nodes the same one");
+        }
         return Err(Error::Refused(no_auth()));
     }
     if session.in_refused_transaction && !command.allowed_after_multi() {
         return Err(Error::refused(
             "transactions are not supported: refused until EXEC or DISCARD, nothing was changed",
         ));
+    }
+    if !session.is_admitted && !command.is_for_peers() {
+        node.wait_until_serving();
+        session.is_admitted = true;
     }
     let batch = &mut session.batch;
     match command {
@@ -138,9 +172,21 @@ pub fn execute<R: Reply>(
             node.flush_all(batch)?;
             reply.ok();
         }
-        // A node on its own has no peers that could hold anything, now or later.
-        Command::Wait { .. } => reply.integer(0),
-        Command::Peers => reply.rows(&[]),
+        Command::Wait { peers, timeout_ms } => return Ok(Next::Wait { peers, timeout_ms }),
+        Command::Peers => reply.rows(&peer::rows(&node.replication.peers())),
+        Command::Partition { peer } => {
+            node.replication.partition(&peer::text(peer)?)?;
+            reply.ok();
+        }
+        Command::Heal => {
+            node.replication.heal()?;
+            reply.ok();
+        }
+        Command::PeerHello { .. }
+        | Command::PeerDigests { .. }
+        | Command::PeerVersions { .. }
+        | Command::PeerMerge { .. }
+        | Command::PeerForget { .. } => peer::execute(command, node, session, reply)?,
         Command::Info { section } => reply.text(&info::text(node, session.address, section)),
         Command::Shutdown => return Ok(Next::ShutDown),
         Command::Ping { message: None } => reply.simple("PONG"),

@@ -72,7 +72,12 @@ pub fn execute<R: Reply>(
                 node.configuration.password.is_none(),
             );
             let batch = std::mem::take(&mut session.batch);
-            *session = Session { batch, ..fresh };
+            let socket = session.socket.take();
+            *session = Session {
+                batch,
+                socket,
+                ..fresh
+            };
             reply.set_version(2);
             reply.simple("RESET");
         }

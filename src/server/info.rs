@@ -88,10 +88,7 @@ fn sections(node: &Node, address: SocketAddr) -> Vec<Section> {
                 ("protocol_errors", count(&metrics.protocol_errors)),
             ],
         ),
-        (
-            "Replication",
-            vec![("role", "master".into()), ("connected_slaves", "0".into())],
-        ),
+        ("Replication", super::peer::info(node)),
         (
             "Keyspace",
             match size.keys {

@@ -20,12 +20,14 @@
 //! what they do not.
 //!
 //! Files: [`connection`] is one client's thread, [`transport`] its socket and buffers, [`execute`] what each
-//! command does, [`handshake`] what clients ask before they work, [`mod@info`] the text of `INFO`.
+//! command does, [`peer`] what other nodes ask, [`handshake`] what clients ask before they work,
+//! [`mod@info`] the text of `INFO`.
 
 pub mod connection;
 pub mod execute;
 pub mod handshake;
 pub mod info;
+pub mod peer;
 pub mod transport;
 
 use std::io::{self, Read, Write};
@@ -68,6 +70,10 @@ impl NodeServer {
             .name("start".into())
             .spawn(move || start_threads(&receiver, &starting, address))?;
         info!("listening on {address}, run id {:016x}", node.run_id);
+        // Peers are served from here on, clients once the seeds have answered: two nodes that start at the
+        // same time and name each other must not wait for each other.
+        node.replication.start(address)?;
+        node.start_serving();
         Ok(NodeServer { node, address })
     }
 }

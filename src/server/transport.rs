@@ -2,6 +2,7 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ const WRITE_SLICE: Duration = Duration::from_millis(100);
 /// A socket with the state the kernel keeps for it, so that it is only changed when it must be.
 #[derive(Debug)]
 pub struct Transport {
-    stream: TcpStream,
+    stream: Arc<TcpStream>,
     blocking: bool,
     read_timeout: Option<Duration>,
 }
@@ -29,15 +30,26 @@ impl Transport {
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(WRITE_SLICE))?;
         Ok(Transport {
-            stream,
+            stream: Arc::new(stream),
             blocking: true,
             read_timeout: None,
         })
     }
 
     /// The socket.
-    pub fn stream(&self) -> &TcpStream {
+    pub fn stream(&self) -> &Arc<TcpStream> {
         &self.stream
+    }
+
+    /// Whether the client has closed the connection, as far as can be seen behind what it sent.
+    pub fn has_ended(&mut self) -> bool {
+        match self
+            .set_blocking(false)
+            .and_then(|()| self.stream.peek(&mut [0]))
+        {
+            Ok(len) => len == 0,
+            Err(error) => error.kind() != ErrorKind::WouldBlock,
+        }
     }
 
     /// Reads what is there, or waits for it at most `timeout`; 0 at the end of the stream.
@@ -53,7 +65,7 @@ impl Transport {
             self.stream.set_read_timeout(timeout)?;
             self.read_timeout = timeout;
         }
-        retry(|| self.stream.read(buffer))
+        retry(|| (&*self.stream).read(buffer))
     }
 
     /// Writes everything. While the client takes nothing, what it sends meanwhile is read into `input`, as far as
@@ -66,7 +78,7 @@ impl Transport {
     ) -> io::Result<()> {
         let mut progress: Option<Instant> = None;
         while !bytes.is_empty() {
-            match self.stream.write(bytes) {
+            match (&*self.stream).write(bytes) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(len) => {
                     bytes = &bytes[len..];
@@ -105,7 +117,7 @@ impl Transport {
 
     fn read_now(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.set_blocking(false)?;
-        retry(|| self.stream.read(buffer))
+        retry(|| (&*self.stream).read(buffer))
     }
 
     fn set_blocking(&mut self, blocking: bool) -> io::Result<()> {

@@ -57,11 +57,27 @@ pub struct KeyValueStore {
 struct Shard {
     map: HashMap<Entry, ()>,
     digests: Digests,
+    /// XOR of the digests.
+    digest: u64,
     live: usize,
     /// Bytes of all records, tombstones included.
     bytes: u64,
     /// Where the newest record of this shard ends in the log; 0 without a log.
     position: u64,
+    /// Tombstones older than this time are not in the digests: see [`KeyValueStore::age_tombstones`].
+    cutoff: u64,
+    /// No tombstone in the digests is older than this time.
+    oldest_tombstone: Oldest,
+}
+
+/// A lower bound of times; none seen yet is later than all.
+#[derive(Clone, Copy, Debug)]
+struct Oldest(u64);
+
+impl Default for Oldest {
+    fn default() -> Self {
+        Oldest(u64::MAX)
+    }
 }
 
 #[derive(Debug)]
@@ -221,6 +237,25 @@ impl KeyValueStore {
             .map(|(entry, ())| entry.version())
     }
 
+    /// Appends the whole record of a key, value or tombstone, to `out`; its version.
+    pub fn copy_record(&self, key: &[u8], out: &mut Vec<u8>) -> Option<Version> {
+        let shard = self.lock(shard_of(key_hash(key)));
+        let (entry, ()) = shard.map.get_key_value(key)?;
+        out.extend_from_slice(entry.bytes());
+        Some(entry.version())
+    }
+
+    /// Takes tombstones that are older than `cutoff` (a hybrid time) out of a shard's digests, for good: the
+    /// cutoff of a shard never goes back. They stay in the map until they are dropped.
+    ///
+    /// Costs a look at the whole shard only when one of its tombstones has aged since the last call.
+    pub fn age_tombstones(&self, index: usize, cutoff: u64) {
+        let mut shard = self.lock(index);
+        if cutoff > shard.cutoff {
+            shard.age(cutoff);
+        }
+    }
+
     /// How much is stored. Visits every shard; shards change meanwhile.
     pub fn size(&self) -> Size {
         (0..SHARDS).fold(Size::default(), |total, index| {
@@ -235,9 +270,7 @@ impl KeyValueStore {
 
     /// The digest of a shard: the XOR of its buckets.
     pub fn shard_digest(&self, index: usize) -> u64 {
-        self.bucket_digests(index)
-            .iter()
-            .fold(0, |all, digest| all ^ digest)
+        self.lock(index).digest
     }
 
     /// The digests of a shard's 64 buckets.
@@ -262,7 +295,7 @@ impl Shard {
     /// Takes an entry out, with its share of the digest and the counts.
     fn take(&mut self, hash: u64, key: &[u8]) -> Option<Entry> {
         let (entry, ()) = self.map.remove_entry(key)?;
-        self.digests.0[bucket_of(hash)] ^= entry_digest(hash, entry.version());
+        self.toggle(hash, &entry);
         self.bytes -= entry.bytes().len() as u64;
         self.live -= usize::from(!entry.is_tombstone());
         Some(entry)
@@ -270,11 +303,50 @@ impl Shard {
 
     /// Puts an entry in whose key is not there.
     fn put(&mut self, hash: u64, entry: Entry) {
-        self.digests.0[bucket_of(hash)] ^= entry_digest(hash, entry.version());
+        self.toggle(hash, &entry);
         self.bytes += entry.bytes().len() as u64;
         self.live += usize::from(!entry.is_tombstone());
         let before = self.map.insert(entry, ());
         debug_assert!(before.is_none(), "take comes before put");
+    }
+
+    /// Puts an entry into the digest of its bucket, or takes it out again.
+    fn toggle(&mut self, hash: u64, entry: &Entry) {
+        let version = entry.version();
+        if entry.is_tombstone() {
+            if version.time < self.cutoff {
+                return;
+            }
+            self.oldest_tombstone = Oldest(self.oldest_tombstone.0.min(version.time));
+        }
+        self.flip(hash, version);
+    }
+
+    /// Puts a version into the digests, or takes it out again.
+    fn flip(&mut self, hash: u64, version: Version) {
+        let digest = entry_digest(hash, version);
+        self.digests.0[bucket_of(hash)] ^= digest;
+        self.digest ^= digest;
+    }
+
+    fn age(&mut self, cutoff: u64) {
+        let before = std::mem::replace(&mut self.cutoff, cutoff);
+        if self.oldest_tombstone.0 >= cutoff {
+            return;
+        }
+        let (mut oldest, mut aged) = (u64::MAX, Vec::new());
+        for entry in self.map.keys().filter(|entry| entry.is_tombstone()) {
+            let version = entry.version();
+            if version.time >= cutoff {
+                oldest = oldest.min(version.time);
+            } else if version.time >= before {
+                aged.push((key_hash(entry.key()), version));
+            }
+        }
+        for (hash, version) in aged {
+            self.flip(hash, version);
+        }
+        self.oldest_tombstone = Oldest(oldest);
     }
 }
 

@@ -233,6 +233,28 @@ proptest! {
     }
 
     #[test]
+    fn digests_leave_out_exactly_the_tombstones_that_aged(
+        steps in prop::collection::vec((any_owned(), 0u64..6), 0..60)
+    ) {
+        let store = KeyValueStore::new();
+        for (owned, next) in steps {
+            store.merge(&owned.record(), |_| 0);
+            let index = shard_of(key_hash(&owned.key));
+            store.age_tombstones(index, next);
+            let mut expected = [0; BUCKETS];
+            // Shards are aged only when they are looked at, so each has its own cutoff.
+            let cutoff = store.lock(index).cutoff;
+            store.for_each_in_shard(index, |entry| {
+                let hash = key_hash(entry.key());
+                if !entry.is_tombstone() || entry.version().time >= cutoff {
+                    expected[bucket_of(hash)] ^= entry_digest(hash, entry.version());
+                }
+            });
+            prop_assert_eq!(store.bucket_digests(index), expected);
+        }
+    }
+
+    #[test]
     fn the_store_agrees_with_a_slow_obvious_twin(
         operations in prop::collection::vec((0u8..8, 0u16..30, prop::collection::vec(any::<u8>(), 0..12)), 0..300)
     ) {

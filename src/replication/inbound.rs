@@ -1,0 +1,87 @@
+//! The connections that peers have made to this node: one counts for each node id, the newest.
+
+use std::collections::HashMap;
+use std::net::{Shutdown, TcpStream};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::lock;
+use crate::error::{Error, Result};
+
+/// A connection on which a peer has introduced itself.
+#[derive(Debug)]
+pub struct Peer {
+    id: u64,
+    address: String,
+    socket: Arc<TcpStream>,
+    /// Held while a batch is merged: when a newer connection has taken over, nothing more comes from this one.
+    is_current: Mutex<bool>,
+}
+
+impl Peer {
+    /// Does something that only the newest connection of a node may do.
+    pub fn while_current<T>(&self, act: impl FnOnce() -> Result<T>) -> Result<T> {
+        let is_current = self
+            .is_current
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if *is_current {
+            return act();
+        }
+        Err(Error::refused(
+            "this node has a newer connection, or was cut off; say PEER HELLO again",
+        ))
+    }
+
+    fn end(&self) {
+        *lock(&self.is_current) = false;
+        let _ = self.socket.shutdown(Shutdown::Both);
+    }
+}
+
+/// The newest connection of each peer.
+#[derive(Debug, Default)]
+pub struct Inbound(Mutex<HashMap<u64, Arc<Peer>>>);
+
+impl Inbound {
+    /// A node introduced itself on `socket`: its older connections end.
+    pub fn greeted(&self, id: u64, address: &str, socket: &Arc<TcpStream>) -> Arc<Peer> {
+        let peer = Arc::new(Peer {
+            id,
+            address: address.into(),
+            socket: Arc::clone(socket),
+            is_current: Mutex::new(true),
+        });
+        let before = lock(&self.0).insert(id, Arc::clone(&peer));
+        if let Some(before) = before {
+            *lock(&before.is_current) = false;
+            if !Arc::ptr_eq(&before.socket, socket) {
+                before.end();
+            }
+        }
+        peer
+    }
+
+    /// A connection has ended.
+    pub fn ended(&self, peer: &Arc<Peer>) {
+        let mut peers = lock(&self.0);
+        if peers
+            .get(&peer.id)
+            .is_some_and(|newest| Arc::ptr_eq(newest, peer))
+        {
+            peers.remove(&peer.id);
+        }
+    }
+
+    /// Closes the connections of some peers, by id and address.
+    pub fn close(&self, is_meant: impl Fn(u64, &str) -> bool) {
+        let peers: Vec<Arc<Peer>> = lock(&self.0).values().cloned().collect();
+        for peer in peers.iter().filter(|peer| is_meant(peer.id, &peer.address)) {
+            peer.end();
+        }
+    }
+
+    /// Closes the connections of all peers.
+    pub fn close_all(&self) {
+        self.close(|_, _| true);
+    }
+}

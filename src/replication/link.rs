@@ -1,0 +1,376 @@
+//! A link: the conversation with one peer, as a state machine without sockets, threads or clocks.
+//!
+//! ```text
+//!   down ─connected─► greeting ─HELLO answered─► open: a comparison of everything, then batches
+//!     ▲                   ▲______idle, or a minute later______│
+//!     └───────────────── broken, from anywhere ───────────────┘
+//! ```
+//!
+//! One exchange is under way at a time: requests that were sent together, then all their replies. While a batch is
+//! under way the next one grows in the queue, so batches adapt to the round trip, and since
+//! nobody ever waits with unread replies, no two nodes can lock each other up.
+//!
+//! [`super::worker`] drives it with a real socket, the simulation with messages of its own.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::queue::{Change, Queue};
+use super::sync::{ShardSet, Sync, View};
+use super::{Introduction, Reply, Request};
+use crate::config::Limits;
+use crate::error::{Error, Result};
+use crate::store::version::Version;
+
+/// What to do next.
+#[derive(Debug)]
+pub enum Step {
+    /// Send these together and hand them with their replies to [`Link::take`].
+    Send(Vec<Request>),
+    /// Nothing until a change is queued or this time has come.
+    Wait {
+        /// In milliseconds of the caller's monotonic clock.
+        until_ms: u64,
+    },
+    /// A comparison of everything has finished with nothing refused. Ask again at once.
+    Synced {
+        /// When it began.
+        began_ms: u64,
+        /// Aged tombstones of which the peer still held an older value; they were sent.
+        revived: Vec<(Box<[u8]>, Version)>,
+    },
+}
+
+/// What a peer is known to hold, for `WAIT`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Everything was compared at least once, so what was written before there was a link is there too.
+    pub is_complete: bool,
+    /// Changes of the queue that the peer holds.
+    pub sent: u64,
+    /// Marks that a finished comparison has dealt with.
+    pub overflows: u64,
+}
+
+/// The state of the conversation.
+///
+/// Invariants, checked by the simulation in `tests/simulation.rs`:
+/// - No change is lost: the peer holds it, or it is in the queue, under way or marked, or a comparison of everything
+///   is due or running.
+/// - `held` never counts a change that the peer refused or may not have.
+/// - A mark is cleared before the digest of its shard is asked: a change that comes later marks it again.
+#[derive(Debug)]
+pub struct Link {
+    phase: Phase,
+    sync: Option<Running>,
+    is_introduced: bool,
+    is_waiting_for_replies: bool,
+    /// Changes taken from the queue so far.
+    taken: u64,
+    held: Held,
+    /// Something may have been lost, or was refused, since the last finished comparison of everything: until
+    /// the next one an acknowledged batch does not say that the peer holds all before it.
+    is_unsettled: bool,
+    /// The peer refused records because they are too far ahead of its clock.
+    is_refused: bool,
+    /// When the oldest change was made that was taken from the queue and that the peer may not hold.
+    oldest_ms: Option<u64>,
+    /// A change that was taken from the queue and not yet sent.
+    head: Option<Change>,
+    next_sync_ms: u64,
+    /// When to compare because of idleness; `None` when that was done since the last activity.
+    idle_sync_ms: Option<u64>,
+    /// Changes go next, so that they do not wait for the end of a sync.
+    changes_go_next: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Down,
+    /// HELLO comes next.
+    Greeting,
+    /// HELLO was answered just now: a comparison of everything comes next.
+    Greeted,
+    Open,
+}
+
+#[derive(Debug)]
+struct Running {
+    sync: Sync,
+    is_full: bool,
+    began_ms: u64,
+    /// Marks dealt with when this has finished.
+    overflows: u64,
+    is_refused: bool,
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Link {
+            phase: Phase::Down,
+            sync: None,
+            is_introduced: false,
+            is_waiting_for_replies: false,
+            taken: 0,
+            held: Held::default(),
+            is_unsettled: true,
+            is_refused: false,
+            oldest_ms: None,
+            head: None,
+            next_sync_ms: 0,
+            idle_sync_ms: None,
+            changes_go_next: false,
+        }
+    }
+}
+
+impl Link {
+    /// There is a new connection.
+    pub fn connected(&mut self) {
+        self.phase = Phase::Greeting;
+        self.is_introduced = false;
+    }
+
+    /// The connection is gone. What was under way may or may not have arrived; the next
+    /// connection starts with a comparison of everything.
+    pub fn broken(&mut self) {
+        self.phase = Phase::Down;
+        self.is_introduced = false;
+        self.is_refused = false;
+        self.sync = None;
+        self.is_waiting_for_replies = false;
+        self.is_unsettled = true;
+    }
+
+    /// Another node answers now: what was held is not held by it.
+    pub fn forget_held(&mut self) {
+        self.held = Held::default();
+    }
+
+    /// Whether the peer has said who it is on this connection.
+    pub fn is_introduced(&self) -> bool {
+        self.is_introduced
+    }
+
+    /// Whether changes are sent as they come, with nothing to catch up.
+    pub fn is_live(&self) -> bool {
+        self.phase != Phase::Down && !self.is_unsettled
+    }
+
+    /// Whether the peer refused records because they are too far ahead of its clock.
+    pub fn is_refused(&self) -> bool {
+        self.is_refused
+    }
+
+    /// What the peer holds.
+    pub fn held(&self) -> Held {
+        self.held
+    }
+
+    /// When the oldest change was made that the peer may not hold, as far as the link has seen.
+    pub fn oldest_ms(&self) -> Option<u64> {
+        let head = self.head.as_ref().map(|change| change.at_ms);
+        match (self.oldest_ms, head) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        }
+    }
+
+    /// Looks at the first queued change, to know its age, while nothing can be sent.
+    pub fn peek(&mut self, queue: &Queue) {
+        if self.head.is_none() {
+            self.head = queue.take().ok();
+        }
+    }
+
+    /// Takes a change that the driver received while it waited.
+    pub fn received(&mut self, change: Change) {
+        debug_assert!(self.head.is_none(), "one waits only with nothing to send");
+        self.head = Some(change);
+    }
+
+    /// Changes taken from the queue and not yet sent: 0 or 1.
+    pub fn waiting(&self) -> usize {
+        usize::from(self.head.is_some())
+    }
+
+    /// What to do next. `now_ms` is a monotonic clock; no exchange may be under way.
+    pub fn next(&mut self, now_ms: u64, queue: &Queue, view: View, limits: &Limits) -> Step {
+        debug_assert!(!self.is_waiting_for_replies, "one exchange at a time");
+        if queue.take_stir() {
+            self.idle_sync_ms = Some(now_ms + limits.sync_idle.as_millis() as u64);
+        }
+        let is_due = self.phase == Phase::Greeted
+            || now_ms >= self.next_sync_ms
+            || self.idle_sync_ms.is_some_and(|at| now_ms >= at);
+        match self.phase {
+            Phase::Down => return Step::Wait { until_ms: u64::MAX },
+            // Before each comparison of everything: so names of new and forgotten members travel.
+            Phase::Open if is_due && self.sync.is_none() => self.phase = Phase::Greeting,
+            _ => {}
+        }
+        if self.phase == Phase::Greeting {
+            return self.send(vec![Request::Hello]);
+        }
+        if self.sync.is_none() && (is_due || queue.has_marks()) {
+            self.start_sync(is_due, now_ms, queue, limits);
+        }
+        if self.sync.is_none() || std::mem::take(&mut self.changes_go_next) {
+            let batch = self.drain(queue, view, limits);
+            if !batch.is_empty() {
+                self.idle_sync_ms = Some(now_ms + limits.sync_idle.as_millis() as u64);
+                return self.send(vec![Request::Merge(batch)]);
+            }
+        }
+        let Some(running) = &mut self.sync else {
+            let until_ms = self.idle_sync_ms.unwrap_or(u64::MAX).min(self.next_sync_ms);
+            return Step::Wait { until_ms };
+        };
+        let requests = running.sync.next(view, limits);
+        if !requests.is_empty() {
+            self.changes_go_next = true;
+            return self.send(requests);
+        }
+        match self.sync.take() {
+            Some(done) => self.finish_sync(done, now_ms, limits),
+            None => Step::Wait { until_ms: now_ms },
+        }
+    }
+
+    /// Takes the replies to the requests of the last step; the introduction if they were HELLO's. An
+    /// error means that the connection is of no use.
+    pub fn take(
+        &mut self,
+        requests: &[Request],
+        replies: Vec<Reply>,
+        view: View,
+    ) -> Result<Option<Introduction>> {
+        if !std::mem::take(&mut self.is_waiting_for_replies) || requests.len() != replies.len() {
+            return Err(Error::Corrupt("a reply that nobody asked for".into()));
+        }
+        for (request, reply) in requests.iter().zip(replies) {
+            match (request, reply) {
+                (_, Reply::Error(reason)) => return Err(Error::refused(reason)),
+                (Request::Hello, Reply::Introduction(introduction)) => {
+                    self.phase = Phase::Greeted;
+                    self.is_introduced = true;
+                    return Ok(Some(introduction));
+                }
+                (request, reply) => self.take_one(request, &reply, view)?,
+            }
+        }
+        Ok(None)
+    }
+
+    fn take_one(&mut self, request: &Request, reply: &Reply, view: View) -> Result<()> {
+        if let (Request::Merge(_), Reply::Merged { refused, .. }) = (request, reply) {
+            if *refused > 0 {
+                (self.is_refused, self.is_unsettled) = (true, true);
+                if let Some(running) = &mut self.sync {
+                    running.is_refused = true;
+                }
+            } else if !self.is_unsettled {
+                self.holds_all_taken();
+            }
+            return Ok(());
+        }
+        match &mut self.sync {
+            Some(running) => running.sync.take(request, reply, view),
+            None => Err(Error::Corrupt("a reply of another kind".into())),
+        }
+    }
+
+    fn send(&mut self, requests: Vec<Request>) -> Step {
+        self.is_waiting_for_replies = true;
+        Step::Send(requests)
+    }
+
+    /// Begins a comparison: of everything, or of the marked shards.
+    fn start_sync(&mut self, is_full: bool, now_ms: u64, queue: &Queue, limits: &Limits) {
+        // First the count, then the marks, and only then, in `Sync::next`, the digests: what changes
+        // later is in the queue or marks its shard again.
+        let overflows = queue.overflows();
+        let marks = queue.take_marks();
+        if is_full {
+            self.phase = Phase::Open;
+            self.next_sync_ms = now_ms + limits.sync_interval.as_millis() as u64;
+            self.idle_sync_ms = None;
+            if self.is_unsettled {
+                // What is queued now was merged before: this comparison will find it.
+                for _ in 0..queue.len() + self.waiting() {
+                    self.take_change(queue);
+                }
+            }
+        }
+        self.sync = Some(Running {
+            sync: Sync::new(if is_full { ShardSet::ALL } else { marks }),
+            is_full,
+            began_ms: now_ms,
+            overflows,
+            is_refused: false,
+        });
+    }
+
+    fn finish_sync(&mut self, done: Running, now_ms: u64, limits: &Limits) -> Step {
+        self.changes_go_next = false;
+        if done.is_refused {
+            // The clocks may come together by themselves: try again soon, not at once.
+            self.idle_sync_ms = Some(now_ms + limits.sync_idle.as_millis() as u64);
+            return Step::Wait { until_ms: now_ms };
+        }
+        self.held.overflows = done.overflows;
+        if !done.is_full {
+            if !self.is_unsettled {
+                self.holds_all_taken();
+            }
+            return Step::Wait { until_ms: now_ms };
+        }
+        // Batches that were sent meanwhile were acknowledged, or this would have been noted as refused.
+        (self.is_unsettled, self.is_refused) = (false, false);
+        self.held.is_complete = true;
+        self.holds_all_taken();
+        let (began_ms, revived) = (done.began_ms, done.sync.revived);
+        Step::Synced { began_ms, revived }
+    }
+
+    fn holds_all_taken(&mut self) {
+        self.held.sent = self.taken;
+        self.oldest_ms = None;
+    }
+
+    fn take_change(&mut self, queue: &Queue) -> Option<Change> {
+        let change = self.head.take().or_else(|| queue.take().ok())?;
+        self.taken += 1;
+        self.oldest_ms = Some(
+            self.oldest_ms
+                .map_or(change.at_ms, |at| at.min(change.at_ms)),
+        );
+        Some(change)
+    }
+
+    /// Collects what the changed keys are now, up to the limit. A key that changed many times is read once.
+    fn drain(&mut self, queue: &Queue, view: View, limits: &Limits) -> Vec<u8> {
+        let (mut batch, mut keys) = (Vec::new(), HashSet::new());
+        while batch.len() < limits.batch_bytes {
+            let Some(change) = self.take_change(queue) else {
+                break;
+            };
+            let before = batch.len();
+            if keys.insert(Arc::clone(&change.key)) {
+                view.store.copy_record(&change.key, &mut batch);
+            }
+            if batch.len() > limits.merge_bytes_max {
+                // In a batch of its own it fits.
+                batch.truncate(before);
+                self.taken -= 1;
+                self.head = Some(change);
+                break;
+            }
+        }
+        if batch.is_empty() && !self.is_unsettled {
+            // Keys that are gone, if any: dropped tombstones. The peer needs nothing of them.
+            self.holds_all_taken();
+        }
+        batch
+    }
+}

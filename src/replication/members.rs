@@ -1,0 +1,624 @@
+//! Who is in the cluster: decisions without sockets, threads or clocks.
+//!
+//! A *contact* is somebody this node has a link to: a seed from the command line, a node that another
+//! one introduced, or a *member*, which has said who it is on a link of our own. Members are known
+//! by node id, not by address, so a node may come back elsewhere, and two spellings of one address are
+//! one member.
+//!
+//! **The rules.**
+//! - One contact for each node id; the newest advertised address is tried first, the one that worked before next.
+//! - Only members are introduced to others: an address on which nobody ever answered does not spread.
+//! - An in-memory node that answers with a new id has been restarted: the old id is gone with its data. A node
+//!   with stored data stays a member until it is forgotten, as it may return with old data.
+//! - A banned id never comes back. Bans travel with every introduction.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Introduction;
+use crate::error::{Error, Result};
+
+/// Addresses kept for one contact: the advertised one, the one it was named by, and one in hand.
+const ADDRESSES_MAX: usize = 3;
+
+/// What this node says of itself.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Stays with the data.
+    pub node_id: u64,
+    /// New at every start.
+    pub run_id: u64,
+    /// Nodes of another cluster are refused.
+    pub cluster: String,
+    /// Whether the data survives a restart.
+    pub is_durable: bool,
+    /// `host:port`, or why there is none.
+    pub address: std::result::Result<String, String>,
+}
+
+/// What must survive a restart of a node with stored data.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stored {
+    /// Id and address of each member, and whether its own data survives a restart.
+    pub members: Vec<(u64, String, bool)>,
+    /// Ids that never come back.
+    pub bans: Vec<u64>,
+}
+
+/// Somebody this node has a link to.
+#[derive(Clone, Debug, Default)]
+pub struct Contact {
+    /// Where to reach it, in order; never empty.
+    pub addresses: Vec<String>,
+    /// Its node id, once it has said so on our own link.
+    pub id: Option<u64>,
+    /// Its node id as others say.
+    pub introduced_as: Option<u64>,
+    /// Whether its data survives a restart.
+    pub is_durable: bool,
+    /// Whether it was named on the command line.
+    pub is_seed: bool,
+}
+
+/// What became of an introduction on one of our own links.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is a member.
+    Member,
+    /// Why the link cannot be used; it is tried again later.
+    Refused(String),
+    /// The contact is gone: it is this node itself, or another name for a member.
+    Gone,
+}
+
+/// All contacts and bans of a node.
+///
+/// Invariants:
+/// - `one_contact_for_each_node_id`, counting those that were only introduced.
+/// - No contact has a banned id.
+#[derive(Debug)]
+pub struct Members {
+    identity: Identity,
+    contacts: BTreeMap<u64, Contact>,
+    bans: BTreeSet<u64>,
+    next_number: u64,
+    contacts_max: usize,
+    cut: Cut,
+}
+
+/// The peers that this node pretends not to reach.
+#[derive(Debug, Default)]
+struct Cut {
+    everybody: bool,
+    /// Addresses and ids.
+    names: BTreeSet<String>,
+}
+
+impl Members {
+    /// The seeds, and what was stored of an earlier run.
+    pub fn new(identity: Identity, seeds: &[String], stored: &Stored, contacts_max: usize) -> Self {
+        let mut members = Members {
+            identity,
+            contacts: BTreeMap::new(),
+            bans: stored.bans.iter().copied().collect(),
+            next_number: 1,
+            contacts_max,
+            cut: Cut::default(),
+        };
+        for (id, address, is_durable) in &stored.members {
+            members.add(Contact {
+                addresses: vec![address.clone()],
+                id: Some(*id),
+                is_durable: *is_durable,
+                ..Contact::default()
+            });
+        }
+        for seed in seeds {
+            if let Some(contact) = members.by_address(seed) {
+                contact.is_seed = true;
+            } else {
+                members.add(Contact {
+                    addresses: vec![seed.clone()],
+                    is_seed: true,
+                    ..Contact::default()
+                });
+            }
+        }
+        members
+    }
+
+    /// What this node says of itself.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The contacts, by the number of their link.
+    pub fn contacts(&self) -> &BTreeMap<u64, Contact> {
+        &self.contacts
+    }
+
+    /// Ids and addresses of the members: what is told to others.
+    pub fn members(&self) -> Vec<(u64, String)> {
+        let known = self.contacts.values();
+        known
+            .filter_map(|contact| Some((contact.id?, contact.addresses[0].clone())))
+            .collect()
+    }
+
+    /// What must survive a restart.
+    pub fn stored(&self) -> Stored {
+        let known = self.contacts.values();
+        let member = |contact: &Contact| {
+            let address = contact.addresses[0].clone();
+            Some((contact.id?, address, contact.is_durable))
+        };
+        Stored {
+            members: known.filter_map(member).collect(),
+            bans: self.bans(),
+        }
+    }
+
+    /// The banned ids.
+    pub fn bans(&self) -> Vec<u64> {
+        self.bans.iter().copied().collect()
+    }
+
+    /// Numbers of the links to all who may hold data: members, and those that others call so. A seed that
+    /// never answered is not among them.
+    pub fn holders(&self) -> BTreeSet<u64> {
+        let may_hold = |contact: &&Contact| contact.id.is_some() || contact.introduced_as.is_some();
+        let contacts = self.contacts.iter();
+        contacts
+            .filter(|(_, contact)| may_hold(contact))
+            .map(|(number, _)| *number)
+            .collect()
+    }
+
+    /// Somebody connected and introduced itself. Whether it may stay; an error says why not.
+    pub fn heard(&mut self, from: &Introduction) -> Result<()> {
+        self.check(from)?;
+        if from.node_id == self.identity.node_id {
+            // A seed of ours that is ourselves: our own link will find out.
+            return Ok(());
+        }
+        self.learn(from.node_id, &from.address, true)
+    }
+
+    /// The peer of link `number`, reached at `address`, answered our introduction.
+    pub fn answered(&mut self, number: u64, address: &str, by: &Introduction) -> Verdict {
+        if let Err(refusal) = self.check(by) {
+            return Verdict::Refused(refusal.to_string());
+        }
+        if by.node_id == self.identity.node_id {
+            return self.met_myself(number, address);
+        }
+        if by.bans.contains(&self.identity.node_id) {
+            return Verdict::Refused("forgotten: start with an empty directory".into());
+        }
+        for id in &by.bans {
+            self.ban(*id);
+        }
+        let verdict = self.confirm(number, address, by);
+        for (id, address) in &by.members {
+            // At our own address: who was here before us, with the data that is gone.
+            let is_here = self.identity.address.as_ref() == Ok(address);
+            if *id != self.identity.node_id && !self.bans.contains(id) && !is_here {
+                // Too many: they are refused when they connect, and counted there.
+                let _ = self.learn(*id, address, false);
+            }
+        }
+        verdict
+    }
+
+    /// Numbers of the links to whoever has this id, or is thought to be at this address.
+    pub fn links_to(&self, id: u64, address: &str) -> Vec<u64> {
+        let is_it = |contact: &Contact| {
+            contact.id == Some(id)
+                || contact.introduced_as == Some(id)
+                || contact.addresses.iter().any(|known| known == address)
+        };
+        let contacts = self.contacts.iter();
+        contacts
+            .filter(|(_, contact)| is_it(contact))
+            .map(|(number, _)| *number)
+            .collect()
+    }
+
+    /// Tells under which address this node can be reached, or why not.
+    pub fn set_address(&mut self, address: std::result::Result<String, String>) {
+        self.identity.address = address;
+    }
+
+    /// Bans whoever has this id or address for good. Returns the numbers of the links that end.
+    pub fn forget(&mut self, target: &str) -> Result<Vec<u64>> {
+        let id = parse_id(target);
+        if id == Some(self.identity.node_id) || self.identity.address.as_deref() == Ok(target) {
+            return Err(Error::refused("a node cannot forget itself"));
+        }
+        let is_meant = |contact: &Contact| {
+            contact.addresses.iter().any(|address| address == target)
+                || id.is_some() && (contact.id == id || contact.introduced_as == id)
+        };
+        let meant: Vec<u64> = self
+            .contacts
+            .iter()
+            .filter(|(_, contact)| is_meant(contact))
+            .map(|(number, _)| *number)
+            .collect();
+        if meant.is_empty() && id.is_none() {
+            return Err(no_such_peer(target));
+        }
+        for number in &meant {
+            if let Some(contact) = self.contacts.remove(number) {
+                self.bans.extend(contact.id.or(contact.introduced_as));
+            }
+        }
+        self.bans.extend(id);
+        Ok(meant)
+    }
+
+    /// From now on, pretends that a peer (an address or id), or everybody (`*`), cannot be reached.
+    pub fn partition(&mut self, target: &str) -> Result<()> {
+        if target == "*" {
+            self.cut.everybody = true;
+            return Ok(());
+        }
+        let id = parse_id(target);
+        let contact = self.contacts.values().find(|contact| {
+            contact.addresses.iter().any(|known| known == target)
+                || id.is_some() && contact.id == id
+        });
+        let Some(contact) = contact else {
+            return Err(no_such_peer(target));
+        };
+        let names = contact.addresses.iter().cloned();
+        self.cut.names.extend(names);
+        self.cut
+            .names
+            .extend(contact.id.map(|id| format!("{id:016x}")));
+        Ok(())
+    }
+
+    /// Ends all partitions.
+    pub fn heal(&mut self) {
+        self.cut = Cut::default();
+    }
+
+    /// Whether the peer of a link is behind a partition.
+    pub fn is_cut(&self, number: u64) -> bool {
+        let Some(contact) = self.contacts.get(&number) else {
+            return false;
+        };
+        let id = contact.id.or(contact.introduced_as);
+        contact
+            .addresses
+            .iter()
+            .any(|address| self.is_cut_off(id, address))
+    }
+
+    /// Whether whoever says that this is its id and address is behind a partition.
+    pub fn is_cut_off(&self, id: Option<u64>, address: &str) -> bool {
+        let cut = |name: &str| self.cut.names.contains(name);
+        self.cut.everybody || cut(address) || id.is_some_and(|id| cut(&format!("{id:016x}")))
+    }
+
+    /// Checks what must be right in both directions.
+    fn check(&self, other: &Introduction) -> Result<()> {
+        if other.cluster != self.identity.cluster {
+            return Err(Error::refused(format!(
+                "it is of cluster '{}', this node of '{}'; start both with the same --cluster",
+                other.cluster, self.identity.cluster
+            )));
+        }
+        if other.node_id == self.identity.node_id && other.run_id != self.identity.run_id {
+            return Err(Error::refused(format!(
+                "two running nodes have the id {:016x}: a copied data directory; remove the file `node` from the copy",
+                other.node_id
+            )));
+        }
+        if self.bans.contains(&other.node_id) {
+            return Err(Error::refused("forgotten: start with an empty directory"));
+        }
+        Ok(())
+    }
+
+    fn met_myself(&mut self, number: u64, address: &str) -> Verdict {
+        let Some(contact) = self.contacts.get(&number) else {
+            return Verdict::Gone;
+        };
+        if contact.is_seed && contact.id.is_none() && contact.introduced_as.is_none() {
+            self.contacts.remove(&number);
+            return Verdict::Gone;
+        }
+        Verdict::Refused(format!(
+            "{address} is this node itself; start that peer with an --advertise HOST:PORT that leads to it"
+        ))
+    }
+
+    /// The peer of link `number` is `by`: makes it a member, under this link or the one it has.
+    fn confirm(&mut self, number: u64, address: &str, by: &Introduction) -> Verdict {
+        let other = self.find(by.node_id).filter(|other| *other != number);
+        let Some(contact) = self.contacts.get_mut(&number) else {
+            return Verdict::Gone;
+        };
+        if let Some(id) = contact.id
+            && id != by.node_id
+            && contact.is_durable
+        {
+            if other.is_none() {
+                self.add(Contact {
+                    addresses: vec![address.into()],
+                    introduced_as: Some(by.node_id),
+                    ..Contact::default()
+                });
+            }
+            return Verdict::Refused(format!(
+                "{:016x} answers at {address}, not {id:016x}, which has stored data; PEER FORGET {id:016x} if it is gone",
+                by.node_id
+            ));
+        }
+        if let Some(other) = other {
+            // Two addresses of one node: the link that is older stays and learns the other address.
+            let duplicate = self.contacts.remove(&number).unwrap_or_default();
+            if let Some(kept) = self.contacts.get_mut(&other) {
+                kept.is_seed |= duplicate.is_seed;
+                duplicate
+                    .addresses
+                    .iter()
+                    .for_each(|address| kept.add_address(address, false));
+            }
+            return Verdict::Gone;
+        }
+        contact.id = Some(by.node_id);
+        contact.introduced_as = None;
+        contact.is_durable = by.is_durable;
+        contact.add_address(&by.address, true);
+        Verdict::Member
+    }
+
+    /// Notes where a node is; makes it a contact if it is none.
+    fn learn(&mut self, id: u64, address: &str, is_newest: bool) -> Result<()> {
+        if let Some(number) = self.find(id) {
+            if let Some(contact) = self.contacts.get_mut(&number) {
+                contact.add_address(address, is_newest);
+            }
+            return Ok(());
+        }
+        if let Some(contact) = self.by_address(address) {
+            // Its own link will find out who answers there now.
+            if contact.id.is_none() {
+                contact.introduced_as = Some(id);
+            }
+            return Ok(());
+        }
+        if self.contacts.len() >= self.contacts_max {
+            return Err(Error::refused(format!(
+                "there are {} peers already, the most a node has",
+                self.contacts_max
+            )));
+        }
+        self.add(Contact {
+            addresses: vec![address.into()],
+            introduced_as: Some(id),
+            ..Contact::default()
+        });
+        Ok(())
+    }
+
+    fn ban(&mut self, id: u64) {
+        self.bans.insert(id);
+        self.contacts
+            .retain(|_, contact| contact.id != Some(id) && contact.introduced_as != Some(id));
+    }
+
+    fn add(&mut self, contact: Contact) {
+        self.contacts.insert(self.next_number, contact);
+        self.next_number += 1;
+    }
+
+    fn find(&self, id: u64) -> Option<u64> {
+        let is_it = |contact: &Contact| {
+            contact.id == Some(id) || contact.id.is_none() && contact.introduced_as == Some(id)
+        };
+        let mut contacts = self.contacts.iter();
+        contacts
+            .find(|(_, contact)| is_it(contact))
+            .map(|(number, _)| *number)
+    }
+
+    fn by_address(&mut self, address: &str) -> Option<&mut Contact> {
+        let mut contacts = self.contacts.values_mut();
+        contacts.find(|contact| contact.addresses.iter().any(|known| known == address))
+    }
+}
+
+impl Contact {
+    fn add_address(&mut self, address: &str, is_newest: bool) {
+        if !is_newest && self.addresses.iter().any(|known| known == address) {
+            return;
+        }
+        self.addresses.retain(|known| known != address);
+        let at = if is_newest { 0 } else { self.addresses.len() };
+        self.addresses.insert(at, address.into());
+        self.addresses.truncate(ADDRESSES_MAX);
+    }
+}
+
+fn no_such_peer(target: &str) -> Error {
+    Error::refused(format!(
+        "no peer has the address or id '{target}'; PEERS lists them"
+    ))
+}
+
+/// An id as it is written: 16 hex digits.
+pub fn parse_id(text: &str) -> Option<u64> {
+    let is_hex = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_hex.then(|| u64::from_str_radix(text, 16).ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn identity(node_id: u64) -> Identity {
+        Identity {
+            node_id,
+            run_id: node_id + 1_000,
+            cluster: "c".into(),
+            is_durable: false,
+            address: Ok(format!("n{node_id}:1")),
+        }
+    }
+
+    fn members(seeds: &[&str]) -> Members {
+        let seeds: Vec<String> = seeds.iter().map(|seed| seed.to_string()).collect();
+        Members::new(identity(1), &seeds, &Stored::default(), 10)
+    }
+
+    fn says(node_id: u64, address: &str) -> Introduction {
+        Introduction {
+            cluster: "c".into(),
+            node_id,
+            run_id: node_id + 1_000,
+            address: address.into(),
+            ..Introduction::default()
+        }
+    }
+
+    fn durable(node_id: u64, address: &str) -> Introduction {
+        Introduction {
+            is_durable: true,
+            ..says(node_id, address)
+        }
+    }
+
+    #[test]
+    fn a_seed_that_is_this_node_disappears_and_a_peer_that_leads_here_is_shown() {
+        let mut members = members(&["alias:1"]);
+        assert_eq!(
+            members.answered(1, "alias:1", &says(1, "n1:1")),
+            Verdict::Gone
+        );
+        assert!(members.contacts().is_empty());
+        members
+            .heard(&says(2, "n1:1"))
+            .expect("it may have the right address later");
+        let verdict = members.answered(2, "n1:1", &says(1, "n1:1"));
+        assert!(matches!(verdict, Verdict::Refused(ref why) if why.contains("--advertise")));
+    }
+
+    #[test]
+    fn a_restarted_in_memory_node_takes_its_place_and_a_durable_one_keeps_it() {
+        let mut members = members(&["n2:1", "n3:1"]);
+        assert_eq!(
+            members.answered(1, "n2:1", &says(2, "n2:1")),
+            Verdict::Member
+        );
+        assert_eq!(
+            members.answered(1, "n2:1", &says(20, "n2:1")),
+            Verdict::Member
+        );
+        assert_eq!(members.members(), [(20, "n2:1".to_string())]);
+        assert_eq!(
+            members.answered(2, "n3:1", &durable(3, "n3:1")),
+            Verdict::Member
+        );
+        let verdict = members.answered(2, "n3:1", &says(30, "n3:1"));
+        assert!(matches!(verdict, Verdict::Refused(ref why) if why.contains("PEER FORGET")));
+        assert_eq!(
+            members.answered(3, "n3:1", &says(30, "n3:1")),
+            Verdict::Member
+        );
+        let ids: Vec<u64> = members.members().iter().map(|(id, _)| *id).collect();
+        assert_eq!(ids, [20, 3, 30]);
+    }
+
+    #[test]
+    fn a_node_that_comes_back_elsewhere_is_tried_there_first() {
+        let mut members = members(&["n2:1"]);
+        members.answered(1, "n2:1", &durable(2, "n2:1"));
+        members.heard(&durable(2, "elsewhere:1")).expect("a member");
+        assert_eq!(members.contacts()[&1].addresses, ["elsewhere:1", "n2:1"]);
+    }
+
+    #[test]
+    fn a_banned_node_never_comes_back() {
+        let mut first = members(&["n2:1"]);
+        first.answered(1, "n2:1", &durable(2, "n2:1"));
+        assert_eq!(first.forget("n2:1").expect("a member"), [1]);
+        let refused = first.heard(&durable(2, "n2:1")).expect_err("banned");
+        assert_eq!(
+            refused.to_string(),
+            "forgotten: start with an empty directory"
+        );
+        // Bans travel with every answer.
+        let mut second = Members::new(
+            identity(3),
+            &["n1:1".into(), "n2:1".into()],
+            &Stored::default(),
+            10,
+        );
+        second.answered(2, "n2:1", &durable(2, "n2:1"));
+        let mut answer = says(1, "n1:1");
+        answer.bans = first.bans();
+        assert_eq!(second.answered(1, "n1:1", &answer), Verdict::Member);
+        assert_eq!(second.contacts().len(), 1);
+        assert!(second.heard(&durable(2, "n2:1")).is_err());
+    }
+
+    #[test]
+    fn what_cannot_be_together_is_refused_with_a_reason() {
+        let mut members = members(&[]);
+        let other_cluster = Introduction {
+            cluster: "d".into(),
+            ..says(2, "n2:1")
+        };
+        let copied = Introduction {
+            run_id: 7,
+            ..says(1, "n2:1")
+        };
+        for (from, reason) in [
+            (other_cluster, "--cluster"),
+            (copied, "copied data directory"),
+        ] {
+            let refused = members.heard(&from).expect_err("refused").to_string();
+            assert!(refused.contains(reason), "{refused}");
+        }
+        (2..12).for_each(|id| {
+            members
+                .heard(&says(id, &format!("n{id}:1")))
+                .expect("there is room")
+        });
+        assert!(
+            members.heard(&says(12, "n12:1")).is_err(),
+            "no more than the limit"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn one_contact_for_each_node_id(steps in prop::collection::vec((0u8..4, 1u64..5, 1u64..5, any::<bool>()), 0..60)) {
+            let mut members = members(&["n2:1", "n3:1"]);
+            for (step, id, place, is_durable) in steps {
+                let address = format!("n{place}:1");
+                let mut from = Introduction { is_durable, ..says(id, &address) };
+                match step {
+                    0 => drop(members.heard(&from)),
+                    1 => drop(members.forget(&format!("{id:016x}"))),
+                    _ => {
+                        from.members = vec![(place, format!("n{id}:1"))];
+                        let numbers: Vec<u64> = members.contacts().keys().copied().collect();
+                        if let Some(number) = numbers.get(place as usize % numbers.len().max(1)) {
+                            members.answered(*number, &address, &from);
+                        }
+                    }
+                }
+                let ids: Vec<u64> = members.contacts().values()
+                    .filter_map(|contact| contact.id.or(contact.introduced_as)).collect();
+                let distinct: BTreeSet<u64> = ids.iter().copied().collect();
+                prop_assert_eq!(ids.len(), distinct.len(), "{:?}", members.contacts());
+                prop_assert!(distinct.iter().all(|id| !members.bans().contains(id)));
+            }
+        }
+    }
+}

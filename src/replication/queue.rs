@@ -1,0 +1,159 @@
+//! The channel from the writers to one link: which keys changed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
+
+use super::sync::ShardSet;
+use crate::store::digest::{key_hash, shard_of};
+
+/// A key that changed.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// The key, shared by the queues of all links.
+    pub key: Arc<[u8]>,
+    /// When it changed: the writer's wall clock, in milliseconds since 1970.
+    pub at_ms: u64,
+}
+
+/// Changed keys on their way to a link, bounded in number and bytes; beyond that, marked shards.
+///
+/// Invariants:
+/// - A write never waits here.
+/// - `a_change_is_queued_or_its_shard_is_marked`.
+/// - `sent` is at least the number of changes in the channel before any change that was put in before it was
+///   read: a link that has handled `sent` changes has handled all of those.
+#[derive(Debug)]
+pub struct Queue {
+    sender: Sender<Change>,
+    /// The link's end.
+    pub receiver: Receiver<Change>,
+    bytes: AtomicUsize,
+    bytes_max: usize,
+    marks: [AtomicU64; 16],
+    sent: AtomicU64,
+    overflows: AtomicU64,
+    is_stirred: AtomicBool,
+}
+
+impl Queue {
+    /// An empty queue for so many keys and bytes.
+    pub fn new(keys_max: usize, bytes_max: usize) -> Self {
+        let (sender, receiver) = bounded(keys_max);
+        Queue {
+            sender,
+            receiver,
+            bytes: AtomicUsize::new(0),
+            bytes_max,
+            marks: Default::default(),
+            sent: AtomicU64::new(0),
+            overflows: AtomicU64::new(0),
+            is_stirred: AtomicBool::new(false),
+        }
+    }
+
+    /// Takes a change in, or marks its shard.
+    pub fn offer(&self, change: Change) {
+        let (len, shard) = (change.key.len(), shard_of(key_hash(&change.key)));
+        self.sent.fetch_add(1, Ordering::SeqCst);
+        let before = self.bytes.fetch_add(len, Ordering::Relaxed);
+        if before + len > self.bytes_max || self.sender.try_send(change).is_err() {
+            self.bytes.fetch_sub(len, Ordering::Relaxed);
+            self.sent.fetch_sub(1, Ordering::SeqCst);
+            self.mark(shard);
+        }
+    }
+
+    /// Has a shard compared at the next opportunity.
+    pub fn mark(&self, shard: usize) {
+        self.marks[shard / 64].fetch_or(1 << (shard % 64), Ordering::SeqCst);
+        // After the mark: whoever sees the count sees the mark too.
+        self.overflows.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Something came from another peer: not to be handed on, but to be compared when things are quiet.
+    pub fn stir(&self) {
+        self.is_stirred.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether something came from another peer since the last call.
+    pub fn take_stir(&self) -> bool {
+        self.is_stirred.load(Ordering::Relaxed) && self.is_stirred.swap(false, Ordering::Relaxed)
+    }
+
+    /// The next change, if there is one.
+    pub fn take(&self) -> std::result::Result<Change, TryRecvError> {
+        let change = self.receiver.try_recv()?;
+        self.received(&change);
+        Ok(change)
+    }
+
+    /// Accounts for a change that was taken from [`Queue::receiver`] directly.
+    pub fn received(&self, change: &Change) {
+        self.bytes.fetch_sub(change.key.len(), Ordering::Relaxed);
+    }
+
+    /// The marked shards; they are marked no more.
+    pub fn take_marks(&self) -> ShardSet {
+        ShardSet(std::array::from_fn(|word| {
+            self.marks[word].swap(0, Ordering::SeqCst)
+        }))
+    }
+
+    /// Whether any shard is marked.
+    pub fn has_marks(&self) -> bool {
+        self.marks
+            .iter()
+            .any(|word| word.load(Ordering::SeqCst) != 0)
+    }
+
+    /// Changes in the channel.
+    pub fn len(&self) -> usize {
+        self.receiver.len()
+    }
+
+    /// Whether the channel is empty.
+    pub fn is_empty(&self) -> bool {
+        self.receiver.is_empty()
+    }
+
+    /// How many changes were put into the channel.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::SeqCst)
+    }
+
+    /// How many changes were marked instead.
+    pub fn overflows(&self) -> u64 {
+        self.overflows.load(Ordering::SeqCst)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_queued_or_its_shard_is_marked() {
+        for (keys_max, bytes_max) in [(3, 1_000), (1_000, 12)] {
+            let queue = Queue::new(keys_max, bytes_max);
+            for i in 0..10 {
+                let key: Arc<[u8]> = format!("key{i}").into_bytes().into();
+                queue.offer(Change { key, at_ms: 0 });
+            }
+            assert_eq!((queue.len(), queue.sent(), queue.overflows()), (3, 3, 7));
+            assert!(queue.has_marks());
+            let marks = queue.take_marks();
+            assert!(
+                (3..10).all(|i| marks.contains(shard_of(key_hash(format!("key{i}").as_bytes()))))
+            );
+            assert!(!queue.has_marks());
+            while queue.take().is_ok() {}
+            queue.offer(Change {
+                key: b"key0"[..].into(),
+                at_ms: 0,
+            });
+            assert_eq!(queue.len(), 1, "there is room again");
+        }
+    }
+}

@@ -1,0 +1,358 @@
+//! A link's thread: drives the state machine of [`super::link`] over a socket.
+
+use std::io::{self, BufReader, ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, select};
+
+use super::link::{Link, Step};
+use super::members::Verdict;
+use super::messages::{Introduction, Reply, Request};
+use super::{Handle, Shared, State};
+use crate::client::{Response, encode};
+use crate::config::Limits;
+use crate::error::{Error, Result};
+use crate::metrics;
+use crate::store::version::random_id;
+
+/// Longest sleep of an idle link: then it looks whether its peer has hung up.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// Longest sleep in one `write`; between two the time limit is looked at.
+const WRITE_SLICE: Duration = Duration::from_millis(100);
+/// Bytes that allow an exchange one more second.
+const BYTES_PER_SECOND: u64 = 1024 * 1024;
+
+/// Why a conversation ended.
+pub(super) enum End {
+    /// The contact is gone: the thread ends.
+    Gone,
+    /// Somebody cut the link: a partition.
+    Cut,
+    /// It will be tried again.
+    Broken(Error),
+}
+
+impl From<Error> for End {
+    fn from(error: Error) -> Self {
+        End::Broken(error)
+    }
+}
+
+impl From<io::Error> for End {
+    fn from(error: io::Error) -> Self {
+        End::Broken(error.into())
+    }
+}
+
+/// The body of the thread `link-N`. `tried` is dropped after the first attempt: a starting node waits for it.
+pub(super) fn run(
+    handle: &Handle,
+    shared: &Arc<Shared>,
+    wake: &Receiver<()>,
+    tried: Option<Sender<()>>,
+) {
+    let mut worker = Worker {
+        handle,
+        shared,
+        wake,
+        link: Link::default(),
+        tried,
+        peer: None,
+    };
+    let limits = &shared.limits;
+    let (mut attempt, mut pause) = (0, limits.link_back_off.0);
+    while let Some(addresses) = shared.addresses(handle.number) {
+        let address = &addresses[attempt % addresses.len()];
+        let end = worker.converse(address);
+        worker.link.broken();
+        worker.link.peek(&handle.queue);
+        worker.publish();
+        handle.set_socket(None);
+        worker.tried = None;
+        match end {
+            End::Gone => return,
+            End::Cut => handle.set_state(State::Partitioned),
+            End::Broken(error) => {
+                if handle.state() == State::Live {
+                    metrics::add(&shared.counters.links_broken, 1);
+                    pause = limits.link_back_off.0;
+                } else {
+                    attempt += 1;
+                }
+                handle.set_state(match error {
+                    Error::Refused(refusal) => State::Refused(refusal.message),
+                    other => State::Connecting(other.to_string()),
+                });
+            }
+        }
+        let jitter = pause.as_millis() as u64 / 2;
+        let jitter = Duration::from_millis(random_id() % jitter.max(1));
+        match wake.recv_timeout(pause - jitter) {
+            Ok(()) => pause = limits.link_back_off.0,
+            Err(RecvTimeoutError::Timeout) => pause = (pause * 2).min(limits.link_back_off.1),
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+struct Worker<'a> {
+    handle: &'a Handle,
+    shared: &'a Arc<Shared>,
+    wake: &'a Receiver<()>,
+    link: Link,
+    tried: Option<Sender<()>>,
+    /// Who answered last.
+    peer: Option<u64>,
+}
+
+impl Worker<'_> {
+    fn converse(&mut self, address: &str) -> End {
+        match self.converse_until_error(address) {
+            // A socket that was shut because of the link's fate looks broken.
+            Ok(end) | Err(end) => self.shared.link_fate(self.handle.number).unwrap_or(end),
+        }
+    }
+
+    fn converse_until_error(&mut self, address: &str) -> std::result::Result<End, End> {
+        let (handle, shared) = (self.handle, self.shared);
+        if let Some(fate) = shared.link_fate(handle.number) {
+            return Ok(fate);
+        }
+        handle.set_address(address);
+        let mut wire = Wire::connect(address, &shared.limits)?;
+        handle.set_socket(Some(Arc::clone(&wire.reader.get_ref().stream)));
+        if let Some(password) = &shared.password {
+            wire.authenticate(password, &shared.limits)?;
+        }
+        self.link.connected();
+        loop {
+            let now_ms = shared.monotonic_ms();
+            match self
+                .link
+                .next(now_ms, &handle.queue, shared.view(), &shared.limits)
+            {
+                Step::Send(requests) => {
+                    self.publish();
+                    let replies = wire.exchange(&requests, shared, handle)?;
+                    let introduction = self.link.take(&requests, replies, shared.view())?;
+                    self.publish();
+                    if let Some(introduction) = introduction {
+                        match self.introduced(address, &introduction)? {
+                            Verdict::Member => {}
+                            Verdict::Gone => return Ok(End::Gone),
+                            Verdict::Refused(reason) => return Err(Error::refused(reason).into()),
+                        }
+                    }
+                }
+                Step::Synced { began_ms, revived } => {
+                    shared.synced(handle, began_ms, &revived);
+                    self.publish();
+                }
+                Step::Wait { until_ms } => {
+                    self.publish();
+                    self.wait(until_ms.saturating_sub(now_ms), &wire)?;
+                }
+            }
+        }
+    }
+
+    fn introduced(&mut self, address: &str, by: &Introduction) -> Result<Verdict> {
+        let verdict = self.shared.answered(self.handle, address, by)?;
+        self.tried = None;
+        if verdict == Verdict::Member && self.peer != Some(by.node_id) {
+            // What an earlier peer on this link held says nothing of this one.
+            if self.peer.replace(by.node_id).is_some() {
+                self.link.forget_held();
+            }
+        }
+        Ok(verdict)
+    }
+
+    /// Sleeps until a change, a wake-up or the time; looks whether the peer has hung up meanwhile.
+    fn wait(&mut self, wait_ms: u64, wire: &Wire) -> std::result::Result<(), End> {
+        let handle = self.handle;
+        select! {
+            recv(handle.queue.receiver) -> change => if let Ok(change) = change {
+                handle.queue.received(&change);
+                self.link.received(change);
+                return Ok(());
+            },
+            recv(self.wake) -> _ => if let Some(fate) = self.shared.link_fate(handle.number) {
+                return Err(fate);
+            },
+            default(Duration::from_millis(wait_ms).min(LOOK_INTERVAL)) => {}
+        }
+        if wire.has_ended() {
+            return Err(io::Error::new(ErrorKind::ConnectionReset, "the peer hung up").into());
+        }
+        Ok(())
+    }
+
+    /// Tells others how the link is.
+    fn publish(&self) {
+        self.shared.publish(self.handle, &self.link);
+    }
+}
+
+/// A connection to a peer.
+struct Wire {
+    reader: BufReader<Timed>,
+}
+
+/// A socket whose reads end at a deadline that moves with the bytes: a peer that trickles bytes does not
+/// move it far.
+struct Timed {
+    stream: Arc<TcpStream>,
+    began: Instant,
+    limit: Duration,
+    bytes: u64,
+    received: u64,
+}
+
+impl Timed {
+    fn left(&self) -> io::Result<Duration> {
+        let limit = self.limit + Duration::from_secs(self.bytes / BYTES_PER_SECOND);
+        let left = limit.checked_sub(self.began.elapsed());
+        left.filter(|left| !left.is_zero()).ok_or_else(|| {
+            let seconds = self.began.elapsed().as_secs_f32();
+            io::Error::new(ErrorKind::TimedOut, format!("no reply in {seconds:.1} s"))
+        })
+    }
+}
+
+impl Read for Timed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            self.stream.set_read_timeout(Some(self.left()?))?;
+            match (&*self.stream).read(buffer) {
+                Ok(len) => {
+                    self.bytes += len as u64;
+                    self.received += len as u64;
+                    return Ok(len);
+                }
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+                    ) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+impl Wire {
+    fn connect(address: &str, limits: &Limits) -> io::Result<Wire> {
+        let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
+        for address in address.to_socket_addrs()? {
+            match TcpStream::connect_timeout(&address, limits.link_connect_timeout) {
+                Ok(stream) => {
+                    stream.set_nodelay(true)?;
+                    stream.set_write_timeout(Some(WRITE_SLICE))?;
+                    let timed = Timed {
+                        stream: Arc::new(stream),
+                        began: Instant::now(),
+                        limit: limits.link_reply_timeout,
+                        bytes: 0,
+                        received: 0,
+                    };
+                    return Ok(Wire {
+                        reader: BufReader::with_capacity(64 * 1024, timed),
+                    });
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    fn authenticate(&mut self, password: &[u8], limits: &Limits) -> Result<()> {
+        self.start(limits);
+        self.write_all(&encode(&[b"AUTH", password]))?;
+        match Response::read(&mut self.reader)? {
+            Response::Error(_, message) => Err(Error::refused(format!(
+                "it did not take the password ({message}); give all nodes the same one"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Sends requests together and reads their replies.
+    fn exchange(
+        &mut self,
+        requests: &[Request],
+        shared: &Shared,
+        handle: &Handle,
+    ) -> Result<Vec<Reply>> {
+        self.start(&shared.limits);
+        let introduction = match requests.first() {
+            Some(Request::Hello) => shared.introduction(false)?,
+            _ => Introduction::default(),
+        };
+        let (mut text, mut sent) = (String::new(), 0);
+        for request in requests {
+            request.encode(&introduction, &mut text);
+            if let Request::Merge(records) = request {
+                self.write_all(text.as_bytes())?;
+                self.write_all(records)?;
+                sent += text.len() + records.len();
+                text = "\r\n".into();
+            }
+        }
+        self.write_all(text.as_bytes())?;
+        sent += text.len();
+        metrics::add(&handle.sent_bytes, sent as u64);
+        let replies = requests
+            .iter()
+            .map(|request| request.reply(Response::read(&mut self.reader)?))
+            .collect();
+        let received = std::mem::take(&mut self.reader.get_mut().received);
+        metrics::add(&handle.received_bytes, received);
+        replies
+    }
+
+    fn start(&mut self, limits: &Limits) {
+        let timed = self.reader.get_mut();
+        (timed.began, timed.limit, timed.bytes) = (Instant::now(), limits.link_reply_timeout, 0);
+    }
+
+    fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        let timed = self.reader.get_mut();
+        while !bytes.is_empty() {
+            timed.left()?;
+            match (&*timed.stream).write(bytes) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(len) => {
+                    bytes = &bytes[len..];
+                    timed.bytes += len as u64;
+                }
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+                    ) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the peer has hung up, or sends what nobody asked for.
+    fn has_ended(&self) -> bool {
+        let stream = &self.reader.get_ref().stream;
+        if stream.set_nonblocking(true).is_err() {
+            return true;
+        }
+        let peeked = stream.peek(&mut [0]);
+        let is_quiet = matches!(peeked, Err(ref error) if error.kind() == ErrorKind::WouldBlock);
+        !is_quiet || stream.set_nonblocking(false).is_err()
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        let _ = self.reader.get_ref().stream.shutdown(Shutdown::Both);
+    }
+}

@@ -1,0 +1,162 @@
+//! What peers ask of this node: `PEER …`, the receiving side of [`crate::replication`].
+
+use std::sync::atomic::AtomicU64;
+
+use super::execute::Session;
+use crate::error::{Error, Result};
+use crate::metrics::read;
+use crate::node::Node;
+use crate::protocol::{Command, Reply, Words};
+use crate::replication::{Introduction, PeerStatus};
+
+/// Carries out a peer's command. All but HELLO and FORGET need a HELLO before them on the connection.
+pub fn execute<R: Reply>(
+    command: Command,
+    node: &Node,
+    session: &mut Session,
+    reply: &mut R,
+) -> Result<()> {
+    let batch = &mut session.batch;
+    let peer = session.peer.as_ref();
+    let introduced = || Error::refused("say PEER HELLO first");
+    match command {
+        Command::PeerHello { words } => return hello(words, node, session, reply),
+        Command::PeerForget { peer } => {
+            node.replication.forget(&text(peer)?)?;
+            reply.ok();
+        }
+        Command::PeerDigests { shard } => {
+            peer.ok_or_else(introduced)?.while_current(|| Ok(()))?;
+            let view = node.replication.view();
+            let bytes = match shard {
+                None => view.shard_digests(),
+                Some(shard) => view.bucket_digests(shard),
+            };
+            node.settle_for_peer()?;
+            reply.value(Some(&bytes));
+        }
+        Command::PeerVersions { shard, bucket } => {
+            peer.ok_or_else(introduced)?.while_current(|| Ok(()))?;
+            let bytes = node.replication.view().versions(shard, bucket);
+            node.settle_for_peer()?;
+            reply.value(Some(&bytes));
+        }
+        Command::PeerMerge { records } => {
+            let peer = peer.ok_or_else(introduced)?;
+            let done = peer.while_current(|| node.merge_from_peer(records, batch))?;
+            reply.array(2);
+            reply.integer(done.merged as i64);
+            reply.integer(done.refused as i64);
+        }
+        other => return Err(Error::refused(format!("not implemented: {other:?}"))),
+    }
+    Ok(())
+}
+
+fn hello<R: Reply>(words: Words, node: &Node, session: &mut Session, reply: &mut R) -> Result<()> {
+    let words: Vec<&str> = words
+        .iter()
+        .map(|word| std::str::from_utf8(word).map_err(|_| Error::refused("PEER HELLO: not text")))
+        .collect::<Result<_>>()?;
+    let from = Introduction::parse(&words).inspect_err(|error| {
+        let who = words.last().copied().unwrap_or_default();
+        node.replication.refused(who, &error.to_string());
+    })?;
+    node.replication.heard(&from)?;
+    let answer = node.replication.introduction(true).inspect_err(|error| {
+        node.replication.refused(&from.address, &error.to_string());
+    })?;
+    let inbound = node.replication.inbound();
+    if let Some(socket) = &session.socket {
+        session.peer = Some(inbound.greeted(from.node_id, &from.address, socket));
+    }
+    reply.array(3);
+    list(&answer.words(), reply);
+    list(&answer.member_words(), reply);
+    let bans: Vec<String> = answer.bans.iter().map(|id| format!("{id:016x}")).collect();
+    list(&bans, reply);
+    Ok(())
+}
+
+fn list<R: Reply>(words: &[String], reply: &mut R) {
+    reply.array(words.len());
+    words
+        .iter()
+        .for_each(|word| reply.value(Some(word.as_bytes())));
+}
+
+/// A word that must be text.
+pub fn text(word: &[u8]) -> Result<String> {
+    let text = std::str::from_utf8(word).map_err(|_| Error::refused("an address or id is text"))?;
+    Ok(text.into())
+}
+
+/// The rows of `PEERS`.
+pub fn rows(peers: &[PeerStatus]) -> Vec<String> {
+    let row = |peer: &PeerStatus| {
+        let id = peer.id.map_or("unknown".into(), |id| format!("{id:016x}"));
+        let last_sync = peer
+            .last_sync_ms
+            .map_or("never".into(), |ms| ms.to_string());
+        format!(
+            "address={} id={id} state={} queued_keys={} lag_ms={} last_sync_ms={last_sync} sent_bytes={} received_bytes={} clock_ahead_ms={}",
+            peer.address,
+            peer.state,
+            peer.queued_keys,
+            peer.lag_ms,
+            peer.sent_bytes,
+            peer.received_bytes,
+            peer.clock_ahead_ms
+        )
+    };
+    peers.iter().map(row).collect()
+}
+
+/// The fields of `INFO replication`, with Redis's names where it has them.
+pub fn info(node: &Node) -> Vec<(&'static str, String)> {
+    let peers = node.replication.peers();
+    let counters = node.replication.counters();
+    let count = |counter: &AtomicU64| read(counter).to_string();
+    let of_all = |field: fn(&PeerStatus) -> u64| peers.iter().map(field);
+    let live = peers.iter().filter(|peer| peer.state == "live").count();
+    vec![
+        ("role", "master".into()),
+        ("connected_slaves", live.to_string()),
+        ("node_id", format!("{:016x}", node.node_id)),
+        ("cluster", node.configuration.replication.cluster.clone()),
+        ("advertised_address", node.replication.advertised_address()),
+        ("peers", peers.len().to_string()),
+        (
+            "queued_keys",
+            of_all(|peer| peer.queued_keys as u64)
+                .sum::<u64>()
+                .to_string(),
+        ),
+        (
+            "lag_ms_max",
+            of_all(|peer| peer.lag_ms).max().unwrap_or(0).to_string(),
+        ),
+        (
+            "sent_bytes",
+            of_all(|peer| peer.sent_bytes).sum::<u64>().to_string(),
+        ),
+        (
+            "received_bytes",
+            of_all(|peer| peer.received_bytes).sum::<u64>().to_string(),
+        ),
+        ("records_merged", count(&counters.records_merged)),
+        (
+            "records_refused_clock_skew",
+            count(&counters.records_refused),
+        ),
+        ("peers_refused", count(&counters.hellos_refused)),
+        ("links_broken", count(&counters.links_broken)),
+        (
+            "queue_overflows",
+            node.replication.queue_overflows().to_string(),
+        ),
+        ("syncs_finished", count(&counters.syncs_finished)),
+        ("tombstones", node.size().tombstones.to_string()),
+        ("tombstones_dropped", count(&counters.tombstones_dropped)),
+    ]
+}
