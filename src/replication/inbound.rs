@@ -61,15 +61,15 @@ impl Inbound {
         peer
     }
 
-    /// A connection has ended.
-    pub fn ended(&self, peer: &Arc<Peer>) {
+    /// A connection has ended; whether it was the peer's newest.
+    pub fn ended(&self, peer: &Arc<Peer>) -> bool {
         let mut peers = lock(&self.0);
-        if peers
-            .get(&peer.id)
-            .is_some_and(|newest| Arc::ptr_eq(newest, peer))
-        {
+        let newest = peers.get(&peer.id);
+        let is_newest = newest.is_some_and(|newest| Arc::ptr_eq(newest, peer));
+        if is_newest {
             peers.remove(&peer.id);
         }
+        is_newest
     }
 
     /// Closes the connections of some peers, by id and address.

@@ -200,6 +200,10 @@ impl Link {
         if queue.take_stir() {
             self.idle_sync_ms = Some(now_ms + limits.sync_idle.as_millis() as u64);
         }
+        if queue.take_loss() {
+            let soon_ms = now_ms + limits.sync_after_loss.as_millis() as u64;
+            self.next_sync_ms = self.next_sync_ms.min(soon_ms);
+        }
         let is_due = self.phase == Phase::Greeted
             || now_ms >= self.next_sync_ms
             || self.idle_sync_ms.is_some_and(|at| now_ms >= at);

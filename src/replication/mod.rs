@@ -8,7 +8,7 @@
 //! changes often travels once per batch, an old value cannot overtake a new one, and memory is bounded: when the
 //! channel is full, a bit for the key's shard is enough to find it later. Beside the stream of changes, every
 //! link compares digests with its peer and sends what the peer lacks ([`sync`]): on connect, when it was idle,
-//! and every minute. That repairs whatever the stream missed, and brings an empty or returning node up to date.
+//! when another peer was lost, and every minute. That repairs whatever the stream missed, and brings an empty or returning node up to date.
 //!
 //! **Why it converges.** A record's version never changes, and merging keeps the larger version whatever the
 //! order and however often ([`crate::store`]). So two nodes that have seen the same records are equal, and it
@@ -325,6 +325,13 @@ impl ReplicationManager {
         }
     }
 
+    /// The connection that a peer made to this node has ended.
+    pub fn inbound_ended(&self, peer: &Arc<inbound::Peer>) {
+        if self.shared.inbound.ended(peer) {
+            self.shared.lost_a_peer();
+        }
+    }
+
     /// The connections that peers made to this node.
     pub fn inbound(&self) -> &Inbound {
         &self.shared.inbound
@@ -606,6 +613,12 @@ impl Shared {
                 .spawn(move || worker::run(&link, &shared, &woken, tried))?;
         }
         Ok(())
+    }
+
+    /// A peer's connection, in either direction, is gone.
+    fn lost_a_peer(&self) {
+        let links = self.links();
+        links.values().for_each(|link| link.queue.lost_another());
     }
 
     /// Stores members and bans if they have changed.

@@ -35,6 +35,7 @@ pub struct Queue {
     sent: AtomicU64,
     overflows: AtomicU64,
     is_stirred: AtomicBool,
+    is_loss_near: AtomicBool,
 }
 
 impl Queue {
@@ -50,6 +51,7 @@ impl Queue {
             sent: AtomicU64::new(0),
             overflows: AtomicU64::new(0),
             is_stirred: AtomicBool::new(false),
+            is_loss_near: AtomicBool::new(false),
         }
     }
 
@@ -80,6 +82,17 @@ impl Queue {
     /// Whether something came from another peer since the last call.
     pub fn take_stir(&self) -> bool {
         self.is_stirred.load(Ordering::Relaxed) && self.is_stirred.swap(false, Ordering::Relaxed)
+    }
+
+    /// Another peer was lost, and may have told this node what it told nobody else: to be compared soon.
+    pub fn lost_another(&self) {
+        self.is_loss_near.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether another peer was lost since the last call.
+    pub fn take_loss(&self) -> bool {
+        self.is_loss_near.load(Ordering::Relaxed)
+            && self.is_loss_near.swap(false, Ordering::Relaxed)
     }
 
     /// The next change, if there is one.

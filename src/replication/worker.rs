@@ -77,6 +77,7 @@ pub(super) fn run(
             End::Broken(error) => {
                 if handle.state() == State::Live {
                     metrics::add(&shared.counters.links_broken, 1);
+                    shared.lost_a_peer();
                     pause = limits.link_back_off.0;
                 } else {
                     attempt += 1;

@@ -44,7 +44,7 @@ pub fn serve(stream: TcpStream, node: &Node, id: u64, address: SocketAddr) {
     };
     let result = connection.run();
     if let Some(peer) = connection.session.peer.take() {
-        node.replication.inbound().ended(&peer);
+        node.replication.inbound_ended(&peer);
     }
     match result {
         Ok(()) => {}
