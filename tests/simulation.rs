@@ -85,6 +85,8 @@ struct SimNode {
     is_up: bool,
     is_forgotten: bool,
     skew_ms: i64,
+    /// How far ahead its clock was at its worst.
+    fastest_ms: u64,
 }
 
 struct SimLink {
@@ -230,6 +232,7 @@ impl Cluster {
             is_up: true,
             is_forgotten: false,
             skew_ms,
+            fastest_ms: skew_ms.max(0) as u64,
         }
     }
 
@@ -737,6 +740,7 @@ impl Cluster {
         let (count, skew_ms) = (self.nodes.len(), self.nodes[index].skew_ms);
         let is_durable = self.nodes[index].is_durable;
         let mut fresh = self.fresh(index, count, is_durable, skew_ms);
+        fresh.fastest_ms = self.nodes[index].fastest_ms;
         if is_durable {
             fresh.store = std::mem::take(&mut self.nodes[index].store);
             let before = &self.nodes[index];
@@ -827,8 +831,8 @@ impl Cluster {
             if let Some(holder) = holder.filter(|holder| holder.is_up) {
                 let held = holder.store.version(ticket.key.as_bytes());
                 // Aged tombstones are not compared: a peer without a value had what a delete asks for.
-                let now = self.wall_ms(ticket.node);
-                let is_old = ticket.version.wall_ms() + GRACE.as_millis() as u64 * 7 / 8 < now;
+                let now_ms = START_MS + self.now_ms + node.fastest_ms;
+                let is_old = ticket.version.wall_ms() + GRACE.as_millis() as u64 * 7 / 8 < now_ms;
                 let is_gone = is_old || is_deleted(holder, ticket.key);
                 let is_dropped = is_gone && self.deletes.get(ticket.key) >= Some(&ticket.version);
                 assert!(
@@ -940,10 +944,10 @@ fn simulate(seed: u64, fault: Fault) {
     cluster.heal();
     // A clock that was 100 s ahead must be caught up with, then a comparison, then three rounds.
     let healed_ms = cluster.now_ms;
-    cluster.run(healed_ms + 720_000, 1_000);
+    cluster.run(healed_ms + 720_000, 2_000);
     cluster.check_convergence();
     cluster.merges = 0;
-    cluster.run(cluster.now_ms + 70_000, 500);
+    cluster.run(cluster.now_ms + 70_000, 1_000);
     assert_eq!(cluster.merges, 0, "an idle cluster still sends records");
     // A node whose only seed was forgotten cannot ask anybody, and keeps them.
     let asks = |node: &&SimNode| !node.is_forgotten && !node.members.holders().is_empty();
@@ -1004,13 +1008,14 @@ fn check_seeds(seeds: std::ops::Range<u64>) {
 
 #[test]
 fn clusters_converge_through_any_trouble() {
-    check_seeds(0..2_000);
+    // Without optimization a seed takes five times as long.
+    check_seeds(0..if cfg!(debug_assertions) { 1_000 } else { 4_000 });
 }
 
 #[test]
 #[ignore = "takes minutes"]
 fn clusters_converge_through_any_trouble_100_000_times() {
-    check_seeds(0..std::env::var("SEEDS").map_or(100_000, |n| n.parse().unwrap()));
+    check_seeds(0..100_000);
 }
 
 /// The checks can fail: each mistake is found by some seed, and the same seeds pass without it.
