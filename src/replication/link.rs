@@ -10,7 +10,7 @@
 //! under way the next one grows in the queue, so batches adapt to the round trip, and since
 //! nobody ever waits with unread replies, no two nodes can lock each other up.
 //!
-//! [`super::worker`] drives it with a real socket, the simulation with messages of its own.
+//! `worker` drives it with a real socket, the simulation with messages of its own.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, select};
 
+use super::handle::{Handle, State};
 use super::link::{Link, Step};
 use super::members::Verdict;
 use super::messages::{Introduction, Reply, Request};
-use super::{Handle, Shared, State};
+use super::shared::Shared;
 use crate::client::{Response, encode};
 use crate::config::Limits;
 use crate::error::{Error, Result};

@@ -260,7 +260,7 @@ impl Connection<'_> {
             // There is nothing that a peer could lack.
             false => replication.live_peers(),
         };
-        let timeout = match timeout_ms {
+        let mut timeout = match timeout_ms {
             0 => Duration::MAX,
             _ => Duration::from_millis(timeout_ms),
         };
@@ -268,7 +268,12 @@ impl Connection<'_> {
             let slice = WAIT_SLICE.min(timeout.saturating_sub(began.elapsed()));
             replication.wait_until(slice, || holding() >= peers);
             if self.transport.has_ended() {
-                return Err(io::ErrorKind::ConnectionAborted.into());
+                // It is gone, or it has said all and listens: that cannot be told apart, so it gets a moment.
+                timeout = timeout.min(
+                    began
+                        .elapsed()
+                        .max(self.node.configuration.limits.linger_timeout),
+                );
             }
         }
         let held = holding() as i64;

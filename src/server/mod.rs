@@ -69,10 +69,14 @@ impl NodeServer {
         thread::Builder::new()
             .name("start".into())
             .spawn(move || start_threads(&receiver, &starting, address))?;
-        info!("listening on {address}, run id {:016x}", node.run_id);
         // Peers are served from here on, clients once the seeds have answered: two nodes that start at the
         // same time and name each other must not wait for each other.
-        node.replication.start(address)?;
+        let advertised = node.replication.advertise(address);
+        info!(
+            "listening on {address}, run id {:016x}; peers are told {advertised}",
+            node.run_id
+        );
+        node.replication.start()?;
         node.start_serving();
         Ok(NodeServer { node, address })
     }

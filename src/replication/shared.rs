@@ -1,0 +1,254 @@
+//! What the manager and the threads of all links share.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
+use std::thread;
+use std::time::Instant;
+
+use crossbeam_channel::{Sender, bounded};
+use log::warn;
+
+use super::handle::{Handle, State};
+use super::inbound::Inbound;
+use super::link::Link;
+use super::members::{Members, Stored, Verdict};
+use super::sync::{self, View};
+use super::tombstones::{Rounds, Tombstone};
+use super::{Counters, Introduction, SaveFunction, lock, worker};
+use crate::config::{Limits, ReplicationOptions};
+use crate::error::{Error, Result};
+use crate::metrics;
+use crate::store::KeyValueStore;
+use crate::store::version::{COUNTER_BITS, HybridClock, wall_clock_ms};
+
+/// What the manager and the threads of all links share.
+///
+/// Lock order: members → links → a link's state; inbound and rounds are taken with none of these held.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) store: Arc<KeyValueStore>,
+    pub(super) clock: Arc<HybridClock>,
+    pub(super) limits: Limits,
+    pub(super) options: ReplicationOptions,
+    pub(super) password: Option<Vec<u8>>,
+    pub(super) began: Instant,
+    pub(super) members: Mutex<Members>,
+    /// What was stored last. Held while it is stored, so that nothing older is stored after it.
+    pub(super) saved: Mutex<Stored>,
+    pub(super) save: Option<Save>,
+    pub(super) links: RwLock<Arc<BTreeMap<u64, Arc<Handle>>>>,
+    /// Whether there is any link: what a write looks at first.
+    pub(super) has_links: AtomicBool,
+    pub(super) inbound: Inbound,
+    pub(super) rounds: Mutex<Rounds>,
+    pub(super) counters: Counters,
+    /// Signalled when a peer holds more, if anybody waits.
+    pub(super) progress: (Mutex<()>, Condvar),
+    pub(super) waiting: AtomicUsize,
+    /// Why nodes that introduced themselves were refused last, by address: logged when it changes.
+    pub(super) refusals: Mutex<BTreeMap<String, String>>,
+}
+
+pub(super) struct Save(pub(super) Box<SaveFunction>);
+
+impl std::fmt::Debug for Save {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Save")
+    }
+}
+
+impl Shared {
+    pub(super) fn monotonic_ms(&self) -> u64 {
+        self.began.elapsed().as_millis() as u64
+    }
+
+    pub(super) fn view(&self) -> View<'_> {
+        View {
+            store: &self.store,
+            cutoff: sync::cutoff(wall_clock_ms(), self.options.tombstone_grace),
+        }
+    }
+
+    pub(super) fn links(&self) -> Arc<BTreeMap<u64, Arc<Handle>>> {
+        let links = self.links.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&links)
+    }
+
+    pub(super) fn addresses(&self, number: u64) -> Option<Vec<String>> {
+        let members = lock(&self.members);
+        Some(members.contacts().get(&number)?.addresses.clone())
+    }
+
+    /// Whether a link must end or stand still.
+    pub(super) fn link_fate(&self, number: u64) -> Option<worker::End> {
+        let members = lock(&self.members);
+        if !members.contacts().contains_key(&number) {
+            return Some(worker::End::Gone);
+        }
+        members.is_cut(number).then_some(worker::End::Cut)
+    }
+
+    pub(super) fn introduction(&self, is_answer: bool) -> Result<Introduction> {
+        let members = lock(&self.members);
+        let identity = members.identity();
+        let address = identity.address.clone().map_err(Error::refused)?;
+        let (mut known, mut bans) = (Vec::new(), Vec::new());
+        if is_answer {
+            (known, bans) = (members.members(), members.bans());
+        }
+        Ok(Introduction {
+            cluster: identity.cluster.clone(),
+            node_id: identity.node_id,
+            run_id: identity.run_id,
+            is_durable: identity.is_durable,
+            clock: self.clock.latest().max(wall_clock_ms() << COUNTER_BITS),
+            address,
+            members: known,
+            bans,
+        })
+    }
+
+    pub(super) fn heard(self: &Arc<Self>, from: &Introduction) -> Result<()> {
+        let mut members = lock(&self.members);
+        if members.is_cut_off(Some(from.node_id), &from.address) {
+            return Err(Error::refused("partitioned"));
+        }
+        members.heard(from)?;
+        let known_to = members.links_to(from.node_id, &from.address);
+        drop(members);
+        self.adopt_clock(from);
+        self.update_links(None)?;
+        let links = self.links();
+        let known = known_to.iter().filter_map(|number| links.get(number));
+        known.for_each(|link| link.wake());
+        Ok(())
+    }
+
+    /// The peer of a link answered our HELLO.
+    pub(super) fn answered(
+        self: &Arc<Self>,
+        link: &Handle,
+        address: &str,
+        by: &Introduction,
+    ) -> Result<Verdict> {
+        let verdict = lock(&self.members).answered(link.number, address, by);
+        if verdict == Verdict::Member {
+            lock(&link.shown).clock_ahead_ms = self.adopt_clock(by);
+        }
+        self.update_links(None)?;
+        self.inbound.close(|id, _| by.bans.contains(&id));
+        Ok(verdict)
+    }
+
+    /// Learns of another node's clock, unless it is too far ahead. How far ahead it is.
+    pub(super) fn adopt_clock(&self, of: &Introduction) -> i64 {
+        let wall_ms = wall_clock_ms();
+        if sync::is_plausible(of.clock, wall_ms, self.options.clock_skew_max) {
+            self.clock.observe(of.clock);
+        }
+        (of.clock >> COUNTER_BITS) as i64 - wall_ms as i64
+    }
+
+    /// Starts links to contacts that have none, and ends those whose contacts are gone. `tried` goes to
+    /// the new links, which drop it after their first attempt.
+    pub(super) fn update_links(self: &Arc<Self>, tried: Option<&Sender<()>>) -> Result<()> {
+        let members = lock(&self.members);
+        let mut links = self.links.write().unwrap_or_else(PoisonError::into_inner);
+        let (mut gone, mut new) = (Vec::new(), Vec::new());
+        let mut next = (**links).clone();
+        next.retain(|number, link| {
+            let stays = members.contacts().contains_key(number);
+            if !stays {
+                gone.push(Arc::clone(link));
+            }
+            stays
+        });
+        for (number, contact) in members.contacts() {
+            if !next.contains_key(number) {
+                let (wake, woken) = bounded(1);
+                let link = Handle::new(*number, &contact.addresses[0], wake, &self.limits);
+                let link = Arc::new(link);
+                next.insert(*number, Arc::clone(&link));
+                new.push((link, woken));
+            }
+        }
+        self.has_links.store(!next.is_empty(), Ordering::SeqCst);
+        *links = Arc::new(next);
+        drop(links);
+        drop(members);
+        if let Err(error) = self.save_members() {
+            warn!("cannot store who is in the cluster: {error}");
+        }
+        gone.iter().for_each(|link| link.interrupt());
+        for (link, woken) in new {
+            let (shared, tried) = (Arc::clone(self), tried.cloned());
+            thread::Builder::new()
+                .name(format!("link-{}", link.number))
+                .spawn(move || worker::run(&link, &shared, &woken, tried))?;
+        }
+        Ok(())
+    }
+
+    /// A peer's connection, in either direction, is gone.
+    pub(super) fn lost_a_peer(&self) {
+        let links = self.links();
+        links.values().for_each(|link| link.queue.lost_another());
+    }
+
+    /// Stores members and bans if they have changed.
+    pub(super) fn save_members(&self) -> Result<()> {
+        let Some(Save(save)) = &self.save else {
+            return Ok(());
+        };
+        let mut saved = lock(&self.saved);
+        let now = lock(&self.members).stored();
+        if *saved != now {
+            save(&now)?;
+            *saved = now;
+        }
+        Ok(())
+    }
+
+    /// Shows to others how a link is.
+    pub(super) fn publish(&self, handle: &Handle, link: &Link) {
+        let mut shown = lock(&handle.shown);
+        let has_progressed = shown.held != link.held();
+        shown.held = link.held();
+        shown.oldest_ms = link.oldest_ms();
+        shown.waiting = link.waiting();
+        drop(shown);
+        if has_progressed && self.waiting.load(Ordering::SeqCst) > 0 {
+            // Under the lock, so that nobody who has just found nothing falls asleep after this.
+            let _guard = lock(&self.progress.0);
+            self.progress.1.notify_all();
+        }
+        if link.is_refused() {
+            handle.set_state(State::Refused("clock skew".into()));
+        } else if link.is_live() {
+            handle.set_state(State::Live);
+        } else if link.is_introduced() {
+            handle.set_state(State::Syncing);
+        }
+    }
+
+    /// A link has compared everything with its peer.
+    pub(super) fn synced(&self, handle: &Handle, began_ms: u64, revived: &[Tombstone]) {
+        let now_ms = self.monotonic_ms();
+        metrics::add(&self.counters.syncs_finished, 1);
+        lock(&handle.shown).last_sync_ms = Some(now_ms);
+        let holders = lock(&self.members).holders();
+        let mut rounds = lock(&self.rounds);
+        let dropped = rounds.compared(handle.number, (began_ms, now_ms), revived, &holders);
+        rounds.begin(now_ms, self.view());
+        drop(rounds);
+        self.drop_tombstones(dropped);
+    }
+
+    pub(super) fn drop_tombstones(&self, tombstones: Vec<Tombstone>) {
+        for (key, version) in tombstones {
+            let is_dropped = self.store.drop_tombstone(&key, version);
+            metrics::add(&self.counters.tombstones_dropped, u64::from(is_dropped));
+        }
+    }
+}
