@@ -301,7 +301,11 @@ impl Cluster {
             let latest = self.deletes.entry(key).or_default();
             *latest = version.max(*latest);
         }
-        // Where a node is on its own, a delete leaves nothing, and so promises nothing.
+        if is_delete && !keep {
+            // On a node on its own a delete leaves nothing, and so promises nothing to strangers.
+            self.expected.remove(key);
+            return;
+        }
         let known = self.expected.entry(key).or_insert((version, is_delete));
         if version > known.0 {
             *known = (version, is_delete);
