@@ -140,6 +140,8 @@ impl Node {
         let replication =
             ReplicationManager::new(&configuration, ids, store.clone(), clock.clone(), memory);
         let (sender, receiver) = bounded(0);
+        // Without seeds there is nobody to wait for.
+        let not_yet = (!configuration.replication.seeds.is_empty()).then_some(sender);
         Node {
             configuration,
             metrics: Metrics::default(),
@@ -150,7 +152,7 @@ impl Node {
             durability,
             clock,
             shutdown: bounded(1),
-            serving: (Mutex::new(Some(sender)), receiver),
+            serving: (Mutex::new(not_yet), receiver),
         }
     }
 
