@@ -7,7 +7,7 @@
 //! - `$ command` is run by bash in an empty folder; what follows is what it prints.
 //! - After `$ ./run_client.sh …` a line `> …` is typed at the prompt.
 //!
-//! In what is expected, `…` stands for anything within a line.
+//! In what is expected, `…` stands for anything within a line, and alone on a line for any lines.
 
 mod common;
 
@@ -218,16 +218,25 @@ fn namespace() -> Option<(Child, u32)> {
 #[track_caller]
 fn same(command: &str, shown: &str, expected: &[String]) {
     let lines: Vec<&str> = shown.lines().collect();
-    let is_same = lines.len() == expected.len()
-        && lines
-            .iter()
-            .zip(expected)
-            .all(|(line, expected)| matches(expected, line));
+    let is_same = lines_match(expected, &lines);
     assert!(
         is_same,
         "$ {command}\n--- printed\n{shown}\n--- the README says\n{}",
         expected.join("\n")
     );
+}
+
+/// Whether all lines are as expected; a line `…` stands for any number of lines.
+fn lines_match(expected: &[String], lines: &[&str]) -> bool {
+    match (expected, lines) {
+        ([any, rest @ ..], _) if any == "…" => {
+            (0..=lines.len()).any(|skipped| lines_match(rest, &lines[skipped..]))
+        }
+        ([first, rest @ ..], [line, lines @ ..]) => {
+            matches(first, line) && lines_match(rest, lines)
+        }
+        (expected, lines) => expected.is_empty() && lines.is_empty(),
+    }
 }
 
 /// Whether a line is as expected; `…` stands for anything.
