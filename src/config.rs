@@ -276,12 +276,7 @@ pub struct ServerOptions {
     #[arg(long, env = "KVSTORE_SALVAGE", value_parser = BoolishValueParser::new())]
     pub salvage: bool,
     /// Close clients that send nothing for so long; 0, the default, never does
-    #[arg(
-        long,
-        env = "KVSTORE_IDLE_TIMEOUT",
-        value_name = "SECS",
-        default_value_t = 0
-    )]
+    #[arg(long, env = "KVSTORE_IDLE_TIMEOUT", value_name = "SECS", default_value_t = 0)]
     pub idle_timeout: u64,
     /// File with the password that clients must give; KVSTORE_PASSWORD holds the password itself
     #[arg(long, env = "KVSTORE_PASSWORD_FILE", value_name = "FILE")]
@@ -296,20 +291,10 @@ pub struct ServerOptions {
     #[arg(long, env = "KVSTORE_CLUSTER", value_name = "NAME", default_value = "kvstore", value_parser = parse_cluster)]
     pub cluster: String,
     /// Refuse records that are further ahead of this machine's clock
-    #[arg(
-        long,
-        env = "KVSTORE_MAX_CLOCK_SKEW",
-        value_name = "SECS",
-        default_value_t = 60
-    )]
+    #[arg(long, env = "KVSTORE_MAX_CLOCK_SKEW", value_name = "SECS", default_value_t = 60)]
     pub max_clock_skew: u32,
     /// How long deletes are remembered before they may be dropped
-    #[arg(
-        long,
-        env = "KVSTORE_TOMBSTONE_GRACE",
-        value_name = "SECS",
-        default_value_t = 600
-    )]
+    #[arg(long, env = "KVSTORE_TOMBSTONE_GRACE", value_name = "SECS", default_value_t = 600)]
     pub tombstone_grace: u32,
     /// Allow PARTITION and HEAL, to watch what a cut network does
     #[arg(long, env = "KVSTORE_ENABLE_FAULT_INJECTION", value_parser = BoolishValueParser::new())]
@@ -329,22 +314,13 @@ pub struct ClientOptions {
     #[arg(default_value_t = DEFAULT_PORT)]
     pub port: u16,
     /// Another server to try when the first cannot be reached; may be repeated
-    #[arg(
-        long,
-        env = "KVSTORE_ALSO",
-        value_name = "HOST:PORT",
-        value_delimiter = ','
-    )]
+    #[arg(long, env = "KVSTORE_ALSO", value_name = "HOST:PORT", value_delimiter = ',')]
     pub also: Vec<String>,
     /// File with the server's password; KVSTORE_PASSWORD holds the password itself
     #[arg(long, env = "KVSTORE_PASSWORD_FILE", value_name = "FILE")]
     pub password_file: Option<PathBuf>,
     /// One command to carry out instead of the prompt: all that follows, hyphens included
-    #[arg(
-        value_name = "COMMAND ARG",
-        trailing_var_arg = true,
-        allow_hyphen_values = true
-    )]
+    #[arg(value_name = "COMMAND ARG", trailing_var_arg = true, allow_hyphen_values = true)]
     pub command: Vec<OsString>,
 }
 
@@ -361,8 +337,7 @@ impl ServerOptions {
         }
         if self.data_dir.is_none() && (self.fsync.is_some() || self.salvage) {
             return Err(Error::Usage(
-                "--fsync and --salvage are about stored data; say where it is with --data-dir DIR"
-                    .into(),
+                "--fsync and --salvage are about stored data; say where it is with --data-dir DIR".into(),
             ));
         }
         if self.bind.is_unspecified() && self.advertise.is_none() && !self.peer.is_empty() {
@@ -373,11 +348,7 @@ impl ServerOptions {
         }
         let connections_max = fitting_connections(self.max_connections as usize);
         let idle_timeout = (self.idle_timeout > 0).then(|| Duration::from_secs(self.idle_timeout));
-        let limits = Limits {
-            connections_max,
-            idle_timeout,
-            ..Limits::default()
-        };
+        let limits = Limits { connections_max, idle_timeout, ..Limits::default() };
         Ok(Configuration {
             port: self.port,
             bind: self.bind,
@@ -402,8 +373,7 @@ fn parse_address(text: &str) -> std::result::Result<IpAddr, String> {
     if text == "localhost" {
         return Ok(IpAddr::V4(Ipv4Addr::LOCALHOST));
     }
-    text.parse()
-        .map_err(|_| "not an IP address; try 127.0.0.1, or 0.0.0.0 for all interfaces".into())
+    text.parse().map_err(|_| "not an IP address; try 127.0.0.1, or 0.0.0.0 for all interfaces".into())
 }
 
 /// `host:port`, where the host is no wildcard and the port no 0: an address that can be connected to.
@@ -416,14 +386,12 @@ pub fn parse_host_port(text: &str) -> std::result::Result<String, String> {
         && !bare.is_empty()
         && is_ipv6 == (host.starts_with('[') && host.ends_with(']'))
         && text.len() <= ADDRESS_BYTES_MAX
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_graphic() && byte != b'@')
+        && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'@')
     {
         return match bare.parse::<IpAddr>() {
-            Ok(address) if address.is_unspecified() => Err(format!(
-                "{address} stands for every interface and cannot be connected to"
-            )),
+            Ok(address) if address.is_unspecified() => {
+                Err(format!("{address} stands for every interface and cannot be connected to"))
+            }
             _ => Ok(text.into()),
         };
     }
@@ -435,8 +403,7 @@ const ADDRESS_BYTES_MAX: usize = 262;
 
 fn parse_cluster(text: &str) -> std::result::Result<String, String> {
     let fits = (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
-    fits.then(|| text.into())
-        .ok_or_else(|| "1 to 64 printable characters without spaces".into())
+    fits.then(|| text.into()).ok_or_else(|| "1 to 64 printable characters without spaces".into())
 }
 
 /// The password: from a file, or from `KVSTORE_PASSWORD`; never from the command line, which every
@@ -448,19 +415,12 @@ pub fn password(file: Option<&Path>) -> Result<Option<Vec<u8>>> {
                 .map(OsString::into_encoded_bytes)
                 .filter(|p| !p.is_empty()));
         }
-        Some(file) => std::fs::read(file).map_err(|error| {
-            Error::Usage(format!(
-                "cannot read the password file {}: {error}",
-                file.display()
-            ))
-        })?,
+        Some(file) => std::fs::read(file)
+            .map_err(|error| Error::Usage(format!("cannot read the password file {}: {error}", file.display())))?,
     };
     let password = password.trim_ascii_end();
     if password.is_empty() {
-        return Err(Error::Usage(format!(
-            "the password file {} is empty",
-            file.unwrap_or(Path::new("")).display()
-        )));
+        return Err(Error::Usage(format!("the password file {} is empty", file.unwrap_or(Path::new("")).display())));
     }
     Ok(Some(password.to_vec()))
 }
@@ -468,10 +428,7 @@ pub fn password(file: Option<&Path>) -> Result<Option<Vec<u8>>> {
 /// As many connections as were asked for, or as the machine allows.
 fn fitting_connections(wanted: usize) -> usize {
     let descriptors = read_number("/proc/self/limits", |text| {
-        text.lines()
-            .find(|line| line.starts_with("Max open files"))?
-            .split_whitespace()
-            .nth(3)
+        text.lines().find(|line| line.starts_with("Max open files"))?.split_whitespace().nth(3)
     });
     let mappings = read_number("/proc/sys/vm/max_map_count", |text| Some(text.trim()));
     let (fitting, reason) = fit(wanted, descriptors, mappings);
@@ -483,22 +440,13 @@ fn fitting_connections(wanted: usize) -> usize {
 
 /// A connection takes a descriptor and, with its stack, guard page and share of the allocator's
 /// arenas, at most five memory mappings.
-fn fit(
-    wanted: usize,
-    descriptors: Option<usize>,
-    mappings: Option<usize>,
-) -> (usize, Option<&'static str>) {
-    let by_descriptors = descriptors.map_or(usize::MAX, |limit| {
-        limit.saturating_sub(DESCRIPTORS_KEPT).max(1)
-    });
+fn fit(wanted: usize, descriptors: Option<usize>, mappings: Option<usize>) -> (usize, Option<&'static str>) {
+    let by_descriptors = descriptors.map_or(usize::MAX, |limit| limit.saturating_sub(DESCRIPTORS_KEPT).max(1));
     let by_mappings = mappings.map_or(usize::MAX, |limit| (limit / 5).max(1));
     if wanted <= by_descriptors.min(by_mappings) {
         (wanted, None)
     } else if by_descriptors <= by_mappings {
-        (
-            by_descriptors,
-            Some("the limit of open files; raise it with ulimit -n"),
-        )
+        (by_descriptors, Some("the limit of open files; raise it with ulimit -n"))
     } else {
         (by_mappings, Some("vm.max_map_count; raise it with sysctl"))
     }
@@ -524,34 +472,22 @@ mod tests {
 
     fn configuration(arguments: &[&str]) -> Result<Configuration> {
         let arguments = ["server"].iter().chain(arguments);
-        Server::try_parse_from(arguments)
-            .map_err(|error| Error::Usage(error.to_string()))?
-            .options
-            .into_configuration()
+        Server::try_parse_from(arguments).map_err(|error| Error::Usage(error.to_string()))?.options.into_configuration()
     }
 
     #[test]
     fn the_defaults_of_options_and_limits_agree() {
         let from_options = configuration(&[]).expect("defaults work");
         let expected = Configuration::default();
-        assert_eq!(
-            (from_options.port, from_options.bind),
-            (expected.port, expected.bind)
-        );
+        assert_eq!((from_options.port, from_options.bind), (expected.port, expected.bind));
         assert!(from_options.limits.connections_max <= expected.limits.connections_max);
-        assert_eq!(
-            from_options.limits.idle_timeout,
-            expected.limits.idle_timeout
-        );
+        assert_eq!(from_options.limits.idle_timeout, expected.limits.idle_timeout);
     }
 
     #[test]
     fn a_public_address_needs_a_password() {
         let refused = configuration(&["--bind", "0.0.0.0"]).expect_err("no password");
-        assert!(
-            matches!(refused, Error::Usage(ref message) if message.contains("--password-file")),
-            "{refused}"
-        );
+        assert!(matches!(refused, Error::Usage(ref message) if message.contains("--password-file")), "{refused}");
         assert!(configuration(&["--bind", "0.0.0.0", "--insecure"]).is_ok());
         assert!(configuration(&["--bind", "::1"]).is_ok());
         assert!(configuration(&["--bind", "localhost"]).is_ok());
@@ -581,12 +517,7 @@ mod tests {
 
     #[test]
     fn addresses_of_peers_are_checked() {
-        for good in [
-            "localhost:8080",
-            "10.0.0.1:1",
-            "[::1]:8080",
-            "kv-1.example:65535",
-        ] {
+        for good in ["localhost:8080", "10.0.0.1:1", "[::1]:8080", "kv-1.example:65535"] {
             assert!(parse_host_port(good).is_ok(), "{good}");
         }
         for bad in [
@@ -607,22 +538,14 @@ mod tests {
         let several = configuration(&["--peer", "a:1,b:2", "--peer", "c:3"]).expect("works");
         assert_eq!(several.replication.seeds, ["a:1", "b:2", "c:3"]);
         let refused = configuration(&["--bind", "0.0.0.0", "--insecure", "--peer", "a:1"]);
-        assert!(
-            refused
-                .expect_err("no address to tell")
-                .to_string()
-                .contains("--advertise")
-        );
+        assert!(refused.expect_err("no address to tell").to_string().contains("--advertise"));
     }
 
     #[test]
     fn a_password_file_is_read_without_its_line_end() {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         std::fs::write(file.path(), "secret\n").expect("written");
-        assert_eq!(
-            password(Some(file.path())).expect("readable"),
-            Some(b"secret".to_vec())
-        );
+        assert_eq!(password(Some(file.path())).expect("readable"), Some(b"secret".to_vec()));
         std::fs::write(file.path(), "\n").expect("written");
         assert!(password(Some(file.path())).is_err());
         assert!(password(Some(Path::new("/nonexistent"))).is_err());

@@ -45,28 +45,18 @@ impl Error {
 
     /// A refused request with a code word of its own.
     pub fn refused_as(code: &'static str, message: impl Into<String>) -> Self {
-        Error::Refused(Refusal {
-            code,
-            message: one_line(message.into()),
-        })
+        Error::Refused(Refusal { code, message: one_line(message.into()) })
     }
 
     /// Bytes that cannot be followed: `Protocol error: <message>`.
     pub fn protocol(message: impl fmt::Display) -> Self {
-        Error::Protocol(Refusal {
-            code: "ERR",
-            message: one_line(format!("Protocol error: {message}")),
-        })
+        Error::Protocol(Refusal { code: "ERR", message: one_line(format!("Protocol error: {message}")) })
     }
 }
 
 /// An error reply is one line in every protocol, whatever bytes a client put into its request.
 fn one_line(message: String) -> String {
-    if message.contains(['\r', '\n']) {
-        message.replace(['\r', '\n'], " ")
-    } else {
-        message
-    }
+    if message.contains(['\r', '\n']) { message.replace(['\r', '\n'], " ") } else { message }
 }
 
 impl fmt::Display for Error {

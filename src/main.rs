@@ -45,11 +45,7 @@ fn main() -> ExitCode {
         Err(Error::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{title}: {error}");
-            ExitCode::from(if matches!(error, Error::Usage(_)) {
-                2
-            } else {
-                1
-            })
+            ExitCode::from(if matches!(error, Error::Usage(_)) { 2 } else { 1 })
         }
     }
 }
@@ -59,14 +55,8 @@ fn main() -> ExitCode {
 fn parse_arguments() -> Mode {
     let command = Arguments::command().mut_subcommands(|mode| {
         mode.mut_args(|argument| {
-            let empty = argument
-                .get_env()
-                .is_some_and(|name| std::env::var_os(name) == Some(OsString::new()));
-            if empty {
-                argument.env(None::<&str>)
-            } else {
-                argument
-            }
+            let empty = argument.get_env().is_some_and(|name| std::env::var_os(name) == Some(OsString::new()));
+            if empty { argument.env(None::<&str>) } else { argument }
         })
     });
     let parsed = Arguments::from_arg_matches(&command.get_matches());
@@ -76,10 +66,7 @@ fn parse_arguments() -> Mode {
 fn run_server(options: ServerOptions) -> Result<bool> {
     print(&format!("Starting node on port {}\n", options.port))?;
     let server = NodeServer::start(Node::open(options.into_configuration()?)?)?;
-    print(&format!(
-        "Server started on port {}\n",
-        server.address.port()
-    ))?;
+    print(&format!("Server started on port {}\n", server.address.port()))?;
     server.node.wait_for_shutdown();
     let limits = &server.node.configuration.limits;
     server.node.replication.drain(limits.shutdown_timeout);
@@ -97,24 +84,20 @@ fn run_client(options: ClientOptions) -> Result<bool> {
         false => format!("{}:{}", options.host, options.port),
     };
     let addresses = std::iter::once(first).chain(options.also).collect();
-    let mut client = Client::connect_any(addresses, password(options.password_file.as_deref())?)
-        .map_err(with_way_out)?;
+    let mut client =
+        Client::connect_any(addresses, password(options.password_file.as_deref())?).map_err(with_way_out)?;
     if options.command.is_empty() {
         return shell::run(&mut client);
     }
-    let words: Vec<Vec<u8>> = options
-        .command
-        .into_iter()
-        .map(OsString::into_encoded_bytes)
-        .collect();
+    let words: Vec<Vec<u8>> = options.command.into_iter().map(OsString::into_encoded_bytes).collect();
     shell::run_once(&mut client, &words)
 }
 
 fn with_way_out(error: Error) -> Error {
     match error {
-        Error::Unreachable(message) => Error::Unreachable(format!(
-            "{message}. Start a server with ./run_server.sh [port]"
-        )),
+        Error::Unreachable(message) => {
+            Error::Unreachable(format!("{message}. Start a server with ./run_server.sh [port]"))
+        }
         other => other,
     }
 }

@@ -54,12 +54,10 @@ pub fn read(counter: &AtomicU64) -> u64 {
 
 /// Resident memory of this process in bytes, from `/proc`; 0 where there is none.
 pub fn resident_bytes() -> u64 {
-    let pages = std::fs::read_to_string("/proc/self/statm")
-        .ok()
-        .and_then(|text| {
-            let resident = text.split(' ').nth(1)?;
-            resident.parse::<u64>().ok()
-        });
+    let pages = std::fs::read_to_string("/proc/self/statm").ok().and_then(|text| {
+        let resident = text.split(' ').nth(1)?;
+        resident.parse::<u64>().ok()
+    });
     // statm counts pages; every platform this was run on has pages of 4 KiB.
     pages.unwrap_or(0) * 4096
 }

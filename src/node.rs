@@ -104,13 +104,8 @@ impl Node {
             return Ok(Node::new(configuration));
         };
         let store = Arc::new(KeyValueStore::new());
-        let durability = Durability::open(
-            directory,
-            configuration.fsync,
-            configuration.salvage,
-            &configuration.limits,
-            &store,
-        )?;
+        let durability =
+            Durability::open(directory, configuration.fsync, configuration.salvage, &configuration.limits, &store)?;
         let is_alone = configuration.replication.seeds.is_empty();
         if is_alone && durability.node_file.members.is_empty() {
             // They were needed while records came in any order. Nobody else can bring an older value back.
@@ -124,11 +119,7 @@ impl Node {
         Node::with(configuration, Arc::default(), None)
     }
 
-    fn with(
-        configuration: Configuration,
-        store: Arc<KeyValueStore>,
-        durability: Option<Arc<Durability>>,
-    ) -> Self {
+    fn with(configuration: Configuration, store: Arc<KeyValueStore>, durability: Option<Arc<Durability>>) -> Self {
         let (clock, run_id) = (Arc::new(HybridClock::default()), random_id());
         let (mut node_id, mut memory) = (random_id(), None);
         if let Some(durability) = &durability {
@@ -137,8 +128,7 @@ impl Node {
             memory = Some(memory_of(durability));
         }
         let ids = (node_id, run_id);
-        let replication =
-            ReplicationManager::new(&configuration, ids, store.clone(), clock.clone(), memory);
+        let replication = ReplicationManager::new(&configuration, ids, store.clone(), clock.clone(), memory);
         let (sender, receiver) = bounded(0);
         // Without seeds there is nobody to wait for.
         let not_yet = (!configuration.replication.seeds.is_empty()).then_some(sender);
@@ -157,12 +147,7 @@ impl Node {
     }
 
     /// Reads a key; `read` gets the value under the shard's lock and must only copy it.
-    pub fn get<R>(
-        &self,
-        key: &[u8],
-        batch: &mut Batch,
-        read: impl FnOnce(Option<&[u8]>) -> R,
-    ) -> R {
+    pub fn get<R>(&self, key: &[u8], batch: &mut Batch, read: impl FnOnce(Option<&[u8]>) -> R) -> R {
         let mut hit = false;
         let (result, position) = self.store.get(key, |value| {
             hit = value.is_some();
@@ -199,11 +184,7 @@ impl Node {
     }
 
     /// Stores several values, each with a version of its own.
-    pub fn put_all<'a>(
-        &self,
-        pairs: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
-        batch: &mut Batch,
-    ) -> Result<()> {
+    pub fn put_all<'a>(&self, pairs: impl IntoIterator<Item = (&'a [u8], &'a [u8])>, batch: &mut Batch) -> Result<()> {
         self.check_writable()?;
         for (key, value) in pairs {
             self.write(key, Some(value), batch);
@@ -218,11 +199,7 @@ impl Node {
     }
 
     /// Deletes several keys; how many were there.
-    pub fn delete_all<'a>(
-        &self,
-        keys: impl IntoIterator<Item = &'a [u8]>,
-        batch: &mut Batch,
-    ) -> Result<usize> {
+    pub fn delete_all<'a>(&self, keys: impl IntoIterator<Item = &'a [u8]>, batch: &mut Batch) -> Result<usize> {
         self.check_writable()?;
         let existed = keys.into_iter().map(|key| self.write(key, None, batch));
         Ok(existed.filter(|existed| *existed).count())
@@ -280,13 +257,8 @@ impl Node {
         metrics::add(&self.metrics.hits, batch.hits);
         metrics::add(&self.metrics.misses, batch.misses);
         metrics::add(&self.metrics.input_bytes, batch.input_bytes);
-        let Batch {
-            position, wrote, ..
-        } = *batch;
-        *batch = Batch {
-            has_written: batch.has_written,
-            ..Batch::default()
-        };
+        let Batch { position, wrote, .. } = *batch;
+        *batch = Batch { has_written: batch.has_written, ..Batch::default() };
         match self.log().map(|log| log.commit(position)) {
             Some(Err(reason)) if wrote => Err(read_only(&reason, "outcome unknown")),
             _ => Ok(()),
@@ -303,11 +275,9 @@ impl Node {
         let timeout = self.configuration.limits.shutdown_timeout;
         let (node, (done, result)) = (Arc::clone(self), bounded(1));
         // In a thread, because an fsync on a dying disk may take for ever.
-        thread::Builder::new()
-            .name("shutdown".into())
-            .spawn(move || {
-                let _ = done.send(node.sync());
-            })?;
+        thread::Builder::new().name("shutdown".into()).spawn(move || {
+            let _ = done.send(node.sync());
+        })?;
         result.recv_timeout(timeout).unwrap_or_else(|_| {
             let message = format!("the disk took longer than {timeout:?} for the last fsync");
             Err(Error::Fatal(message))
@@ -336,11 +306,7 @@ impl Node {
 
     /// From now on the node serves clients.
     pub fn start_serving(&self) {
-        let mut sender = self
-            .serving
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut sender = self.serving.0.lock().unwrap_or_else(PoisonError::into_inner);
         *sender = None;
     }
 
@@ -352,10 +318,7 @@ impl Node {
 
     /// Whether `password` is the right one; without a configured password nothing is.
     pub fn is_password(&self, password: &[u8]) -> bool {
-        self.configuration
-            .password
-            .as_ref()
-            .is_some_and(|expected| same_in_constant_time(expected, password))
+        self.configuration.password.as_ref().is_some_and(|expected| same_in_constant_time(expected, password))
     }
 
     /// Asks the process to stop gently.
@@ -373,15 +336,10 @@ impl Node {
     /// The one way of a client's write: stamp, merge, and only then hand on.
     fn write(&self, key: &[u8], value: Option<&[u8]>, batch: &mut Batch) -> bool {
         let wall_ms = wall_clock_ms();
-        let stamp = |floor| Version {
-            time: self.clock.stamp(wall_ms, floor),
-            origin: self.run_id,
-        };
+        let stamp = |floor| Version { time: self.clock.stamp(wall_ms, floor), origin: self.run_id };
         // A node on its own needs no tombstones: nobody can bring an older value back.
         let keep_tombstone = self.replication.keeps_tombstones();
-        let written = self
-            .store
-            .write(key, value, keep_tombstone, stamp, self.journal());
+        let written = self.store.write(key, value, keep_tombstone, stamp, self.journal());
         self.wrote(written.position, batch);
         batch.has_written = true;
         self.replication.changed(key, wall_ms);
@@ -415,27 +373,18 @@ fn memory_of(durability: &Arc<Durability>) -> Memory {
         let (address, kind) = text.split_once(' ').unwrap_or((text, ""));
         (*id, address.to_string(), kind != MEMORY)
     });
-    let stored = Stored {
-        members: members.collect(),
-        bans: file.bans.clone(),
-    };
+    let stored = Stored { members: members.collect(), bans: file.bans.clone() };
     let node_id = file.node_id;
     let save = move |stored: &Stored| {
         let member = |(id, address, is_durable): &(u64, String, bool)| match is_durable {
             true => (*id, address.clone()),
             false => (*id, format!("{address} {MEMORY}")),
         };
-        let file = NodeFile {
-            node_id,
-            members: stored.members.iter().map(member).collect(),
-            bans: stored.bans.clone(),
-        };
+        let file =
+            NodeFile { node_id, members: stored.members.iter().map(member).collect(), bans: stored.bans.clone() };
         Ok(durability.save_node_file(&file)?)
     };
-    Memory {
-        stored,
-        save: Box::new(save),
-    }
+    Memory { stored, save: Box::new(save) }
 }
 
 const MEMORY: &str = "memory";
@@ -449,10 +398,7 @@ fn read_only(reason: &impl Display, outcome: &str) -> Error {
 fn same_in_constant_time(expected: &[u8], given: &[u8]) -> bool {
     let mut difference = expected.len() ^ given.len();
     for (index, byte) in given.iter().enumerate() {
-        let expected = expected
-            .get(index % expected.len().max(1))
-            .copied()
-            .unwrap_or_default();
+        let expected = expected.get(index % expected.len().max(1)).copied().unwrap_or_default();
         difference |= usize::from(std::hint::black_box(expected ^ byte));
     }
     difference == 0
@@ -465,14 +411,7 @@ mod tests {
     #[test]
     fn passwords_are_compared_as_a_whole() {
         assert!(same_in_constant_time(b"secret", b"secret"));
-        for wrong in [
-            &b""[..],
-            b"secre",
-            b"secrets",
-            b"secretsecret",
-            b"Secret",
-            b"xxxxxx",
-        ] {
+        for wrong in [&b""[..], b"secre", b"secrets", b"secretsecret", b"Secret", b"xxxxxx"] {
             assert!(!same_in_constant_time(b"secret", wrong));
         }
         assert!(!same_in_constant_time(b"", b"x"));
@@ -481,10 +420,7 @@ mod tests {
     #[test]
     fn flush_all_leaves_nothing() {
         let (node, mut batch) = (Node::new(Configuration::default()), Batch::default());
-        (0..5_000).for_each(|i| {
-            node.put(format!("key{i}").as_bytes(), b"v", &mut batch)
-                .unwrap()
-        });
+        (0..5_000).for_each(|i| node.put(format!("key{i}").as_bytes(), b"v", &mut batch).unwrap());
         assert_eq!(node.size().keys, 5_000);
         node.flush_all(&mut batch).unwrap();
         assert_eq!(node.size(), Size::default());

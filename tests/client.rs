@@ -21,36 +21,20 @@ fn put_get_delete_and_any_bytes() {
     client.delete("key").expect("deleted");
     assert_eq!(client.get("key").expect("read"), None);
     assert!(matches!(client.put("", "v"), Err(Error::Refused(_))));
-    assert_eq!(
-        client.request(&[b"DBSIZE"]).expect("answered"),
-        Response::Integer(1)
-    );
-    assert!(matches!(
-        client.request(&[b"JUMP"]).expect("answered"),
-        Response::Error(..)
-    ));
+    assert_eq!(client.request(&[b"DBSIZE"]).expect("answered"), Response::Integer(1));
+    assert!(matches!(client.request(&[b"JUMP"]).expect("answered"), Response::Error(..)));
 }
 
 #[test]
 fn the_next_address_is_tried() {
     let (mut first, second) = (Server::start(&[]), Server::start(&[]));
-    let mut client =
-        Client::connect_any(vec![first.address(), second.address()], None).expect("connects");
+    let mut client = Client::connect_any(vec![first.address(), second.address()], None).expect("connects");
     client.put("where", "first").expect("stored");
     first.kill();
     // Even a write works: the loss is seen before anything is sent.
-    poll("the loss is seen", || {
-        client.put("where", "second").is_ok().then_some(())
-    });
+    poll("the loss is seen", || client.put("where", "second").is_ok().then_some(()));
     let notice = client.notice().expect("it says so");
-    assert_eq!(
-        notice,
-        format!(
-            "Connection to {} lost, connected to {}",
-            first.address(),
-            second.address()
-        )
-    );
+    assert_eq!(notice, format!("Connection to {} lost, connected to {}", first.address(), second.address()));
     assert_eq!(client.get("where").expect("read"), Some(b"second".to_vec()));
     assert_eq!(client.address(), second.address());
 }
@@ -94,10 +78,7 @@ fn a_write_without_a_reply_is_unknown_and_never_repeated() {
 fn a_read_without_a_reply_is_repeated_once() {
     let (address, served) = deaf_server(1);
     let mut client = Client::connect(&address).expect("connects");
-    assert_eq!(
-        client.get("k").expect("answered the second time"),
-        Some(b"value".to_vec())
-    );
+    assert_eq!(client.get("k").expect("answered the second time"), Some(b"value".to_vec()));
     assert_eq!(served.join().expect("it ran"), 2);
 }
 
@@ -105,19 +86,8 @@ fn a_read_without_a_reply_is_repeated_once() {
 fn the_shell_survives_its_server_and_fails_over() {
     let (mut first, second) = (Server::start(&[]), Server::start(&[]));
     let mut command = Command::new(binary());
-    command.args([
-        "client",
-        "localhost",
-        &first.port.to_string(),
-        "--also",
-        &second.address(),
-    ]);
-    let mut shell = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("runs");
+    command.args(["client", "localhost", &first.port.to_string(), "--also", &second.address()]);
+    let mut shell = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
     let mut stdin = shell.stdin.take().expect("piped");
     let mut stdout = BufReader::new(shell.stdout.take().expect("piped"));
     let mut ask = |request: &str| {
@@ -133,13 +103,6 @@ fn the_shell_survives_its_server_and_fails_over() {
     drop(stdin);
     let output = shell.wait_with_output().expect("it ends");
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(
-        stderr,
-        format!(
-            "Connection to localhost:{} lost, connected to {}\n",
-            first.port,
-            second.address()
-        )
-    );
+    assert_eq!(stderr, format!("Connection to localhost:{} lost, connected to {}\n", first.port, second.address()));
     assert_eq!(output.status.code(), Some(0));
 }

@@ -61,10 +61,7 @@ fn redis_cli_one_shot() {
         }
     }
     // A value from standard input, bytes and all.
-    assert_eq!(
-        redis_cli(&server, &["-x", "set", "file"], b"a\0b\r\n").stdout,
-        "OK\n"
-    );
+    assert_eq!(redis_cli(&server, &["-x", "set", "file"], b"a\0b\r\n").stdout, "OK\n");
     assert_eq!(redis_cli(&server, &["strlen", "file"], "").stdout, "5\n");
 }
 
@@ -77,9 +74,7 @@ fn redis_cli_interactive_in_a_terminal() {
     let script = common::repository().join("tests/clients/redis_cli.exp");
     for version in ["-2", "-3"] {
         let mut expect = limited("expect");
-        expect
-            .arg(&script)
-            .args([&server.port.to_string(), version]);
+        expect.arg(&script).args([&server.port.to_string(), version]);
         let output = run(&mut expect, "");
         assert_eq!(output.code, Some(0), "{}{}", output.stdout, output.stderr);
     }
@@ -97,10 +92,7 @@ fn redis_cli_mass_insertion_and_scan() {
         commands.extend(resp(&[b"SET", key.as_bytes(), &[b'x'; 64]]));
     }
     let output = redis_cli(&server, &["--pipe"], &commands);
-    assert!(
-        output.stdout.ends_with("errors: 0, replies: 10000\n"),
-        "{output:?}"
-    );
+    assert!(output.stdout.ends_with("errors: 0, replies: 10000\n"), "{output:?}");
     assert_eq!(output.code, Some(0));
     assert_eq!(redis_cli(&server, &["dbsize"], "").stdout, "10000\n");
 
@@ -113,18 +105,12 @@ fn redis_cli_mass_insertion_and_scan() {
     keys.sort();
     assert_eq!(sorted_lines(redis_cli(&server, &["--scan"], "")), keys);
     keys.retain(|key| key.len() == "key:42".len() && key.ends_with('7'));
-    assert_eq!(
-        sorted_lines(redis_cli(&server, &["--scan", "--pattern", "key:?7"], "")),
-        keys
-    );
+    assert_eq!(sorted_lines(redis_cli(&server, &["--scan", "--pattern", "key:?7"], "")), keys);
 
     // An error among the replies is counted, and does not stop the rest.
     let mixed = [resp(&[b"NONSENSE"]), resp(&[b"SET", b"after", b"v"])].concat();
     let output = redis_cli(&server, &["--pipe"], mixed);
-    assert!(
-        output.stdout.ends_with("errors: 1, replies: 2\n"),
-        "{output:?}"
-    );
+    assert!(output.stdout.ends_with("errors: 1, replies: 2\n"), "{output:?}");
 }
 
 #[test]
@@ -133,9 +119,7 @@ fn redis_cli_stat_shows_a_line_per_interval() {
         return;
     }
     let server = Server::start(&[]);
-    server
-        .connect()
-        .ask(resp(&[b"SET", b"k", b"v"]), b"+OK\r\n");
+    server.connect().ask(resp(&[b"SET", b"k", b"v"]), b"+OK\r\n");
     // Without a terminal it would collect its lines before it prints them: stdbuf.
     let mut stat = limited("stdbuf")
         .args(["-oL", "redis-cli", "-p", &server.port.to_string()])
@@ -156,11 +140,7 @@ fn redis_cli_stat_shows_a_line_per_interval() {
     for row in rows {
         let columns: Vec<&str> = row.split_whitespace().collect();
         // keys, memory, clients (its own connection), blocked, requests
-        assert_eq!(
-            (columns[0], columns[2], columns[3]),
-            ("1", "1", "0"),
-            "{row}"
-        );
+        assert_eq!((columns[0], columns[2], columns[3]), ("1", "1", "0"), "{row}");
     }
 }
 
@@ -172,11 +152,7 @@ fn redis_cli_with_right_wrong_and_no_password() {
     let server = server_with_password();
     for version in ["-2", "-3"] {
         let right = redis_cli(&server, &[version, "-a", PASSWORD, "set", "k", "v"], "");
-        assert_eq!(
-            (right.stdout.as_str(), right.code),
-            ("OK\n", Some(0)),
-            "{right:?}"
-        );
+        assert_eq!((right.stdout.as_str(), right.code), ("OK\n", Some(0)), "{right:?}");
         // It goes on after a failed AUTH, so the commands themselves must fail.
         let wrong = redis_cli(&server, &[version, "-a", "wrong", "set", "k", "x"], "");
         assert!(wrong.stderr.contains("WRONGPASS"), "{wrong:?}");
@@ -209,10 +185,7 @@ fn redis_benchmark_with_and_without_pipelining() {
         let rates: Vec<f64> = ["\"SET\",\"", "\"GET\",\""]
             .iter()
             .filter_map(|start| {
-                let row = output
-                    .stdout
-                    .lines()
-                    .find_map(|row| row.strip_prefix(start))?;
+                let row = output.stdout.lines().find_map(|row| row.strip_prefix(start))?;
                 row.split('"').next()?.parse().ok()
             })
             .collect();
@@ -226,11 +199,7 @@ fn redis_benchmark_with_and_without_pipelining() {
 }
 
 /// The `redis` crate's connection for a URL like `redis://:password@host/?protocol=resp3`.
-fn crate_connection(
-    server: &Server,
-    password: &str,
-    version: &str,
-) -> RedisResult<redis::Connection> {
+fn crate_connection(server: &Server, password: &str, version: &str) -> RedisResult<redis::Connection> {
     let address = server.address();
     let url = format!("redis://:{password}@{address}/?protocol={version}");
     let url = url.replace("//:@", "//").replace(' ', "%20");
@@ -267,9 +236,7 @@ fn use_the_crate(connection: &mut redis::Connection) -> RedisResult<()> {
     connection.set("name", "Dylan")?;
     assert_eq!(connection.get("name")?.as_deref(), Some("Dylan"));
     assert_eq!(connection.get("nobody")?, None);
-    let found: Vec<Option<String>> = redis::cmd("MGET")
-        .arg(&["name", "nobody"])
-        .query(connection)?;
+    let found: Vec<Option<String>> = redis::cmd("MGET").arg(&["name", "nobody"]).query(connection)?;
     assert_eq!(found, [Some("Dylan".into()), None]);
     let keys: Vec<String> = connection.scan()?.collect::<RedisResult<_>>()?;
     assert_eq!(keys, ["name"]);
@@ -295,10 +262,7 @@ fn use_the_crate(connection: &mut redis::Connection) -> RedisResult<()> {
 
 /// Runs a script with a server without and one with a password; the script prints `ok` in the end.
 fn drive(script: &str, program: PathBuf) {
-    for (server, password) in [
-        (Server::start(&[]), None),
-        (server_with_password(), Some(PASSWORD)),
-    ] {
+    for (server, password) in [(Server::start(&[]), None), (server_with_password(), Some(PASSWORD))] {
         let mut command = limited(&program);
         command.current_dir(common::clients_folder());
         command.arg(common::repository().join("tests/clients").join(script));
@@ -317,9 +281,7 @@ fn drive(script: &str, program: PathBuf) {
 fn have_client(path: &str) -> bool {
     let found = common::clients_folder().join(path).exists();
     if !found {
-        common::skip(&format!(
-            "target/clients/{path} is missing; .ci/run installs it"
-        ));
+        common::skip(&format!("target/clients/{path} is missing; .ci/run installs it"));
     }
     found
 }
@@ -333,10 +295,7 @@ fn node() -> PathBuf {
 #[test]
 fn redis_py() {
     if have_client("python/bin/python") {
-        drive(
-            "redis_py.py",
-            common::clients_folder().join("python/bin/python"),
-        );
+        drive("redis_py.py", common::clients_folder().join("python/bin/python"));
     }
 }
 
@@ -367,9 +326,7 @@ fn a_handshake_reply_by_reply() {
     let mut wire = server.connect();
     wire.ask(resp(&[b"CLIENT", b"SETINFO", b"LIB-NAME", b"x"]), "+OK\r\n");
     wire.ask(resp(&[b"CLIENT", b"GETNAME"]), "$-1\r\n");
-    wire.send(resp(&[
-        b"HELLO", b"3", b"AUTH", b"default", b"any", b"SETNAME", b"me",
-    ]));
+    wire.send(resp(&[b"HELLO", b"3", b"AUTH", b"default", b"any", b"SETNAME", b"me"]));
     let hello = hello_reply(&mut wire);
     assert!(hello.join(" ").contains("$5 proto :3 $2 id :"), "{hello:?}");
     wire.ask(resp(&[b"CLIENT", b"GETNAME"]), "$2\r\nme\r\n");
@@ -378,10 +335,7 @@ fn a_handshake_reply_by_reply() {
     wire.ask(resp(&[b"MGET", b"nobody", b"none"]), "*2\r\n_\r\n_\r\n");
     wire.ask(resp(&[b"COMMAND", b"INFO", b"nonsense"]), "*1\r\n_\r\n");
     // A refused HELLO changes nothing.
-    wire.ask(
-        resp(&[b"HELLO", b"4"]),
-        "-NOPROTO unsupported protocol version\r\n",
-    );
+    wire.ask(resp(&[b"HELLO", b"4"]), "-NOPROTO unsupported protocol version\r\n");
     wire.ask(resp(&[b"GET", b"nobody"]), "_\r\n");
     // RESET is back to the start: RESP2, no name.
     wire.ask(resp(&[b"RESET"]), "+RESET\r\n");
@@ -404,28 +358,17 @@ fn a_handshake_with_a_password() {
     let mut wire = server.connect();
     wire.ask(resp(&[b"PING"]), "-NOAUTH Authentication required.\r\n");
     wire.send(resp(&[b"HELLO", b"3"]));
-    assert!(
-        wire.line()
-            .starts_with("-NOAUTH HELLO must be called with the client already authenticated")
-    );
+    assert!(wire.line().starts_with("-NOAUTH HELLO must be called with the client already authenticated"));
     // A wrong one changes neither the protocol nor the name.
-    wire.send(resp(&[
-        b"HELLO", b"3", b"AUTH", b"default", b"wrong", b"SETNAME", b"me",
-    ]));
+    wire.send(resp(&[b"HELLO", b"3", b"AUTH", b"default", b"wrong", b"SETNAME", b"me"]));
     assert!(wire.line().starts_with("-WRONGPASS "));
-    wire.ask(
-        resp(&[b"GET", b"k"]),
-        "-NOAUTH Authentication required.\r\n",
-    );
+    wire.ask(resp(&[b"GET", b"k"]), "-NOAUTH Authentication required.\r\n");
     wire.ask(resp(&[b"AUTH", b"somebody", password]), WRONG);
     wire.ask(resp(&[b"AUTH", password]), "+OK\r\n");
     wire.ask(resp(&[b"MGET", b"k"]), "*1\r\n$-1\r\n");
     wire.ask(resp(&[b"CLIENT", b"GETNAME"]), "$-1\r\n");
     wire.ask(resp(&[b"RESET"]), "+RESET\r\n");
-    wire.ask(
-        resp(&[b"GET", b"k"]),
-        "-NOAUTH Authentication required.\r\n",
-    );
+    wire.ask(resp(&[b"GET", b"k"]), "-NOAUTH Authentication required.\r\n");
     wire.send(resp(&[b"HELLO", b"3", b"AUTH", b"default", password]));
     hello_reply(&mut wire);
     wire.ask(resp(&[b"GET", b"k"]), "_\r\n");
@@ -440,16 +383,10 @@ fn the_command_table_as_clients_read_it() {
     for version in ["resp2", "resp3"] {
         let mut connection = crate_connection(&server, "", version).expect("connects");
         let rows: Vec<Vec<Value>> = redis::cmd("COMMAND").query(&mut connection).expect("rows");
-        let count: usize = redis::cmd("COMMAND")
-            .arg("COUNT")
-            .query(&mut connection)
-            .expect("a number");
+        let count: usize = redis::cmd("COMMAND").arg("COUNT").query(&mut connection).expect("a number");
         assert_eq!(rows.len(), count);
         assert!(rows.iter().all(|row| row.len() == 10), "{rows:?}");
-        let docs: Value = redis::cmd("COMMAND")
-            .arg(&["DOCS", "MSET"])
-            .query(&mut connection)
-            .expect("docs");
+        let docs: Value = redis::cmd("COMMAND").arg(&["DOCS", "MSET"]).query(&mut connection).expect("docs");
         assert!(common::short(&docs).contains("mset"), "{docs:?}");
     }
 }

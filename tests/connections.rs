@@ -29,32 +29,20 @@ fn idle_connections_are_held_while_others_are_served(count: usize) {
     if rlimit::increase_nofile_limit(wanted).unwrap_or(0) < wanted {
         return common::skip(&format!("this machine does not allow {wanted} open files"));
     }
-    let (empty, crowded) = (
-        Server::start(&[]),
-        Server::start(&["--max-connections", &(count + 10).to_string()]),
-    );
+    let (empty, crowded) = (Server::start(&[]), Server::start(&["--max-connections", &(count + 10).to_string()]));
     for server in [&empty, &crowded] {
         server.connect().ask(resp(&[b"SET", b"k", b"v"]), "+OK\r\n");
     }
     let resident = |server: &Server| common::resident_bytes(server.pid());
     let before = resident(&crowded);
     let mut idle: Vec<Wire> = (0..count).map(|_| crowded.connect()).collect();
-    idle.iter_mut()
-        .for_each(|wire| wire.ask("PING\n", "PONG\n"));
+    idle.iter_mut().for_each(|wire| wire.ask("PING\n", "PONG\n"));
     let each = (resident(&crowded) - before) / count as u64;
-    assert!(
-        each < 24 * 1024,
-        "{each} bytes of memory for each idle connection"
-    );
+    assert!(each < 24 * 1024, "{each} bytes of memory for each idle connection");
     // In alternation, so that a busy machine slows both.
-    let ratios = (0..7)
-        .map(|_| throughput(&crowded) / throughput(&empty))
-        .collect();
+    let ratios = (0..7).map(|_| throughput(&crowded) / throughput(&empty)).collect();
     let ratio = median(ratios);
-    assert!(
-        ratio > 0.7,
-        "with {count} idle connections others are served at {ratio:.2} of full speed"
-    );
+    assert!(ratio > 0.7, "with {count} idle connections others are served at {ratio:.2} of full speed");
     // All of them are still there.
     idle.iter_mut().for_each(|wire| wire.ask("GET k\n", "v\n"));
     let _ = std::io::Write::write_all(

@@ -48,12 +48,7 @@ fn field(server: &Server, name: &str) -> String {
 /// Names and contents of all files in a directory.
 fn contents(directory: &Path) -> Vec<(String, Vec<u8>)> {
     let entries = fs::read_dir(directory).unwrap().map(Result::unwrap);
-    let read = |path: std::path::PathBuf| {
-        (
-            path.display().to_string(),
-            fs::read(&path).unwrap_or_default(),
-        )
-    };
+    let read = |path: std::path::PathBuf| (path.display().to_string(), fs::read(&path).unwrap_or_default());
     let mut all: Vec<_> = entries.map(|entry| read(entry.path())).collect();
     all.sort();
     all
@@ -66,21 +61,13 @@ fn data_survives_kill_9_and_a_restart() {
     let directory = TempDir::new().unwrap();
     let data = directory.path().join("made/by/the/server");
     let mut server = start(&data, &[]);
-    server.connect().ask(
-        "PUT name Dylan\nPUT age 25\nPUT gone x\nDELETE gone\n",
-        "OK\nOK\nOK\nOK\n",
-    );
+    server.connect().ask("PUT name Dylan\nPUT age 25\nPUT gone x\nDELETE gone\n", "OK\nOK\nOK\nOK\n");
     server.kill();
     for _ in 0..2 {
         let mut server = start(&data, &[]);
-        server.connect().ask(
-            "GET name\nGET age\nGET gone\nDBSIZE\n",
-            "Dylan\n25\nNOT_FOUND\n2\n",
-        );
+        server.connect().ask("GET name\nGET age\nGET gone\nDBSIZE\n", "Dylan\n25\nNOT_FOUND\n2\n");
         // An old value of the clock must not beat what was stored.
-        server
-            .connect()
-            .ask("PUT age 26\nGET age\nPUT age 25\n", "OK\n26\nOK\n");
+        server.connect().ask("PUT age 26\nGET age\nPUT age 25\n", "OK\n26\nOK\n");
         server.connect().send("SHUTDOWN\n");
         assert_eq!(server.exit_code(), Some(0));
     }
@@ -115,10 +102,7 @@ fn info_and_config_tell_the_truth() {
     config(&server, &[b"appendfsync", b"always", b"appendonly", b"yes"]);
     let in_memory = Server::start(&[]);
     assert_eq!(field(&in_memory, "aof_enabled"), "0");
-    config(
-        &in_memory,
-        &[b"appendfsync", b"everysec", b"appendonly", b"no"],
-    );
+    config(&in_memory, &[b"appendfsync", b"everysec", b"appendonly", b"no"]);
 }
 
 #[test]
@@ -126,9 +110,7 @@ fn everysec_syncs_within_a_second_or_so() {
     let directory = TempDir::new().unwrap();
     let server = start(directory.path(), &[]);
     server.connect().ask("PUT k v\n", "OK\n");
-    poll("an fsync", || {
-        (field(&server, "log_unsynced") == "0").then_some(())
-    });
+    poll("an fsync", || (field(&server, "log_unsynced") == "0").then_some(()));
     assert_eq!(field(&server, "log_fsyncs"), "1");
 }
 
@@ -161,20 +143,14 @@ fn a_request_of_many_writes_is_written_out_while_it_is_executed() {
     let directory = TempDir::new().unwrap();
     let node = Node::open(Configuration {
         data_dir: Some(directory.path().into()),
-        limits: Limits {
-            log_buffer_bytes_max: 10_000,
-            ..Limits::default()
-        },
+        limits: Limits { log_buffer_bytes_max: 10_000, ..Limits::default() },
         ..Configuration::default()
     })
     .unwrap();
     let value = [b'v'; 1_000];
     let pairs = (0..100).map(|_| (&b"key"[..], &value[..]));
     node.put_all(pairs, &mut Batch::default()).unwrap();
-    assert!(
-        disk_bytes(directory.path()) > 90_000,
-        "all but the last ten, and nothing committed"
-    );
+    assert!(disk_bytes(directory.path()) > 90_000, "all but the last ten, and nothing committed");
 }
 
 #[test]
@@ -199,10 +175,7 @@ fn a_second_server_on_the_same_directory_is_refused() {
     first.connect().ask("PUT k v\n", "OK\n");
     let before = contents(directory.path());
     let said = refused(&["--data-dir", path]);
-    assert!(
-        said.contains("exit status: 1") && said.contains("used by another server"),
-        "{said}"
-    );
+    assert!(said.contains("exit status: 1") && said.contains("used by another server"), "{said}");
     assert_eq!(contents(directory.path()), before);
     first.kill();
     // The lock ends with the process.
@@ -216,19 +189,13 @@ fn a_directory_that_cannot_be_used_is_refused() {
     fs::write(&file, "not a directory").unwrap();
     for bad in [file.to_str().unwrap(), "/proc/kvstore-data"] {
         let said = refused(&["--data-dir", bad]);
-        assert!(
-            said.contains("exit status: 1") && said.contains(bad),
-            "{said}"
-        );
+        assert!(said.contains("exit status: 1") && said.contains(bad), "{said}");
         assert!(said.contains("--data-dir DIR"), "{said}");
     }
     assert_eq!(fs::read_to_string(&file).unwrap(), "not a directory");
     for options in [&["--fsync", "always"][..], &["--salvage"]] {
         let said = refused(options);
-        assert!(
-            said.contains("exit status: 2") && said.contains("--data-dir"),
-            "{said}"
-        );
+        assert!(said.contains("exit status: 2") && said.contains("--data-dir"), "{said}");
     }
 }
 
@@ -261,27 +228,18 @@ fn newer_formats_and_damage_are_refused_and_nothing_touched() {
     change(60, !good_log[60]);
     check(&["0000000001.log", "offset 31", "checksum", "--salvage"]);
     let salvaged = start(directory.path(), &["--fsync", "always", "--salvage"]);
-    salvaged
-        .connect()
-        .ask("GET a\nGET b\n", "NOT_FOUND\nsecond\n");
+    salvaged.connect().ask("GET a\nGET b\n", "NOT_FOUND\nsecond\n");
     let said = salvaged.log();
-    assert!(
-        said.contains("bytes are lost; 1 records behind the damage are kept"),
-        "{said}"
-    );
+    assert!(said.contains("bytes are lost; 1 records behind the damage are kept"), "{said}");
     drop(salvaged);
-    start(directory.path(), &[])
-        .connect()
-        .ask("GET b\n", "second\n");
+    start(directory.path(), &[]).connect().ask("GET b\n", "second\n");
 
     fs::write(&node, "kvstore node 2\n").unwrap();
     check(&["node", "format version 2"]);
     fs::write(&node, [&good_node[..20], b"x", &good_node[21..]].concat()).unwrap();
     check(&["node", "damaged"]);
     fs::write(&node, good_node).unwrap();
-    start(directory.path(), &[])
-        .connect()
-        .ask("GET b\n", "second\n");
+    start(directory.path(), &[]).connect().ask("GET b\n", "second\n");
 }
 
 // ---- kill -9 under load ----
@@ -326,10 +284,7 @@ fn write_until_killed(port: u16, client: u64, padding: usize, knowledge: &mut Kn
             knowledge.sent.insert(key, number);
             let write = match is_delete(number) {
                 true => format!("DELETE {client}:{key}\n"),
-                false => format!(
-                    "PUT {client}:{key} {client}:{number}:{}\n",
-                    "x".repeat(padding)
-                ),
+                false => format!("PUT {client}:{key} {client}:{number}:{}\n", "x".repeat(padding)),
             };
             requests.extend_from_slice(write.as_bytes());
             requests.extend_from_slice(format!("GET {client}:{key}\n").as_bytes());
@@ -366,10 +321,7 @@ fn read_until_killed(port: u16) -> Vec<(u64, u64)> {
     let mut replies = BufReader::new(stream.try_clone().unwrap());
     for key in (0..KEYS).cycle() {
         for client in 0..CLIENTS {
-            if stream
-                .write_all(format!("GET {client}:{key}\n").as_bytes())
-                .is_err()
-            {
+            if stream.write_all(format!("GET {client}:{key}\n").as_bytes()).is_err() {
                 return seen;
             }
             let mut line = String::new();
@@ -408,10 +360,7 @@ fn check(server: &Server, client: u64, knowledge: &mut Knowledge) {
             }
         };
         let reply = common::short(&reply);
-        assert!(
-            fits,
-            "key {client}:{key}: {known:?} was acknowledged, {sent} sent, now {reply}"
-        );
+        assert!(fits, "key {client}:{key}: {known:?} was acknowledged, {sent} sent, now {reply}");
     }
 }
 
@@ -425,9 +374,7 @@ fn kill_under_load(policy: &str, rounds: u32, longest: Duration) {
         for (client, knowledge) in (0..).zip(&mut knowledge) {
             check(&server, client, knowledge);
         }
-        random = random
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         let time = longest.mul_f64((random >> 33) as f64 / (1u64 << 31) as f64);
         // Long values make the log long, so that compaction is killed as well.
         let padding = if round % 2 == 0 { 20 } else { 8_000 };
@@ -445,10 +392,7 @@ fn kill_under_load(policy: &str, rounds: u32, longest: Duration) {
         .for_each(|(client, number)| knowledge[client as usize].has_seen(number));
     }
     let acknowledged: u64 = knowledge.iter().flat_map(|k| k.known.values()).sum();
-    assert!(
-        acknowledged > 0,
-        "nothing was written, so nothing was shown"
-    );
+    assert!(acknowledged > 0, "nothing was written, so nothing was shown");
 }
 
 #[test]
@@ -489,9 +433,7 @@ fn start_with_file_limit(directory: &Path, kib: u32, policy: &str) -> Server {
     let mut command = Command::new("bash");
     let script = format!("trap '' XFSZ; ulimit -f {kib}; exec \"$@\"");
     command.args(["-c", &script, "server"]).arg(binary());
-    command
-        .args(["server", "0", "--fsync", policy, "--data-dir"])
-        .arg(directory);
+    command.args(["server", "0", "--fsync", policy, "--data-dir"]).arg(directory);
     Server::spawn(command).expect("it starts")
 }
 
@@ -510,10 +452,7 @@ fn a_log_that_cannot_grow_makes_read_only_and_heals_by_itself() {
         let start = Instant::now();
         let mut number = 0;
         while stored_after < 300 {
-            assert!(
-                start.elapsed() < SOON,
-                "{unknown} {not_stored} {stored_after}"
-            );
+            assert!(start.elapsed() < SOON, "{unknown} {not_stored} {stored_after}");
             let mut requests = Vec::new();
             let numbers: Vec<u64> = (number..number + 6).collect();
             for number in &numbers {
@@ -543,10 +482,7 @@ fn a_log_that_cannot_grow_makes_read_only_and_heals_by_itself() {
                     }
                     other => panic!("{other}"),
                 }
-                assert!(
-                    read == "*2" || read.ends_with("(outcome unknown)"),
-                    "{read}"
-                );
+                assert!(read == "*2" || read.ends_with("(outcome unknown)"), "{read}");
             }
         }
         assert!(unknown > 0, "the limit was reached");
@@ -557,11 +493,7 @@ fn a_log_that_cannot_grow_makes_read_only_and_heals_by_itself() {
             wire.send(format!("GET key{key}\n"));
             let reply = wire.line();
             let number: u64 = reply.split(':').next().unwrap().parse().unwrap();
-            assert!(
-                values.contains(&number),
-                "{values:?}: {}",
-                common::short(&reply)
-            );
+            assert!(values.contains(&number), "{values:?}: {}", common::short(&reply));
         }
     }
 }
@@ -574,29 +506,20 @@ impl Tmpfs {
         let directory = TempDir::new().unwrap();
         let mut mount = Command::new("mount");
         let size = format!("size={mib}m");
-        mount
-            .args(["-t", "tmpfs", "-o", &size, "none"])
-            .arg(directory.path());
+        mount.args(["-t", "tmpfs", "-o", &size, "none"]).arg(directory.path());
         let output = common::run(&mut mount, "");
         if output.code == Some(0) {
             return Some(Tmpfs(directory));
         }
         // Not a failure in CI: `a_log_that_cannot_grow_…` shows the same wherever it runs.
-        let _ = writeln!(
-            std::io::stderr(),
-            "SKIPPED, no tmpfs can be mounted: {}",
-            output.stderr
-        );
+        let _ = writeln!(std::io::stderr(), "SKIPPED, no tmpfs can be mounted: {}", output.stderr);
         None
     }
 }
 
 impl Drop for Tmpfs {
     fn drop(&mut self) {
-        let _ = Command::new("umount")
-            .args(["-l"])
-            .arg(self.0.path())
-            .status();
+        let _ = Command::new("umount").args(["-l"]).arg(self.0.path()).status();
     }
 }
 
@@ -618,17 +541,11 @@ fn a_full_disk_refuses_writes_serves_reads_and_heals_when_there_is_space() {
             error => break error.to_string(),
         }
     };
-    assert!(
-        reply.starts_with("ERROR read-only: cannot write 00"),
-        "{reply}"
-    );
+    assert!(reply.starts_with("ERROR read-only: cannot write 00"), "{reply}");
     assert!(reply.ends_with("(outcome unknown)"), "{reply}");
     assert!((20..100).contains(&stored), "{stored}");
     // Reads go on, also of what nobody knows about; writes are refused; nothing heals without space.
-    wire.ask(
-        format!("STRLEN key0\nSTRLEN key{stored}\n"),
-        "50000\n50000\n",
-    );
+    wire.ask(format!("STRLEN key0\nSTRLEN key{stored}\n"), "50000\n50000\n");
     for write in ["PUT k v\n", "DELETE key0\n", "DEL key0\n"] {
         wire.send(write);
         let reply = wire.line();
@@ -638,24 +555,15 @@ fn a_full_disk_refuses_writes_serves_reads_and_heals_when_there_is_space() {
     wire.line();
     assert_eq!(field(&server, "aof_last_write_status"), "err");
     assert!(field(&server, "read_only_reason").contains("No space left"));
-    poll("a vain attempt to heal", || {
-        server
-            .log()
-            .contains("cannot write a snapshot")
-            .then_some(())
-    });
+    poll("a vain attempt to heal", || server.log().contains("cannot write a snapshot").then_some(()));
     fs::remove_file(&filler).unwrap();
-    poll("it heals", || {
-        (field(&server, "read_only") == "0").then_some(())
-    });
+    poll("it heals", || (field(&server, "read_only") == "0").then_some(()));
     server.connect().ask("PUT k v\n", "OK\n");
     server.kill();
     let server = start(&data, &[]);
     server.connect().ask("GET k\n", "v\n");
     for key in 0..stored {
-        server
-            .connect()
-            .ask(format!("STRLEN key{key}\n"), "50000\n");
+        server.connect().ask(format!("STRLEN key{key}\n"), "50000\n");
     }
 }
 
@@ -664,10 +572,7 @@ fn a_full_disk_refuses_writes_serves_reads_and_heals_when_there_is_space() {
 fn disk_bytes(directory: &Path) -> u64 {
     let entries = fs::read_dir(directory).unwrap().map(Result::unwrap);
     // A file may be removed while we look.
-    entries
-        .filter_map(|entry| entry.metadata().ok())
-        .map(|metadata| metadata.len())
-        .sum()
+    entries.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
 }
 
 /// `clients` write so many values each, of about 2 KiB, over and over the same keys.
@@ -697,17 +602,12 @@ fn compaction_under_load(clients: u64, writes: u64) {
         let watcher = scope.spawn(move || {
             let mut samples = Vec::new();
             while !done.load(Ordering::Relaxed) {
-                samples.push((
-                    disk_bytes(directory.path()),
-                    written.load(Ordering::Relaxed),
-                ));
+                samples.push((disk_bytes(directory.path()), written.load(Ordering::Relaxed)));
                 thread::sleep(Duration::from_millis(20));
             }
             (samples, directory)
         });
-        writers
-            .into_iter()
-            .for_each(|writer| writer.join().expect("a writer"));
+        writers.into_iter().for_each(|writer| writer.join().expect("a writer"));
         done.store(true, Ordering::Relaxed);
         let (samples, directory) = watcher.join().expect("the watcher");
         let live = clients * KEYS * 2_100;
@@ -715,16 +615,9 @@ fn compaction_under_load(clients: u64, writes: u64) {
             most = most.max(*bytes);
         }
         // What is written while a snapshot is: a second's worth here, measured.
-        let per_second = samples
-            .windows(50)
-            .map(|w| w[49].1 - w[0].1)
-            .max()
-            .unwrap_or(0);
+        let per_second = samples.windows(50).map(|w| w[49].1 - w[0].1).max().unwrap_or(0);
         let limit = 3 * live + (128 << 20) + per_second;
-        assert!(
-            most <= limit,
-            "{most} bytes on disk, at most {limit} expected"
-        );
+        assert!(most <= limit, "{most} bytes on disk, at most {limit} expected");
         let compactions: u64 = field(&server, "aof_rewrites").parse().unwrap();
         assert!(compactions > 0, "the log was long enough");
         server.kill();
@@ -735,11 +628,7 @@ fn compaction_under_load(clients: u64, writes: u64) {
                 let last = key + (writes - 1 - key) / KEYS * KEYS;
                 wire.send(format!("GET {client}:{key}\n"));
                 let reply = wire.line();
-                assert!(
-                    reply.starts_with(&format!("{last}:")),
-                    "{last}: {}",
-                    common::short(&reply)
-                );
+                assert!(reply.starts_with(&format!("{last}:")), "{last}: {}", common::short(&reply));
             }
         }
     });

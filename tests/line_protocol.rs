@@ -40,27 +40,12 @@ fn wrong_lines_are_answered_and_the_connection_goes_on() {
     let server = Server::start(&[]);
     let mut wire = server.connect();
     for (request, reply) in [
-        (
-            "PUT k\n",
-            "ERROR PUT needs a key and a value: PUT <key> <value>\n",
-        ),
-        (
-            "GET a b\n",
-            "ERROR GET takes one key and nothing after it: GET <key>\n",
-        ),
-        (
-            "GET a \n",
-            "ERROR GET takes one key and nothing after it: GET <key>\n",
-        ),
-        (
-            "DELETE\n",
-            "ERROR DELETE takes one key and nothing after it: DELETE <key>\n",
-        ),
+        ("PUT k\n", "ERROR PUT needs a key and a value: PUT <key> <value>\n"),
+        ("GET a b\n", "ERROR GET takes one key and nothing after it: GET <key>\n"),
+        ("GET a \n", "ERROR GET takes one key and nothing after it: GET <key>\n"),
+        ("DELETE\n", "ERROR DELETE takes one key and nothing after it: DELETE <key>\n"),
         ("PUT  v\n", "ERROR key is empty\n"),
-        (
-            "SET k a b\n",
-            "ERROR SET takes one word as value here; PUT takes the rest of the line\n",
-        ),
+        ("SET k a b\n", "ERROR SET takes one word as value here; PUT takes the rest of the line\n"),
         ("MGET a b\n", "ERROR use RESP\n"),
         ("FLUSHALL\n", "ERROR use RESP\n"),
         ("\n", "ERROR empty request\n"),
@@ -68,10 +53,7 @@ fn wrong_lines_are_answered_and_the_connection_goes_on() {
             "AUTH x\n",
             "ERROR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?\n",
         ),
-        (
-            "GTE k\n",
-            "ERROR unknown command 'GTE', with args beginning with: 'k' \n",
-        ),
+        ("GTE k\n", "ERROR unknown command 'GTE', with args beginning with: 'k' \n"),
         ("PING\n", "PONG\n"),
     ] {
         wire.ask(request, reply);
@@ -81,13 +63,8 @@ fn wrong_lines_are_answered_and_the_connection_goes_on() {
 #[test]
 fn a_value_that_is_no_line_is_not_sent_as_one() {
     let server = Server::start(&[]);
-    server
-        .connect()
-        .ask(common::resp(&[b"SET", b"k", b"two\nlines"]), "+OK\r\n");
-    server.connect().ask(
-        "GET k\nSTRLEN k\n",
-        "ERROR value is not a line, use RESP\n9\n",
-    );
+    server.connect().ask(common::resp(&[b"SET", b"k", b"two\nlines"]), "+OK\r\n");
+    server.connect().ask("GET k\nSTRLEN k\n", "ERROR value is not a line, use RESP\n9\n");
 }
 
 #[test]
@@ -96,12 +73,8 @@ fn info_and_peers_end_with_an_empty_line() {
     let mut wire = server.connect();
     wire.send("INFO server\nPEERS\nPING\n");
     assert_eq!(wire.line(), "# Server");
-    let fields: Vec<String> =
-        std::iter::from_fn(|| Some(wire.line()).filter(|line| !line.is_empty())).collect();
-    assert!(
-        fields.contains(&format!("tcp_port:{}", server.port)),
-        "{fields:?}"
-    );
+    let fields: Vec<String> = std::iter::from_fn(|| Some(wire.line()).filter(|line| !line.is_empty())).collect();
+    assert!(fields.contains(&format!("tcp_port:{}", server.port)), "{fields:?}");
     assert_eq!((wire.line().as_str(), wire.line().as_str()), ("", "PONG"));
 }
 
@@ -111,10 +84,7 @@ fn half_a_line_at_the_end_does_nothing() {
     let mut wire = server.connect();
     wire.send("PUT k whole\nPUT k hal");
     wire.finish();
-    assert_eq!(
-        wire.rest(),
-        b"OK\nERROR request not ended by a newline, nothing was done\n"
-    );
+    assert_eq!(wire.rest(), b"OK\nERROR request not ended by a newline, nothing was done\n");
     server.connect().ask("GET k\n", "whole\n");
 }
 
@@ -135,8 +105,5 @@ fn nc_can_talk_to_it() {
     let server = Server::start(&[]);
     let mut nc = Command::new("nc");
     nc.args(["-N", "127.0.0.1", &server.port.to_string()]);
-    assert_eq!(
-        common::run(&mut nc, "PUT greeting hello world\nGET greeting\n").stdout,
-        "OK\nhello world\n"
-    );
+    assert_eq!(common::run(&mut nc, "PUT greeting hello world\nGET greeting\n").stdout, "OK\nhello world\n");
 }

@@ -27,12 +27,7 @@ impl Reader {
 
     /// One request; `false` when more bytes are needed.
     fn step(&mut self, limits: &Limits) -> bool {
-        let Reader {
-            unread,
-            parser,
-            seen,
-            ended,
-        } = self;
+        let Reader { unread, parser, seen, ended } = self;
         let mut end = |error: kvstore::error::Error| {
             seen.push(format!("closed: {error}"));
             *ended = true;
@@ -86,25 +81,15 @@ fn outcome(command: kvstore::error::Result<Command>) -> String {
     }
 }
 
-fn read_in_pieces<'a>(
-    pieces: impl IntoIterator<Item = &'a [u8]>,
-    limits: &Limits,
-) -> (Vec<String>, bool) {
+fn read_in_pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, limits: &Limits) -> (Vec<String>, bool) {
     let mut reader = Reader::default();
-    pieces
-        .into_iter()
-        .for_each(|piece| reader.receive(piece, limits));
+    pieces.into_iter().for_each(|piece| reader.receive(piece, limits));
     (reader.seen, reader.ended)
 }
 
 /// Small limits, so that random input meets them.
 fn small_limits() -> Limits {
-    Limits {
-        line_bytes_max: 60,
-        request_elements_max: 5,
-        request_bytes_max: 120,
-        ..Limits::default()
-    }
+    Limits { line_bytes_max: 60, request_elements_max: 5, request_bytes_max: 120, ..Limits::default() }
 }
 
 /// Bytes that look like requests often enough to get deep into the parsers.
@@ -131,14 +116,9 @@ fn valid_requests() -> impl Strategy<Value = Vec<u8>> {
         bytes
     });
     let text = || "[a-z]{1,9}";
-    let line_request =
-        (text(), text(), prop::bool::ANY).prop_map(|(key, value, carriage_return)| {
-            format!(
-                "PUT {key} {value}{}\n",
-                if carriage_return { "\r" } else { "" }
-            )
-            .into_bytes()
-        });
+    let line_request = (text(), text(), prop::bool::ANY).prop_map(|(key, value, carriage_return)| {
+        format!("PUT {key} {value}{}\n", if carriage_return { "\r" } else { "" }).into_bytes()
+    });
     prop_oneof![
         prop::collection::vec(resp_request, 1..5).prop_map(|requests| requests.concat()),
         prop::collection::vec(line_request, 1..5).prop_map(|requests| requests.concat()),
@@ -195,23 +175,12 @@ proptest! {
 #[test]
 fn announced_lengths_allocate_nothing() {
     let limits = Limits::default();
-    for bytes in [
-        &b"*1048576\r\n"[..],
-        b"*1048576\r\n$67108864\r\n",
-        b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$67108864\r\nabc",
-    ] {
+    for bytes in [&b"*1048576\r\n"[..], b"*1048576\r\n$67108864\r\n", b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$67108864\r\nabc"]
+    {
         let used = allocation_counter::measure(|| {
-            assert!(matches!(
-                resp::Parser::default().parse(bytes, &limits, true),
-                Ok(None)
-            ));
+            assert!(matches!(resp::Parser::default().parse(bytes, &limits, true), Ok(None)));
         });
-        assert!(
-            used.bytes_max < 256,
-            "{} bytes for {}",
-            used.bytes_max,
-            bytes.escape_ascii()
-        );
+        assert!(used.bytes_max < 256, "{} bytes for {}", used.bytes_max, bytes.escape_ascii());
     }
 }
 
@@ -225,22 +194,13 @@ fn many_small_pieces_take_no_quadratic_time() {
     let mut parser = resp::Parser::default();
     let start = std::time::Instant::now();
     for len in 1..bytes.len() {
-        assert!(matches!(
-            parser.parse(&bytes[..len], &limits, true),
-            Ok(None)
-        ));
+        assert!(matches!(parser.parse(&bytes[..len], &limits, true), Ok(None)));
     }
-    assert_eq!(
-        parser.parse(&bytes, &limits, true).unwrap(),
-        Some(bytes.len())
-    );
+    assert_eq!(parser.parse(&bytes, &limits, true).unwrap(), Some(bytes.len()));
     let mut parser = line::Parser::default();
     let line = "PUT k ".to_string() + &"v".repeat(1_000_000);
     for len in (1..line.len()).step_by(100) {
-        assert!(matches!(
-            parser.line_end(&line.as_bytes()[..len], &limits, true),
-            Ok(None)
-        ));
+        assert!(matches!(parser.line_end(&line.as_bytes()[..len], &limits, true), Ok(None)));
     }
     assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
 }

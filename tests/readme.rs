@@ -32,9 +32,7 @@ fn sections(text: &str) -> Vec<(String, Vec<String>)> {
             (Some(block), line) => *block += &format!("{line}\n"),
             (None, "```console") => block = Some(String::new()),
             (None, line) if line.starts_with("```") => in_other_block = !in_other_block,
-            (None, line) if line.starts_with('#') && !in_other_block => {
-                sections.push((line.to_string(), Vec::new()))
-            }
+            (None, line) if line.starts_with('#') && !in_other_block => sections.push((line.to_string(), Vec::new())),
             _ => {}
         }
     }
@@ -48,11 +46,7 @@ fn commands(block: &str) -> Vec<(String, Vec<String>)> {
     for line in block.lines() {
         match line.strip_prefix("$ ") {
             Some(command) => commands.push((command.to_string(), Vec::new())),
-            None => commands
-                .last_mut()
-                .expect("a block starts with a command")
-                .1
-                .push(line.to_string()),
+            None => commands.last_mut().expect("a block starts with a command").1.push(line.to_string()),
         }
     }
     commands
@@ -69,11 +63,7 @@ struct Room {
 }
 
 /// Programs that the README uses and a machine may not have, with their Debian packages.
-const PROGRAMS: [(&str, &str); 3] = [
-    ("nc", "netcat-openbsd"),
-    ("redis-cli", "redis-tools"),
-    ("curl", "curl"),
-];
+const PROGRAMS: [(&str, &str); 3] = [("nc", "netcat-openbsd"), ("redis-cli", "redis-tools"), ("curl", "curl")];
 const PORTS: [&str; 4] = ["8080", "8081", "8082", "9000"];
 
 impl Room {
@@ -81,36 +71,19 @@ impl Room {
         let folder = tempfile::tempdir().expect("a folder");
         for script in ["run_server.sh", "run_client.sh"] {
             let path = folder.path().join(script);
-            let text = format!(
-                "#!/usr/bin/env bash\nexec {}/{script} \"$@\"\n",
-                repository().display()
-            );
+            let text = format!("#!/usr/bin/env bash\nexec {}/{script} \"$@\"\n", repository().display());
             std::fs::write(&path, text).expect("written");
-            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))
-                .expect("executable");
+            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("executable");
         }
         let namespace = namespace();
         let free_port = || Server::start(&[]).port.to_string();
-        let ports = if namespace.is_some() {
-            vec![]
-        } else {
-            PORTS.iter().map(|port| (*port, free_port())).collect()
-        };
-        Room {
-            folder,
-            namespace,
-            ports,
-            servers: Vec::new(),
-        }
+        let ports = if namespace.is_some() { vec![] } else { PORTS.iter().map(|port| (*port, free_port())).collect() };
+        Room { folder, namespace, ports, servers: Vec::new() }
     }
 
     /// The README's text as it is meant here.
     fn localized(&self, text: &str) -> String {
-        self.ports
-            .iter()
-            .fold(text.to_string(), |text, (port, free)| {
-                text.replace(port, free)
-            })
+        self.ports.iter().fold(text.to_string(), |text, (port, free)| text.replace(port, free))
     }
 
     /// A shell command that enters this room first.
@@ -135,20 +108,13 @@ impl Room {
             if missing.is_some() {
                 continue;
             }
-            if expected
-                .iter()
-                .any(|line| line.starts_with("Server started on port "))
-            {
+            if expected.iter().any(|line| line.starts_with("Server started on port ")) {
                 self.start_server(&command, &expected);
             } else if expected.iter().any(|line| line.starts_with("> ")) {
                 self.type_at_prompt(&command, &expected);
             } else {
                 let mut bash = Command::new("bash");
-                let output = common::run(
-                    bash.arg("-c")
-                        .arg(self.entered(&format!("{{ {command}\n}} 2>&1"))),
-                    "",
-                );
+                let output = common::run(bash.arg("-c").arg(self.entered(&format!("{{ {command}\n}} 2>&1"))), "");
                 same(&command, &output.stdout, &expected);
             }
         }
@@ -157,8 +123,7 @@ impl Room {
     fn start_server(&mut self, command: &str, expected: &[String]) {
         let mut bash = Command::new("bash");
         // As at a terminal: the log and the printed lines in one stream.
-        bash.arg("-c")
-            .arg(self.entered(&format!("exec {command} 2>&1")));
+        bash.arg("-c").arg(self.entered(&format!("exec {command} 2>&1")));
         let server = Server::spawn(bash).unwrap_or_else(|log| panic!("{command}: {log}"));
         same(command, &server.printed, expected);
         self.servers.push(server);
@@ -196,11 +161,7 @@ fn namespace() -> Option<(Child, u32)> {
         "-c",
         "ip link set lo up && echo ready && exec sleep 600",
     ]);
-    let mut child = unshare
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .ok()?;
+    let mut child = unshare.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;
     let mut ready = String::new();
     let stdout = child.stdout.take().expect("piped");
     std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut ready).ok()?;
@@ -209,8 +170,7 @@ fn namespace() -> Option<(Child, u32)> {
         let _ = child.wait();
         return None;
     }
-    let children =
-        std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).ok()?;
+    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).ok()?;
     let pid = children.split_whitespace().next()?.parse().ok()?;
     Some((child, pid))
 }
@@ -219,22 +179,14 @@ fn namespace() -> Option<(Child, u32)> {
 fn same(command: &str, shown: &str, expected: &[String]) {
     let lines: Vec<&str> = shown.lines().collect();
     let is_same = lines_match(expected, &lines);
-    assert!(
-        is_same,
-        "$ {command}\n--- printed\n{shown}\n--- the README says\n{}",
-        expected.join("\n")
-    );
+    assert!(is_same, "$ {command}\n--- printed\n{shown}\n--- the README says\n{}", expected.join("\n"));
 }
 
 /// Whether all lines are as expected; a line `…` stands for any number of lines.
 fn lines_match(expected: &[String], lines: &[&str]) -> bool {
     match (expected, lines) {
-        ([any, rest @ ..], _) if any == "…" => {
-            (0..=lines.len()).any(|skipped| lines_match(rest, &lines[skipped..]))
-        }
-        ([first, rest @ ..], [line, lines @ ..]) => {
-            matches(first, line) && lines_match(rest, lines)
-        }
+        ([any, rest @ ..], _) if any == "…" => (0..=lines.len()).any(|skipped| lines_match(rest, &lines[skipped..])),
+        ([first, rest @ ..], [line, lines @ ..]) => matches(first, line) && lines_match(rest, lines),
         (expected, lines) => expected.is_empty() && lines.is_empty(),
     }
 }
@@ -274,11 +226,7 @@ fn the_console_blocks_are_true() {
             run += 1;
         }
     }
-    assert_eq!(
-        run,
-        text.matches("\n```console\n").count(),
-        "every block was run"
-    );
+    assert_eq!(run, text.matches("\n```console\n").count(), "every block was run");
     assert!(run > 0);
 }
 
@@ -286,23 +234,13 @@ fn the_console_blocks_are_true() {
 fn the_command_table_is_the_sources() {
     let text = readme();
     for row in TABLE {
-        let usage = format!("{} {}", row.name, row.arguments)
-            .trim_end()
-            .replace('|', "\\|");
-        let line = text
-            .lines()
-            .find(|line| line.starts_with(&format!("| `{usage}`")));
+        let usage = format!("{} {}", row.name, row.arguments).trim_end().replace('|', "\\|");
+        let line = text.lines().find(|line| line.starts_with(&format!("| `{usage}`")));
         let line = line.unwrap_or_else(|| panic!("the README has no row for `{usage}`"));
         let lines = if row.on_lines { "| yes |" } else { "| |" };
-        assert!(
-            line.contains(lines) && line.contains(row.summary),
-            "{line}: {row:?}"
-        );
+        assert!(line.contains(lines) && line.contains(row.summary), "{line}: {row:?}");
     }
-    let rows = text
-        .lines()
-        .filter(|line| line.starts_with("| `") && line.matches('|').count() >= 4)
-        .count();
+    let rows = text.lines().filter(|line| line.starts_with("| `") && line.matches('|').count() >= 4).count();
     assert!(rows >= TABLE.len());
 }
 
@@ -315,15 +253,8 @@ fn the_limits_table_is_the_sources() {
         with_commas(limits.request_elements_max),
         with_commas(limits.connections_max),
         format!("{} MiB in all", limits.request_bytes_max >> 20),
-        format!(
-            "{} elements, {} KiB",
-            limits.unauthenticated_elements_max,
-            limits.unauthenticated_bytes_max >> 10
-        ),
-        format!(
-            "{} s between two bytes",
-            limits.partial_request_timeout.as_secs()
-        ),
+        format!("{} elements, {} KiB", limits.unauthenticated_elements_max, limits.unauthenticated_bytes_max >> 10),
+        format!("{} s between two bytes", limits.partial_request_timeout.as_secs()),
         format!("{} s without progress", limits.write_timeout.as_secs()),
     ] {
         assert!(text.contains(&figure), "the README does not say '{figure}'");
@@ -332,12 +263,8 @@ fn the_limits_table_is_the_sources() {
 
 fn with_commas(number: usize) -> String {
     let digits = number.to_string();
-    let groups: Vec<&str> = digits
-        .as_bytes()
-        .rchunks(3)
-        .rev()
-        .map(|group| std::str::from_utf8(group).expect("digits"))
-        .collect();
+    let groups: Vec<&str> =
+        digits.as_bytes().rchunks(3).rev().map(|group| std::str::from_utf8(group).expect("digits")).collect();
     groups.join(",")
 }
 
@@ -345,9 +272,8 @@ fn with_commas(number: usize) -> String {
 fn files_named_in_the_readme_exist() {
     let text = readme();
     let mut named = 0;
-    for word in text
-        .split(['`', '(', ')', ' ', '\n'])
-        .filter(|word| word.starts_with("src/") || word.starts_with("tests/"))
+    for word in
+        text.split(['`', '(', ')', ' ', '\n']).filter(|word| word.starts_with("src/") || word.starts_with("tests/"))
     {
         assert!(Path::new(repository()).join(word).exists(), "{word}");
         named += 1;

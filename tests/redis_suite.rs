@@ -27,10 +27,7 @@ fn every_skipped_test_needs_a_command_that_is_not_there() {
             continue;
         }
         for word in reason.split(' ') {
-            assert!(
-                command::row(word.as_bytes()).is_none(),
-                "{word} is in the table, so '{name}' should run"
-            );
+            assert!(command::row(word.as_bytes()).is_none(), "{word} is in the table, so '{name}' should run");
         }
     }
 }
@@ -72,9 +69,5 @@ fn unit_protocol_and_unit_quit() {
         output.stdout,
         output.stderr
     );
-    assert!(
-        output.stdout.contains("All tests passed without errors!"),
-        "{}",
-        output.stdout
-    );
+    assert!(output.stdout.contains("All tests passed without errors!"), "{}", output.stdout);
 }

@@ -13,18 +13,12 @@ use kvstore::client::{Client, Response};
 
 /// Options of a node that names these others.
 fn peers(of: &[&Server]) -> Vec<String> {
-    of.iter()
-        .map(|server| format!("--peer=localhost:{}", server.port))
-        .collect()
+    of.iter().map(|server| format!("--peer=localhost:{}", server.port)).collect()
 }
 
 fn start(options: &[&str], seeds: &[&Server]) -> Server {
     let peers = peers(seeds);
-    let options: Vec<&str> = options
-        .iter()
-        .copied()
-        .chain(peers.iter().map(String::as_str))
-        .collect();
+    let options: Vec<&str> = options.iter().copied().chain(peers.iter().map(String::as_str)).collect();
     Server::start(&options)
 }
 
@@ -33,14 +27,8 @@ fn three(options: &[&str]) -> [Server; 3] {
     let first = start(options, &[]);
     let second = start(options, &[&first]);
     let third = start(options, &[&first]);
-    for (server, others) in [
-        (&first, [&second, &third]),
-        (&second, [&first, &third]),
-        (&third, [&first, &second]),
-    ] {
-        others
-            .iter()
-            .for_each(|other| wait_for(server, other.port, "live"));
+    for (server, others) in [(&first, [&second, &third]), (&second, [&first, &third]), (&third, [&first, &second])] {
+        others.iter().for_each(|other| wait_for(server, other.port, "live"));
     }
     [first, second, third]
 }
@@ -71,49 +59,37 @@ fn get(server: &Server, key: &str) -> Option<String> {
 /// Waits until a key has this value here.
 #[track_caller]
 fn wait_for_value(server: &Server, key: &str, value: Option<&str>) {
-    poll(
-        &format!("{key} becomes {value:?} on {}", server.port),
-        || (get(server, key).as_deref() == value).then_some(()),
-    );
+    poll(&format!("{key} becomes {value:?} on {}", server.port), || {
+        (get(server, key).as_deref() == value).then_some(())
+    });
 }
 
 /// The row of the peer at a port.
 fn row(server: &Server, port: u16) -> Option<String> {
     let rows = text(ask(server, &["PEERS"]));
     let address = format!(":{port} ");
-    rows.lines()
-        .find(|row| row.contains(&address))
-        .map(str::to_string)
+    rows.lines().find(|row| row.contains(&address)).map(str::to_string)
 }
 
 fn state(server: &Server, port: u16) -> String {
     let row = row(server, port).unwrap_or_default();
-    let state = row
-        .split(" state=")
-        .nth(1)
-        .and_then(|rest| rest.split(" queued_keys=").next());
+    let state = row.split(" state=").nth(1).and_then(|rest| rest.split(" queued_keys=").next());
     state.unwrap_or("gone").to_string()
 }
 
 /// Waits until the peer at a port is in this state.
 #[track_caller]
 fn wait_for(server: &Server, port: u16, wanted: &str) {
-    poll(
-        &format!(
-            "{port} is {wanted} on {}: {}",
-            server.port,
-            text(ask(server, &["PEERS"]))
-        ),
-        || state(server, port).starts_with(wanted).then_some(()),
-    );
+    poll(&format!("{port} is {wanted} on {}: {}", server.port, text(ask(server, &["PEERS"]))), || {
+        state(server, port).starts_with(wanted).then_some(())
+    });
 }
 
 fn field(server: &Server, name: &str) -> String {
     let info = text(ask(server, &["INFO", "replication"]));
     let start = format!("{name}:");
     let line = info.lines().find_map(|line| line.strip_prefix(&start));
-    line.unwrap_or_else(|| panic!("no {name} in {info}"))
-        .to_string()
+    line.unwrap_or_else(|| panic!("no {name} in {info}")).to_string()
 }
 
 fn number(server: &Server, name: &str) -> u64 {
@@ -151,24 +127,15 @@ fn the_script_names_the_other_two_ports() {
     std::fs::write(&fake, "#!/bin/sh\necho \"${KVSTORE_PEER-unset}\"\n").unwrap();
     let mode = Command::new("chmod").arg("+x").arg(&fake).status().unwrap();
     assert!(mode.success());
-    let path = format!(
-        "{}:{}",
-        folder.path().display(),
-        std::env::var("PATH").unwrap()
-    );
+    let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
     let peers = |arguments: &[&str], variable: &str| {
         let mut run = Command::new(repository().join("run_server.sh"));
-        run.args(arguments)
-            .env("PATH", &path)
-            .env("KVSTORE_PEER", variable);
+        run.args(arguments).env("PATH", &path).env("KVSTORE_PEER", variable);
         common::run(&mut run, "").stdout.trim().to_string()
     };
     assert_eq!(peers(&[], ""), "localhost:8081,localhost:8082");
     assert_eq!(peers(&["8080"], ""), "localhost:8081,localhost:8082");
-    assert_eq!(
-        peers(&["--cluster", "x"], ""),
-        "localhost:8081,localhost:8082"
-    );
+    assert_eq!(peers(&["--cluster", "x"], ""), "localhost:8081,localhost:8082");
     assert_eq!(peers(&["8081"], ""), "localhost:8080,localhost:8082");
     assert_eq!(peers(&["8082"], ""), "localhost:8080,localhost:8081");
     assert_eq!(peers(&["9000"], ""), "");
@@ -188,17 +155,13 @@ fn a_node_that_was_killed_and_is_empty_catches_up() {
     ask(&first, &["DELETE", "key:7"]);
     ask(&third, &["PUT", "key:8", "changed"]);
     let second = Server::start_on(port, &[&peers(&[&first])[0]], &[]);
-    poll("the empty node has everything", || {
-        (ask(&second, &["DBSIZE"]) == Response::Integer(1_999)).then_some(())
-    });
+    poll("the empty node has everything", || (ask(&second, &["DBSIZE"]) == Response::Integer(1_999)).then_some(()));
     wait_for_value(&second, "key:8", Some("changed"));
     assert_eq!(get(&second, "key:7"), None);
     wait_for(&first, port, "live");
     wait_for(&third, port, "live");
     // The old id is gone with its data: nobody waits for it.
-    poll("one peer each for the other two", || {
-        (text(ask(&first, &["PEERS"])).lines().count() == 2).then_some(())
-    });
+    poll("one peer each for the other two", || (text(ask(&first, &["PEERS"])).lines().count() == 2).then_some(()));
 }
 
 fn client_put(server: &Server, i: usize) {
@@ -208,9 +171,7 @@ fn client_put(server: &Server, i: usize) {
             *slot = Some((server.port, client(server)));
         }
         let (_, client) = slot.as_mut().unwrap();
-        client
-            .put(format!("key:{i}"), format!("value {i}"))
-            .unwrap();
+        client.put(format!("key:{i}"), format!("value {i}")).unwrap();
     });
 }
 
@@ -220,10 +181,7 @@ fn a_partition_keeps_the_later_write_and_a_delete_stays_deleted() {
     ask(&first, &["PUT", "doomed", "old"]);
     wait_for_value(&second, "doomed", Some("old"));
     wait_for_value(&third, "doomed", Some("old"));
-    assert_eq!(
-        ask(&second, &["PARTITION", "*"]),
-        Response::Simple("OK".into())
-    );
+    assert_eq!(ask(&second, &["PARTITION", "*"]), Response::Simple("OK".into()));
     wait_for(&second, first.port, "partitioned");
     wait_for(&second, third.port, "partitioned");
     wait_for(&first, second.port, "refused: partitioned");
@@ -285,9 +243,7 @@ fn wait_counts_the_peers_that_hold_this_connections_writes() {
     wire.send("WAIT 2 0\n");
     drop(wire);
     poll("the waiting connection is closed", || {
-        text(ask(&first, &["INFO", "clients"]))
-            .contains("connected_clients:2")
-            .then_some(())
+        text(ask(&first, &["INFO", "clients"])).contains("connected_clients:2").then_some(())
     });
 }
 
@@ -297,10 +253,7 @@ fn members_are_forgotten_and_stay_so() {
     let (port, id) = (third.port, field(&third, "node_id"));
     third.kill();
     wait_for(&first, port, "connecting");
-    assert_eq!(
-        ask(&first, &["PEER", "FORGET", &id]),
-        Response::Simple("OK".into())
-    );
+    assert_eq!(ask(&first, &["PEER", "FORGET", &id]), Response::Simple("OK".into()));
     poll("nobody lists it", || {
         let gone = row(&first, port).is_none() && row(&second, port).is_none();
         gone.then_some(())
@@ -312,19 +265,10 @@ fn members_are_forgotten_and_stay_so() {
     // A living node that was forgotten is told so, on both sides.
     let living = start(&[], &[&first]);
     wait_for(&second, living.port, "live");
-    ask(
-        &first,
-        &["PEER", "FORGET", &format!("localhost:{}", living.port)],
-    );
-    wait_for(
-        &living,
-        first.port,
-        "refused: forgotten: start with an empty directory",
-    );
+    ask(&first, &["PEER", "FORGET", &format!("localhost:{}", living.port)]);
+    wait_for(&living, first.port, "refused: forgotten: start with an empty directory");
     wait_for(&living, second.port, "refused: forgotten");
-    poll("the other side says so", || {
-        first.log().contains("forgotten").then_some(())
-    });
+    poll("the other side says so", || first.log().contains("forgotten").then_some(()));
     assert!(number(&first, "peers_refused") > 0);
 }
 
@@ -332,25 +276,16 @@ fn members_are_forgotten_and_stay_so() {
 fn two_spellings_and_a_seed_that_is_itself_make_one_peer() {
     let first = Server::start(&[]);
     let port = common_free_port();
-    let options = [format!(
-        "--peer=localhost:{0},127.0.0.1:{0},localhost:{port}",
-        first.port
-    )];
+    let options = [format!("--peer=localhost:{0},127.0.0.1:{0},localhost:{port}", first.port)];
     let second = Server::start_on(port, &[&options[0]], &[]);
     wait_for(&second, first.port, "live");
-    poll("one row", || {
-        (text(ask(&second, &["PEERS"])).lines().count() == 1).then_some(())
-    });
+    poll("one row", || (text(ask(&second, &["PEERS"])).lines().count() == 1).then_some(()));
     assert_eq!(text(ask(&first, &["PEERS"])).lines().count(), 1);
 }
 
 /// A port that was free a moment ago.
 fn common_free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 #[test]
@@ -360,14 +295,8 @@ fn an_advertised_address_that_leads_elsewhere_is_shown() {
     let second = start(&[&itself], &[&first]);
     // The second tells the first that it is reached at the first's own address.
     wait_for(&first, first.port, "refused: ");
-    assert!(
-        state(&first, first.port).contains("is this node itself"),
-        "{}",
-        state(&first, first.port)
-    );
-    poll("it is logged", || {
-        first.log().contains("--advertise").then_some(())
-    });
+    assert!(state(&first, first.port).contains("is this node itself"), "{}", state(&first, first.port));
+    poll("it is logged", || first.log().contains("--advertise").then_some(()));
     wait_for(&second, first.port, "live");
 }
 
@@ -377,9 +306,7 @@ fn another_cluster_and_another_password_are_refused_in_both_logs() {
     let second = start(&["--cluster", "two"], &[&first]);
     wait_for(&second, first.port, "refused: ");
     for server in [&first, &second] {
-        poll("a reason in the log", || {
-            server.log().contains("--cluster").then_some(())
-        });
+        poll("a reason in the log", || server.log().contains("--cluster").then_some(()));
     }
     assert!(number(&first, "peers_refused") > 0);
 
@@ -389,9 +316,7 @@ fn another_cluster_and_another_password_are_refused_in_both_logs() {
     let locked = Server::start(&[&option]);
     let open = start(&[], &[&locked]);
     wait_for(&open, locked.port, "refused: NOAUTH");
-    poll("a reason in the log", || {
-        locked.log().contains("password").then_some(())
-    });
+    poll("a reason in the log", || locked.log().contains("password").then_some(()));
     // The right one works.
     let friend = start(&[&option], &[&locked]);
     let mut wire = friend.connect();
@@ -403,26 +328,10 @@ fn another_cluster_and_another_password_are_refused_in_both_logs() {
 fn peer_commands_need_an_introduction_and_sense() {
     let server = Server::start(&[]);
     let mut wire = server.connect();
-    wire.ask(
-        resp(&[b"PEER", b"DIGESTS"]),
-        "-ERR say PEER HELLO first\r\n",
-    );
-    wire.ask(
-        resp(&[b"PEER", b"MERGE", b""]),
-        "-ERR say PEER HELLO first\r\n",
-    );
+    wire.ask(resp(&[b"PEER", b"DIGESTS"]), "-ERR say PEER HELLO first\r\n");
+    wire.ask(resp(&[b"PEER", b"MERGE", b""]), "-ERR say PEER HELLO first\r\n");
     let hello = |id: &'static [u8], port: &'static [u8]| {
-        resp(&[
-            b"PEER",
-            b"HELLO",
-            b"1",
-            b"kvstore",
-            id,
-            b"00000000000000aa",
-            b"memory",
-            b"0",
-            port,
-        ])
+        resp(&[b"PEER", b"HELLO", b"1", b"kvstore", id, b"00000000000000aa", b"memory", b"0", port])
     };
     wire.send(hello(b"00000000000000a1", b"localhost:1"));
     assert_eq!(read_lists(&mut wire), 7);
@@ -430,15 +339,9 @@ fn peer_commands_need_an_introduction_and_sense() {
     wire.expect("$8192\r\n");
     wire.expect(vec![0; 8192]);
     wire.expect("\r\n");
-    wire.ask(
-        resp(&[b"PEER", b"DIGESTS", b"1024"]),
-        "-ERR not a number from 0 to 1023\r\n",
-    );
+    wire.ask(resp(&[b"PEER", b"DIGESTS", b"1024"]), "-ERR not a number from 0 to 1023\r\n");
     wire.ask(resp(&[b"PEER", b"VERSIONS", b"0", b"0"]), "$0\r\n\r\n");
-    wire.ask(
-        resp(&[b"PEER", b"MERGE", b"nonsense"]),
-        "-ERR record: shorter than its header\r\n",
-    );
+    wire.ask(resp(&[b"PEER", b"MERGE", b"nonsense"]), "-ERR record: shorter than its header\r\n");
     // A newer connection of the same node: the older one is closed.
     let mut newer = server.connect();
     newer.send(hello(b"00000000000000a1", b"localhost:1"));
@@ -449,22 +352,11 @@ fn peer_commands_need_an_introduction_and_sense() {
     let now_ms = kvstore::store::version::wall_clock_ms();
     let mut records = Vec::new();
     for (key, time_ms) in [(b"late", now_ms + 86_400_000), (b"good", now_ms)] {
-        let version = kvstore::store::version::Version {
-            time: time_ms << 16,
-            origin: 1,
-        };
-        kvstore::store::record::Record {
-            version,
-            key,
-            value: Some(b"v"),
-        }
-        .encode(&mut records);
+        let version = kvstore::store::version::Version { time: time_ms << 16, origin: 1 };
+        kvstore::store::record::Record { version, key, value: Some(b"v") }.encode(&mut records);
     }
     newer.ask(resp(&[b"PEER", b"MERGE", &records]), "*2\r\n:1\r\n:1\r\n");
-    assert_eq!(
-        (get(&server, "good").as_deref(), get(&server, "late")),
-        (Some("v"), None)
-    );
+    assert_eq!((get(&server, "good").as_deref(), get(&server, "late")), (Some("v"), None));
     assert_eq!(number(&server, "records_refused_clock_skew"), 1);
     assert!(server.log().contains("clock"));
 }
@@ -489,10 +381,7 @@ fn a_peer_that_never_answers_or_trickles_blocks_nobody() {
     // One accepts and never answers, one trickles a reply of unknown kind for ever.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let trickling = TcpListener::bind("127.0.0.1:0").unwrap();
-    let ports = [
-        silent.local_addr().unwrap().port(),
-        trickling.local_addr().unwrap().port(),
-    ];
+    let ports = [silent.local_addr().unwrap().port(), trickling.local_addr().unwrap().port()];
     thread::spawn(move || {
         for mut stream in trickling.incoming().flatten() {
             thread::spawn(move || {
@@ -507,11 +396,7 @@ fn a_peer_that_never_answers_or_trickles_blocks_nobody() {
     let option = format!("--peer=localhost:{},localhost:{}", ports[0], ports[1]);
     let server = Server::start_on(0, &[&option], &[("RUST_LOG", "debug")]);
     // Seeds get at most a second before the server serves; a slow machine some more.
-    assert!(
-        began.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        began.elapsed()
-    );
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     let mut client = client(&server);
     for i in 0..2_000 {
         client.put(format!("key{i}"), "value").unwrap();
@@ -521,10 +406,7 @@ fn a_peer_that_never_answers_or_trickles_blocks_nobody() {
     for port in ports {
         wait_for(&server, port, "connecting");
         poll("the time limit ends the attempt", || {
-            server
-                .log()
-                .contains(&format!("localhost:{port} cannot be reached: no reply in"))
-                .then_some(())
+            server.log().contains(&format!("localhost:{port} cannot be reached: no reply in")).then_some(())
         });
     }
     drop(silent);
@@ -553,13 +435,9 @@ fn a_dead_peer_costs_bounded_memory_and_is_caught_up_later() {
     assert!(number(&first, "queue_overflows") > 0);
     assert!(number(&first, "lag_ms_max") > 0);
     let second = Server::start_on(port, &[&peers(&[&first])[0]], &[]);
-    poll("all is there", || {
-        (ask(&second, &["DBSIZE"]) == Response::Integer(count as i64)).then_some(())
-    });
+    poll("all is there", || (ask(&second, &["DBSIZE"]) == Response::Integer(count as i64)).then_some(()));
     wait_for(&first, port, "live");
-    poll("nothing is queued", || {
-        (number(&first, "queued_keys") == 0).then_some(())
-    });
+    poll("nothing is queued", || (number(&first, "queued_keys") == 0).then_some(()));
 }
 
 #[test]
@@ -598,10 +476,7 @@ fn only_what_differs_travels_after_an_absence() {
     wait_for(&first, second.port, "live");
     let after = (sent(&first), sent(&second));
     let travelled = (after.0 - before.0).max(after.1 - before.1);
-    assert!(
-        travelled < 1024 * 1024,
-        "{travelled} bytes for 100 changed keys"
-    );
+    assert!(travelled < 1024 * 1024, "{travelled} bytes for 100 changed keys");
 }
 
 #[test]
@@ -627,12 +502,7 @@ fn a_clock_that_is_ahead_is_refused_and_shown_and_heals_by_itself() {
     let version = kvstore::store::version::Version { time, origin: 1 };
     let (key, value) = (&b"future"[..], Some(&b"v"[..]));
     let mut record = Vec::new();
-    kvstore::store::record::Record {
-        version,
-        key,
-        value,
-    }
-    .encode(&mut record);
+    kvstore::store::record::Record { version, key, value }.encode(&mut record);
     wire.ask(resp(&[b"PEER", b"MERGE", &record]), "*2\r\n:1\r\n:0\r\n");
     ask(&ahead, &["PUT", "k", "v"]);
     wait_for(&ahead, first.port, "refused: clock skew");
@@ -661,9 +531,7 @@ fn two_with_keys(count: usize) -> [Server; 2] {
     });
     wire.send(&requests);
     reader.join().unwrap();
-    poll("the other has them", || {
-        (ask(&second, &["DBSIZE"]) == Response::Integer(count as i64)).then_some(())
-    });
+    poll("the other has them", || (ask(&second, &["DBSIZE"]) == Response::Integer(count as i64)).then_some(()));
     [first, second]
 }
 
@@ -680,9 +548,7 @@ fn a_gentle_stop_hands_over_what_was_written() {
     let replies = wire.rest();
     assert_eq!(replies.len(), 60_000);
     assert_eq!(first.exit_code(), Some(0));
-    poll("all is there", || {
-        (ask(&second, &["DBSIZE"]) == Response::Integer(20_000)).then_some(())
-    });
+    poll("all is there", || (ask(&second, &["DBSIZE"]) == Response::Integer(20_000)).then_some(()));
 }
 
 #[test]
@@ -718,21 +584,13 @@ fn a_copied_data_directory_is_refused_in_both_logs() {
     let mut original = Server::start(&["--data-dir", &directory("a")]);
     ask(&original, &["PUT", "k", "v"]);
     original.kill();
-    let copied = Command::new("cp")
-        .args(["-r", &directory("a"), &directory("b")])
-        .status();
+    let copied = Command::new("cp").args(["-r", &directory("a"), &directory("b")]).status();
     assert!(copied.unwrap().success());
     let original = Server::start(&["--data-dir", &directory("a")]);
     let copy = start(&["--data-dir", &directory("b")], &[&original]);
-    wait_for(
-        &copy,
-        original.port,
-        "refused: two running nodes have the id",
-    );
+    wait_for(&copy, original.port, "refused: two running nodes have the id");
     for server in [&original, &copy] {
-        poll("a reason in the log", || {
-            server.log().contains("copied data directory").then_some(())
-        });
+        poll("a reason in the log", || server.log().contains("copied data directory").then_some(()));
     }
 }
 
@@ -745,24 +603,12 @@ fn a_ban_survives_a_restart_and_the_forgotten_node_is_told_the_way_out() {
     wait_for(&first, second.port, "live");
     second.kill();
     let row = row(&first, second.port).expect("a row");
-    let id = row
-        .split(" id=")
-        .nth(1)
-        .and_then(|rest| rest.split(' ').next())
-        .expect("an id")
-        .to_string();
-    assert_eq!(
-        ask(&first, &["PEER", "FORGET", &id]),
-        Response::Simple("OK".into())
-    );
+    let id = row.split(" id=").nth(1).and_then(|rest| rest.split(' ').next()).expect("an id").to_string();
+    assert_eq!(ask(&first, &["PEER", "FORGET", &id]), Response::Simple("OK".into()));
     first.kill();
     let first = Server::start(&["--data-dir", &directory("a")]);
     let second = start(&["--data-dir", &directory("b")], &[&first]);
-    wait_for(
-        &second,
-        first.port,
-        "refused: forgotten: start with an empty directory",
-    );
+    wait_for(&second, first.port, "refused: forgotten: start with an empty directory");
     let third = start(&["--data-dir", &directory("c")], &[&first]);
     wait_for(&third, first.port, "live");
 }
@@ -783,15 +629,10 @@ fn survive_trouble(rounds: usize) {
                     continue;
                 };
                 for _ in 0..200 {
-                    i = i
-                        .wrapping_mul(1_664_525)
-                        .wrapping_add(1_013_904_223 + u32::from(port));
+                    i = i.wrapping_mul(1_664_525).wrapping_add(1_013_904_223 + u32::from(port));
                     let key = format!("key{}", (i >> 16) % 500);
-                    let done = if i.is_multiple_of(5) {
-                        client.delete(&key)
-                    } else {
-                        client.put(&key, format!("{port}:{i}"))
-                    };
+                    let done =
+                        if i.is_multiple_of(5) { client.delete(&key) } else { client.put(&key, format!("{port}:{i}")) };
                     if done.is_err() {
                         break;
                     }
@@ -814,13 +655,7 @@ fn survive_trouble(rounds: usize) {
             1 => {
                 let signal = |name: &str| {
                     let pid = servers[index].pid().to_string();
-                    assert!(
-                        Command::new("kill")
-                            .args([name, &pid])
-                            .status()
-                            .unwrap()
-                            .success()
-                    );
+                    assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
                 };
                 signal("-STOP");
                 thread::sleep(Duration::from_secs(if rounds > 9 { 10 } else { 1 }));
@@ -840,17 +675,11 @@ fn survive_trouble(rounds: usize) {
     poll("all three answer the same", || {
         let contents = servers.each_ref().map(|server| {
             let mut client = client(server);
-            (0..500)
-                .map(|i| client.get(format!("key{i}")).unwrap())
-                .collect::<Vec<_>>()
+            (0..500).map(|i| client.get(format!("key{i}")).unwrap()).collect::<Vec<_>>()
         });
         (contents[0] == contents[1] && contents[1] == contents[2]).then_some(())
     });
-    assert!(
-        began.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        began.elapsed()
-    );
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }
 
 #[test]
@@ -882,28 +711,16 @@ fn an_idle_cluster_is_quiet() {
 #[test]
 fn the_server_tells_the_usage_of_its_options() {
     let help = common::run(Command::new(binary()).args(["server", "--help"]), "").stdout;
-    for option in [
-        "--peer",
-        "--advertise",
-        "--cluster",
-        "--max-clock-skew",
-        "--tombstone-grace",
-        "--enable-fault-injection",
-    ] {
+    for option in
+        ["--peer", "--advertise", "--cluster", "--max-clock-skew", "--tombstone-grace", "--enable-fault-injection"]
+    {
         assert!(help.contains(option), "{option}");
     }
-    for (variable, value) in [
-        ("KVSTORE_PEER", "nonsense"),
-        ("KVSTORE_ADVERTISE", "0.0.0.0:1"),
-        ("KVSTORE_CLUSTER", "a b"),
-    ] {
+    for (variable, value) in
+        [("KVSTORE_PEER", "nonsense"), ("KVSTORE_ADVERTISE", "0.0.0.0:1"), ("KVSTORE_CLUSTER", "a b")]
+    {
         let mut run = Command::new(binary());
         let output = common::run(run.args(["server", "0"]).env(variable, value), "");
-        assert_eq!(
-            output.code,
-            Some(2),
-            "{variable}={value}: {}",
-            output.stderr
-        );
+        assert_eq!(output.code, Some(2), "{variable}={value}: {}", output.stderr);
     }
 }

@@ -7,18 +7,12 @@ use std::process::Command;
 
 fn client(port: u16, words: &[&str], input: &str) -> Output {
     let mut command = Command::new(binary());
-    command
-        .args(["client", "localhost", &port.to_string()])
-        .args(words);
+    command.args(["client", "localhost", &port.to_string()]).args(words);
     run(&mut command, input)
 }
 
 fn said(stdout: &str, stderr: &str, code: i32) -> Output {
-    Output {
-        stdout: stdout.into(),
-        stderr: stderr.into(),
-        code: Some(code),
-    }
+    Output { stdout: stdout.into(), stderr: stderr.into(), code: Some(code) }
 }
 
 #[test]
@@ -27,11 +21,7 @@ fn the_prompt_is_the_originals() {
         return;
     }
     let server = Server::start(&[]);
-    let mut terminal = Terminal::start(&format!(
-        "{} client localhost {}",
-        binary().display(),
-        server.port
-    ));
+    let mut terminal = Terminal::start(&format!("{} client localhost {}", binary().display(), server.port));
     for line in [
         "PUT name Dylan",
         "PUT age 25",
@@ -93,29 +83,14 @@ Goodbye!
 #[test]
 fn a_pipe_gets_no_banner_and_no_prompt() {
     let server = Server::start(&[]);
-    let all_worked = client(
-        server.port,
-        &[],
-        "PUT k a value\r\nGET k\nGET miss\nQUIT\nPUT after quit\n",
-    );
-    assert_eq!(
-        all_worked,
-        said("Response: OK\nValue: a value\nValue: NOT_FOUND\n", "", 0)
-    );
+    let all_worked = client(server.port, &[], "PUT k a value\r\nGET k\nGET miss\nQUIT\nPUT after quit\n");
+    assert_eq!(all_worked, said("Response: OK\nValue: a value\nValue: NOT_FOUND\n", "", 0));
     for (input, stdout, stderr) in [
         ("GET\nGET k", "Usage: GET <key>\nValue: a value\n", ""),
         ("JUMP\n", "Unknown command: JUMP\n", ""),
-        (
-            "SET k a b\n",
-            "",
-            "Error: syntax error: SET has no option 'b' here, nothing was changed\n",
-        ),
+        ("SET k a b\n", "", "Error: syntax error: SET has no option 'b' here, nothing was changed\n"),
     ] {
-        assert_eq!(
-            client(server.port, &[], input),
-            said(stdout, stderr, 1),
-            "{input:?}"
-        );
+        assert_eq!(client(server.port, &[], input), said(stdout, stderr, 1), "{input:?}");
     }
     assert_eq!(client(server.port, &[], ""), said("", "", 0));
 }
@@ -123,38 +98,18 @@ fn a_pipe_gets_no_banner_and_no_prompt() {
 #[test]
 fn control_characters_are_shown_escaped() {
     let server = Server::start(&[]);
-    server
-        .connect()
-        .ask(common::resp(&[b"SET", b"k", b"\x1b[2J\n\xff"]), "+OK\r\n");
-    assert_eq!(
-        client(server.port, &[], "GET k\n").stdout,
-        "Value: \\u{1b}[2J\\n\\xff\n"
-    );
+    server.connect().ask(common::resp(&[b"SET", b"k", b"\x1b[2J\n\xff"]), "+OK\r\n");
+    assert_eq!(client(server.port, &[], "GET k\n").stdout, "Value: \\u{1b}[2J\\n\\xff\n");
 }
 
 #[test]
 fn one_command_prints_the_bare_result() {
     let server = Server::start(&[]);
-    assert_eq!(
-        client(server.port, &["PUT", "k", "--also", "two", "words"], ""),
-        said("OK\n", "", 0)
-    );
-    assert_eq!(
-        client(server.port, &["GET", "k"], ""),
-        said("--also two words\n", "", 0)
-    );
-    assert_eq!(
-        client(server.port, &["get", "miss"], ""),
-        said("", "NOT_FOUND\n", 1)
-    );
-    assert_eq!(
-        client(server.port, &["DELETE", "miss"], ""),
-        said("OK\n", "", 0)
-    );
-    assert_eq!(
-        client(server.port, &["PUT", "dash", "-5"], ""),
-        said("OK\n", "", 0)
-    );
+    assert_eq!(client(server.port, &["PUT", "k", "--also", "two", "words"], ""), said("OK\n", "", 0));
+    assert_eq!(client(server.port, &["GET", "k"], ""), said("--also two words\n", "", 0));
+    assert_eq!(client(server.port, &["get", "miss"], ""), said("", "NOT_FOUND\n", 1));
+    assert_eq!(client(server.port, &["DELETE", "miss"], ""), said("OK\n", "", 0));
+    assert_eq!(client(server.port, &["PUT", "dash", "-5"], ""), said("OK\n", "", 0));
     assert_eq!(
         client(server.port, &["MGET", "k", "miss", "dash"], ""),
         said("--also two words\nNOT_FOUND\n-5\n", "", 0)
@@ -162,25 +117,14 @@ fn one_command_prints_the_bare_result() {
     assert_eq!(client(server.port, &["DBSIZE"], ""), said("2\n", "", 0));
     let wrong = client(server.port, &["JUMP"], "");
     assert_eq!((wrong.stdout.as_str(), wrong.code), ("", Some(1)));
-    assert!(
-        wrong.stderr.starts_with("Error: unknown command 'JUMP'"),
-        "{}",
-        wrong.stderr
-    );
+    assert!(wrong.stderr.starts_with("Error: unknown command 'JUMP'"), "{}", wrong.stderr);
 }
 
 #[test]
 fn a_closed_pipe_is_no_error() {
     let server = Server::start(&[]);
-    let pipeline = format!(
-        "{} client localhost {} HELLO 3 | head -n 1",
-        binary().display(),
-        server.port
-    );
-    let output = run(
-        Command::new("bash").args(["-o", "pipefail", "-c", &pipeline]),
-        "",
-    );
+    let pipeline = format!("{} client localhost {} HELLO 3 | head -n 1", binary().display(), server.port);
+    let output = run(Command::new("bash").args(["-o", "pipefail", "-c", &pipeline]), "");
     assert_eq!(output, said("server\n", "", 0));
 }
 
@@ -197,30 +141,17 @@ fn a_password_comes_from_a_file_or_the_environment() {
         "Error: Authentication required. Give it with --password-file FILE or KVSTORE_PASSWORD.\n"
     );
     let mut with_file = Command::new(binary());
-    with_file.args([
-        "client",
-        "--password-file",
-        file,
-        "localhost",
-        &server.port.to_string(),
-        "DBSIZE",
-    ]);
+    with_file.args(["client", "--password-file", file, "localhost", &server.port.to_string(), "DBSIZE"]);
     assert_eq!(run(&mut with_file, ""), said("0\n", "", 0));
     let ask = |password: &str| {
         let mut command = Command::new(binary());
-        command
-            .args(["client", "localhost", &server.port.to_string(), "DBSIZE"])
-            .env("KVSTORE_PASSWORD", password);
+        command.args(["client", "localhost", &server.port.to_string(), "DBSIZE"]).env("KVSTORE_PASSWORD", password);
         run(&mut command, "")
     };
     assert_eq!(ask("secret word"), said("0\n", "", 0));
     let wrong = ask("wrong");
     assert_eq!(wrong.code, Some(2));
-    assert!(
-        wrong.stderr.contains("did not take the password"),
-        "{}",
-        wrong.stderr
-    );
+    assert!(wrong.stderr.contains("did not take the password"), "{}", wrong.stderr);
 }
 
 #[test]
@@ -228,11 +159,7 @@ fn options_come_from_the_environment_too_and_empty_is_unset() {
     let server = Server::start_on(
         0,
         &[],
-        &[
-            ("KVSTORE_MAX_CONNECTIONS", "7"),
-            ("KVSTORE_BIND", ""),
-            ("KVSTORE_PORT", "tcp://10.0.0.1:80"),
-        ],
+        &[("KVSTORE_MAX_CONNECTIONS", "7"), ("KVSTORE_BIND", ""), ("KVSTORE_PORT", "tcp://10.0.0.1:80")],
     );
     let settings = client(server.port, &["CONFIG", "GET", "maxclients"], "");
     assert_eq!(settings.stdout, "maxclients\n7\n");
@@ -250,19 +177,12 @@ fn wrong_options_exit_with_2_and_say_the_way_out() {
         (&["0", "--bind", "nonsense"], "try 127.0.0.1"),
         (&["70000"], "70000"),
         (&["0", "--max-connections", "0"], "--max-connections"),
-        (
-            &["0", "--password-file", "/nonexistent"],
-            "cannot read the password file /nonexistent",
-        ),
+        (&["0", "--password-file", "/nonexistent"], "cannot read the password file /nonexistent"),
         (&["0", "--no-such-option"], "--no-such-option"),
     ] {
         let output = server(arguments);
         assert_eq!(output.code, Some(2), "{arguments:?}: {output:?}");
-        assert!(
-            output.stderr.contains(way_out),
-            "{arguments:?}: {}",
-            output.stderr
-        );
+        assert!(output.stderr.contains(way_out), "{arguments:?}: {}", output.stderr);
     }
     assert_eq!(run(&mut Command::new(binary()), "").code, Some(2));
 }
@@ -270,19 +190,13 @@ fn wrong_options_exit_with_2_and_say_the_way_out() {
 #[test]
 fn a_taken_port_is_said_with_a_way_out() {
     let server = Server::start(&[]);
-    let output = run(
-        Command::new(binary()).args(["server", &server.port.to_string()]),
-        "",
-    );
+    let output = run(Command::new(binary()).args(["server", &server.port.to_string()]), "");
     let expected = format!(
         "Error starting server: port {0} is in use; try another, such as {1}, or stop what listens there\n",
         server.port,
         server.port + 1
     );
-    assert_eq!(
-        (output.code, output.stderr.as_str()),
-        (Some(1), expected.as_str())
-    );
+    assert_eq!((output.code, output.stderr.as_str()), (Some(1), expected.as_str()));
 }
 
 #[test]
@@ -290,18 +204,8 @@ fn nobody_there_is_said_with_a_way_out() {
     let port = Server::start(&[]).port; // Dropped at once, so nobody listens there now.
     let output = client(port, &["PING"], "");
     assert_eq!(output.code, Some(1));
-    assert!(
-        output
-            .stderr
-            .starts_with(&format!("Error: cannot connect to localhost:{port}: ")),
-        "{}",
-        output.stderr
-    );
-    assert!(
-        output.stderr.contains("./run_server.sh"),
-        "{}",
-        output.stderr
-    );
+    assert!(output.stderr.starts_with(&format!("Error: cannot connect to localhost:{port}: ")), "{}", output.stderr);
+    assert!(output.stderr.contains("./run_server.sh"), "{}", output.stderr);
 }
 
 #[test]
@@ -311,24 +215,12 @@ fn the_scripts_work_from_any_folder() {
     start.arg("0").current_dir(folder.path());
     let server = Server::spawn(start).expect("it starts");
     let mut ask = Command::new(repository().join("run_client.sh"));
-    ask.args([
-        "localhost",
-        &server.port.to_string(),
-        "PUT",
-        "k",
-        "two words",
-    ])
-    .current_dir(folder.path());
+    ask.args(["localhost", &server.port.to_string(), "PUT", "k", "two words"]).current_dir(folder.path());
     assert_eq!(run(&mut ask, ""), said("OK\n", "", 0));
     let mut ask = Command::new(repository().join("run_client.sh"));
-    ask.args(["localhost", &server.port.to_string()])
-        .current_dir(folder.path());
+    ask.args(["localhost", &server.port.to_string()]).current_dir(folder.path());
     assert_eq!(run(&mut ask, "GET k\n"), said("Value: two words\n", "", 0));
-    assert_eq!(
-        std::fs::read_dir(folder.path()).expect("listed").count(),
-        0,
-        "nothing is left behind"
-    );
+    assert_eq!(std::fs::read_dir(folder.path()).expect("listed").count(), 0, "nothing is left behind");
     for script in ["run_server.sh", "run_client.sh"] {
         let text = std::fs::read_to_string(repository().join(script)).expect("a script");
         assert!(text.lines().count() < 30, "{script} is short");
@@ -338,19 +230,11 @@ fn the_scripts_work_from_any_folder() {
 #[test]
 fn the_server_script_raises_the_descriptor_limit() {
     let mut shell = Command::new("sh");
-    shell
-        .args(["-c", "ulimit -S -n 256 && exec \"$0\" 0"])
-        .arg(repository().join("run_server.sh"));
+    shell.args(["-c", "ulimit -S -n 256 && exec \"$0\" 0"]).arg(repository().join("run_server.sh"));
     let server = Server::spawn(shell).expect("it starts");
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.pid())).expect("Linux");
-    let line = limits
-        .lines()
-        .find(|line| line.starts_with("Max open files"))
-        .expect("a line");
-    let numbers: Vec<u64> = line
-        .split_whitespace()
-        .filter_map(|word| word.parse().ok())
-        .collect();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("a line");
+    let numbers: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
     assert_eq!(numbers[0], numbers[1].min(65_536), "{line}");
 }
 

@@ -47,11 +47,7 @@ const GRACE: Duration = Duration::from_secs(40);
 const SKEW_MAX: Duration = Duration::from_secs(60);
 
 fn limits() -> Limits {
-    Limits {
-        batch_bytes: 60,
-        queue_keys_max: 3,
-        ..Limits::default()
-    }
+    Limits { batch_bytes: 60, queue_keys_max: 3, ..Limits::default() }
 }
 
 struct Random(u64);
@@ -217,10 +213,7 @@ impl Cluster {
             is_durable,
             address: Ok(address(index)),
         };
-        let seeds: Vec<String> = (0..count)
-            .filter(|other| *other != index)
-            .map(address)
-            .collect();
+        let seeds: Vec<String> = (0..count).filter(|other| *other != index).map(address).collect();
         SimNode {
             store: KeyValueStore::new(),
             clock: HybridClock::default(),
@@ -268,34 +261,16 @@ impl Cluster {
         let keep = !node.links.is_empty();
         let value = (!is_delete).then(|| origin.to_le_bytes());
         let stamp = |floor| {
-            version = Version {
-                time: node.clock.stamp(wall_ms, floor),
-                origin,
-            };
+            version = Version { time: node.clock.stamp(wall_ms, floor), origin };
             version
         };
         let value = value.as_ref().map(|value| &value[..]);
         node.store.write(key.as_bytes(), value, keep, stamp, |_| 0);
-        trace(|| {
-            format!(
-                "{} node {index} writes {key} {version:?} delete={is_delete}",
-                self.now_ms
-            )
-        });
+        trace(|| format!("{} node {index} writes {key} {version:?} delete={is_delete}", self.now_ms));
         for (number, link) in &node.links {
-            link.queue.offer(Change {
-                key: key.as_bytes().into(),
-                at_ms: wall_ms,
-            });
+            link.queue.offer(Change { key: key.as_bytes().into(), at_ms: wall_ms });
             let (sent, overflows) = (link.queue.sent(), link.queue.overflows());
-            self.tickets.push(Ticket {
-                node: index,
-                link: *number,
-                key,
-                version,
-                sent,
-                overflows,
-            });
+            self.tickets.push(Ticket { node: index, link: *number, key, version, sent, overflows });
         }
         if is_delete {
             let latest = self.deletes.entry(key).or_default();
@@ -323,11 +298,7 @@ impl Cluster {
             _ if self.is_healthy => 5 + self.random.below(40),
             // Longer than patience: it arrives when its connection is long gone.
             0 => {
-                let longest_ms = if self.random.one_in(2) {
-                    20_000
-                } else {
-                    400_000
-                };
+                let longest_ms = if self.random.one_in(2) { 20_000 } else { 400_000 };
                 4_000 + self.random.below(longest_ms)
             }
             _ => 5 + self.random.below(500),
@@ -354,25 +325,15 @@ impl Cluster {
             }
             return;
         }
-        let view = View {
-            store: &node.store,
-            cutoff,
-        };
+        let view = View { store: &node.store, cutoff };
         match sim.link.next(now_ms, &sim.queue, view, &self.limits) {
             Step::Wait { .. } => {}
             Step::Synced { began_ms, revived } => {
                 let holders = node.members.holders();
-                let dropped = node
-                    .rounds
-                    .compared(number, (began_ms, now_ms), &revived, &holders);
+                let dropped = node.rounds.compared(number, (began_ms, now_ms), &revived, &holders);
                 node.rounds.begin(now_ms, view);
                 for (key, version) in dropped {
-                    trace(|| {
-                        format!(
-                            "{now_ms} node {index} drops {} {version:?}",
-                            key.escape_ascii()
-                        )
-                    });
+                    trace(|| format!("{now_ms} node {index} drops {} {version:?}", key.escape_ascii()));
                     node.store.drop_tombstone(&key, version);
                 }
             }
@@ -384,8 +345,7 @@ impl Cluster {
                 let exchange = connection.exchange;
                 let is_merge = matches!(requests[..], [Request::Merge(_)]);
                 self.merges += u64::from(is_merge);
-                let hello =
-                    (requests[0] == Request::Hello).then(|| self.introduction(index, false));
+                let hello = (requests[0] == Request::Hello).then(|| self.introduction(index, false));
                 let sender_id = self.nodes[index].members.identity().node_id;
                 let copies = match self.random.below(40) {
                     0 if !self.is_healthy => 0,
@@ -422,8 +382,7 @@ impl Cluster {
         }
         let address_tried = contact.addresses[sim.attempts % contact.addresses.len()].clone();
         let target = (0..self.nodes.len()).find(|other| address(*other) == address_tried);
-        let target =
-            target.filter(|other| self.nodes[*other].is_up && self.can_talk(index, *other));
+        let target = target.filter(|other| self.nodes[*other].is_up && self.can_talk(index, *other));
         let Some(sim) = self.nodes[index].links.get_mut(&number) else {
             return;
         };
@@ -431,13 +390,7 @@ impl Cluster {
         sim.attempts += 1;
         if let Some(target) = target {
             sim.link.connected();
-            sim.connection = Some(Connection {
-                id,
-                address: address_tried,
-                target,
-                under_way: None,
-                exchange: 0,
-            });
+            sim.connection = Some(Connection { id, address: address_tried, target, under_way: None, exchange: 0 });
         } else {
             sim.link.peek(&sim.queue);
         }
@@ -461,16 +414,8 @@ impl Cluster {
             is_durable: identity.is_durable,
             clock,
             address: address(index),
-            members: if is_answer {
-                node.members.members()
-            } else {
-                Vec::new()
-            },
-            bans: if is_answer {
-                node.members.bans()
-            } else {
-                Vec::new()
-            },
+            members: if is_answer { node.members.members() } else { Vec::new() },
+            bans: if is_answer { node.members.bans() } else { Vec::new() },
         }
     }
 
@@ -501,36 +446,15 @@ impl Cluster {
             return;
         }
         match message {
-            Message::Requests {
-                from,
-                link,
-                connection,
-                exchange,
-                requests,
-                hello,
-                sender_id,
-            } => {
+            Message::Requests { from, link, connection, exchange, requests, hello, sender_id } => {
                 // Bytes that are on their way arrive even when the sender has given up.
                 if !self.can_talk(from, to) {
                     return;
                 }
                 let replies = self.answer(to, sender_id, connection, &requests, hello);
-                self.send(
-                    from,
-                    Message::Replies {
-                        link,
-                        connection,
-                        exchange,
-                        replies,
-                    },
-                );
+                self.send(from, Message::Replies { link, connection, exchange, replies });
             }
-            Message::Replies {
-                link,
-                connection,
-                exchange,
-                replies,
-            } => {
+            Message::Replies { link, connection, exchange, replies } => {
                 self.take_replies(to, link, (connection, exchange), replies);
             }
         }
@@ -567,10 +491,7 @@ impl Cluster {
         let mut replies = Vec::new();
         for request in requests {
             let node = &self.nodes[to];
-            let view = View {
-                store: &node.store,
-                cutoff,
-            };
+            let view = View { store: &node.store, cutoff };
             replies.push(match request {
                 _ if !is_let_in => Reply::Error("say PEER HELLO first".into()),
                 Request::Hello => Reply::Error("HELLO comes alone".into()),
@@ -603,23 +524,16 @@ impl Cluster {
                 )
             });
         }
-        let done = sync::merge(&node.store, &node.clock, &taken, (wall_ms, SKEW_MAX), |_| 0)
-            .expect("our own bytes");
+        let done = sync::merge(&node.store, &node.clock, &taken, (wall_ms, SKEW_MAX), |_| 0).expect("our own bytes");
         node.links.values().for_each(|link| link.queue.stir());
         if self.fault == Fault::ReceivedRecordForwarded {
             for record in decode_all(records).flatten() {
                 for link in node.links.values() {
-                    link.queue.offer(Change {
-                        key: record.key.into(),
-                        at_ms: wall_ms,
-                    });
+                    link.queue.offer(Change { key: record.key.into(), at_ms: wall_ms });
                 }
             }
         }
-        Reply::Merged {
-            merged: done.merged,
-            refused: done.refused,
-        }
+        Reply::Merged { merged: done.merged, refused: done.refused }
     }
 
     fn take_replies(&mut self, index: usize, number: u64, of: (u64, u64), mut replies: Vec<Reply>) {
@@ -638,17 +552,13 @@ impl Cluster {
             return;
         };
         let at = current.address.clone();
-        let view = View {
-            store: &node.store,
-            cutoff,
-        };
+        let view = View { store: &node.store, cutoff };
         if requests[0] == Request::ShardDigests {
             if self.fault == Fault::MarkClearedAfterTheDigestIsAsked {
                 let _ = sim.queue.take_marks();
             }
             if self.fault == Fault::OneShardNeverSynced {
-                let (Reply::Bytes(bytes), shard) = (&mut replies[0], shard_of(key_hash(b"a")))
-                else {
+                let (Reply::Bytes(bytes), shard) = (&mut replies[0], shard_of(key_hash(b"a"))) else {
                     return;
                 };
                 let ours = &view.shard_digests()[shard * 8..shard * 8 + 8];
@@ -660,14 +570,9 @@ impl Cluster {
             Ok(None) => {}
             Ok(Some(by)) => match node.members.answered(number, &at, &by) {
                 Verdict::Member => {
-                    if sim
-                        .peer
-                        .replace(by.node_id)
-                        .is_some_and(|before| before != by.node_id)
-                    {
+                    if sim.peer.replace(by.node_id).is_some_and(|before| before != by.node_id) {
                         sim.link.forget_held();
-                        self.tickets
-                            .retain(|ticket| (ticket.node, ticket.link) != (index, number));
+                        self.tickets.retain(|ticket| (ticket.node, ticket.link) != (index, number));
                     }
                     self.adopt(index, by.clock);
                     self.update_links(index);
@@ -682,10 +587,7 @@ impl Cluster {
 
     fn trouble(&mut self) {
         let count = self.nodes.len() as u64;
-        let (one, other) = (
-            self.random.below(count) as usize,
-            self.random.below(count) as usize,
-        );
+        let (one, other) = (self.random.below(count) as usize, self.random.below(count) as usize);
         match self.random.below(16) {
             0..4 if one != other => {
                 self.cuts.insert((one.min(other), one.max(other)));
@@ -750,16 +652,11 @@ impl Cluster {
             let before = &self.nodes[index];
             let mut identity = fresh.members.identity().clone();
             identity.node_id = before.members.identity().node_id;
-            let seeds: Vec<String> = (1..count)
-                .map(|step| address((index + step) % count))
-                .collect();
-            fresh.members =
-                Members::new(identity, self.named(&seeds), &before.members.stored(), 10);
+            let seeds: Vec<String> = (1..count).map(|step| address((index + step) % count)).collect();
+            fresh.members = Members::new(identity, self.named(&seeds), &before.members.stored(), 10);
             fresh.is_forgotten = before.is_forgotten;
             for key in KEYS {
-                fresh
-                    .clock
-                    .observe(fresh.store.version(key.as_bytes()).unwrap_or_default().time);
+                fresh.clock.observe(fresh.store.version(key.as_bytes()).unwrap_or_default().time);
             }
         }
         self.nodes[index] = fresh;
@@ -769,12 +666,7 @@ impl Cluster {
     /// Somebody forgets a node that is down.
     fn forget(&mut self, index: usize, gone: usize) {
         let who = &self.nodes[gone];
-        if !self.names_all
-            || index == gone
-            || who.is_up
-            || !self.nodes[index].is_up
-            || self.nodes[index].is_forgotten
-        {
+        if !self.names_all || index == gone || who.is_up || !self.nodes[index].is_up || self.nodes[index].is_forgotten {
             return;
         }
         let id = format!("{:016x}", who.members.identity().node_id);
@@ -782,8 +674,7 @@ impl Cluster {
         self.nodes[gone].is_forgotten = self.nodes[gone].is_durable;
         trace(|| format!("{} node {index} forgets {gone}", self.now_ms));
         let ended = self.nodes[index].members.forget(&id).expect("another node");
-        self.tickets
-            .retain(|ticket| ticket.node != index || !ended.contains(&ticket.link));
+        self.tickets.retain(|ticket| ticket.node != index || !ended.contains(&ticket.link));
         self.update_links(index);
         // All connections to it end, so that all hear of it.
         self.nodes[index].inbound.clear();
@@ -803,9 +694,7 @@ impl Cluster {
         for index in 0..self.nodes.len() {
             if self.nodes[index].is_up {
                 let numbers: Vec<u64> = self.nodes[index].links.keys().copied().collect();
-                numbers
-                    .into_iter()
-                    .for_each(|number| self.drive(index, number));
+                numbers.into_iter().for_each(|number| self.drive(index, number));
             }
         }
         self.check_tickets();
@@ -819,18 +708,11 @@ impl Cluster {
             let Some(sim) = node.links.get(&ticket.link) else {
                 return false;
             };
-            let Held {
-                is_complete,
-                sent,
-                overflows,
-            } = sim.link.held();
+            let Held { is_complete, sent, overflows } = sim.link.held();
             if !is_complete || sent < ticket.sent || overflows < ticket.overflows {
                 return true;
             }
-            let holder = self
-                .nodes
-                .iter()
-                .find(|node| Some(node.members.identity().node_id) == sim.peer);
+            let holder = self.nodes.iter().find(|node| Some(node.members.identity().node_id) == sim.peer);
             // It may have crashed since, or have dropped the tombstone.
             if let Some(holder) = holder.filter(|holder| holder.is_up) {
                 let held = holder.store.version(ticket.key.as_bytes());
@@ -843,10 +725,7 @@ impl Cluster {
                     held >= Some(ticket.version) || is_dropped,
                     "{}: WAIT counted a peer without {ticket}; it has {held:?}, skews {:?}",
                     self.now_ms,
-                    self.nodes
-                        .iter()
-                        .map(|node| node.skew_ms)
-                        .collect::<Vec<_>>()
+                    self.nodes.iter().map(|node| node.skew_ms).collect::<Vec<_>>()
                 );
             }
             false
@@ -871,17 +750,11 @@ impl Cluster {
 
     /// The nodes that are in the cluster, with all they hold.
     fn contents(&self) -> Vec<(usize, BTreeMap<Vec<u8>, Version>)> {
-        let inside = self
-            .nodes
-            .iter()
-            .enumerate()
-            .filter(|(_, node)| !node.is_forgotten);
+        let inside = self.nodes.iter().enumerate().filter(|(_, node)| !node.is_forgotten);
         inside
             .map(|(index, node)| {
                 let live = KEYS.iter().filter(|key| !is_deleted(node, key));
-                let entry = |key: &&str| {
-                    Some((key.as_bytes().to_vec(), node.store.version(key.as_bytes())?))
-                };
+                let entry = |key: &&str| Some((key.as_bytes().to_vec(), node.store.version(key.as_bytes())?));
                 (index, live.filter_map(entry).collect())
             })
             .collect()
@@ -890,24 +763,14 @@ impl Cluster {
     fn check_convergence(&self) {
         let contents = self.contents();
         for (index, content) in &contents {
-            assert_eq!(
-                *content, contents[0].1,
-                "node {index} differs from node {}",
-                contents[0].0
-            );
+            assert_eq!(*content, contents[0].1, "node {index} differs from node {}", contents[0].0);
         }
         for (key, (version, is_delete)) in &self.expected {
             let held = contents[0].1.get(key.as_bytes());
             match is_delete {
-                true => assert!(
-                    held.is_none_or(|held| held > version),
-                    "the delete of {key} came back"
-                ),
+                true => assert!(held.is_none_or(|held| held > version), "the delete of {key} came back"),
                 false if held.is_none() && self.deletes.get(key) > Some(version) => {}
-                false => assert!(
-                    held >= Some(version),
-                    "the write of {key} is lost: {held:?}, not {version:?}"
-                ),
+                false => assert!(held >= Some(version), "the write of {key} is lost: {held:?}, not {version:?}"),
             }
         }
     }
@@ -926,11 +789,7 @@ fn is_deleted(node: &SimNode, key: &str) -> bool {
 
 impl std::fmt::Display for Ticket {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{} at {:?}, written on node {}",
-            self.key, self.version, self.node
-        )
+        write!(f, "{} at {:?}, written on node {}", self.key, self.version, self.node)
     }
 }
 
@@ -973,11 +832,7 @@ fn burst(cluster: &mut Cluster) {
 }
 
 /// Runs seeds on all processors; the first failure, with its seed.
-fn run_seeds(
-    seeds: std::ops::Range<u64>,
-    fault: Fault,
-    play: fn(u64, Fault),
-) -> Option<(u64, String)> {
+fn run_seeds(seeds: std::ops::Range<u64>, fault: Fault, play: fn(u64, Fault)) -> Option<(u64, String)> {
     let next = std::sync::atomic::AtomicU64::new(seeds.start);
     let failure = std::sync::Mutex::new(None);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -1024,8 +879,7 @@ fn clusters_converge_through_any_trouble_100_000_times() {
 
 /// The checks can fail: each mistake is found by some seed, and the same seeds pass without it.
 fn is_caught(fault: Fault, seeds: u64) {
-    let (seed, message) =
-        run_seeds(0..seeds, fault, simulate).unwrap_or_else(|| panic!("{fault:?} was not caught"));
+    let (seed, message) = run_seeds(0..seeds, fault, simulate).unwrap_or_else(|| panic!("{fault:?} was not caught"));
     simulate(seed, Fault::None);
     println!("{fault:?}: SEED={seed}: {message}");
 }
@@ -1052,11 +906,7 @@ fn a_mark_cleared_after_the_digest_is_asked_is_caught() {
 
 #[test]
 fn a_tombstone_dropped_after_one_round_is_caught() {
-    let found = run_seeds(
-        0..400,
-        Fault::TombstoneDroppedAfterOneRound,
-        empty_joiner_and_stale_returner,
-    );
+    let found = run_seeds(0..400, Fault::TombstoneDroppedAfterOneRound, empty_joiner_and_stale_returner);
     let (seed, message) = found.expect("caught");
     println!("SEED={seed}: {message}");
 }
@@ -1107,9 +957,6 @@ fn an_old_connection_that_stays_open_is_caught() {
 
 #[test]
 fn the_keys_of_the_simulation_are_in_different_shards() {
-    let shards: BTreeSet<usize> = KEYS
-        .iter()
-        .map(|key| shard_of(key_hash(key.as_bytes())))
-        .collect();
+    let shards: BTreeSet<usize> = KEYS.iter().map(|key| shard_of(key_hash(key.as_bytes()))).collect();
     assert!(shards.len() == KEYS.len() && shards.iter().all(|shard| *shard < SHARDS));
 }

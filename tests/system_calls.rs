@@ -25,10 +25,7 @@ impl Traced {
     /// How often the server made this call.
     fn count(&self, call: &str) -> usize {
         let trace = std::fs::read_to_string(self.file.path()).expect("a trace");
-        trace
-            .lines()
-            .filter(|line| line.contains(&format!(" {call}(")) && !line.contains("resumed"))
-            .count()
+        trace.lines().filter(|line| line.contains(&format!(" {call}(")) && !line.contains("resumed")).count()
     }
 }
 
@@ -53,13 +50,7 @@ fn all_requests_of_a_read_are_answered_with_one_write() {
     }
     let before = traced.count("sendto");
     wire.ask(resp(&[b"GET", b"key"]).repeat(100), b"$-1\r\n".repeat(100));
-    assert_eq!(
-        poll("the trace is written", || Some(
-            traced.count("sendto") - before
-        )
-        .filter(|count| *count > 0)),
-        1
-    );
+    assert_eq!(poll("the trace is written", || Some(traced.count("sendto") - before).filter(|count| *count > 0)), 1);
 }
 
 #[test]

@@ -70,21 +70,14 @@ impl Client {
 
     /// Connects to the first of `addresses` that answers, with a password if there is one.
     pub fn connect_any(addresses: Vec<String>, password: Option<Vec<u8>>) -> Result<Client> {
-        let mut client = Client {
-            addresses,
-            current: 0,
-            password,
-            connection: None,
-            notice: None,
-        };
+        let mut client = Client { addresses, current: 0, password, connection: None, notice: None };
         client.reconnect()?;
         Ok(client)
     }
 
     /// Stores a value.
     pub fn put(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
-        self.checked(&[b"PUT", key.as_ref(), value.as_ref()])
-            .map(drop)
+        self.checked(&[b"PUT", key.as_ref(), value.as_ref()]).map(drop)
     }
 
     /// Reads a value; `None` when the key is not there.
@@ -111,9 +104,8 @@ impl Client {
         match self.exchange(words) {
             Err(error) if is_read && is_lost_by(&error) => {
                 self.reconnect_with_notice()?;
-                self.exchange(words).map_err(|error| {
-                    Error::Unreachable(format!("no reply from {}: {error}", self.address()))
-                })
+                self.exchange(words)
+                    .map_err(|error| Error::Unreachable(format!("no reply from {}: {error}", self.address())))
             }
             Err(error) => {
                 self.connection = None;
@@ -159,10 +151,7 @@ impl Client {
                     self.connection = Some(BufReader::new(stream));
                     return self.authenticate();
                 }
-                Err(error) => reasons.push(format!(
-                    "cannot connect to {}: {error}",
-                    self.addresses[index]
-                )),
+                Err(error) => reasons.push(format!("cannot connect to {}: {error}", self.addresses[index])),
             }
         }
         Err(Error::Unreachable(reasons.join("; ")))
@@ -172,10 +161,7 @@ impl Client {
         let lost = self.address().to_string();
         self.notice = Some(format!("Connection to {lost} lost"));
         self.reconnect()?;
-        self.notice = Some(format!(
-            "Connection to {lost} lost, connected to {}",
-            self.address()
-        ));
+        self.notice = Some(format!("Connection to {lost} lost, connected to {}", self.address()));
         Ok(())
     }
 
@@ -184,15 +170,11 @@ impl Client {
             return Ok(());
         };
         match self.exchange(&[b"AUTH", &password]) {
-            Ok(Response::Error(_, message)) => Err(Error::Usage(format!(
-                "{} did not take the password: {message}",
-                self.address()
-            ))),
+            Ok(Response::Error(_, message)) => {
+                Err(Error::Usage(format!("{} did not take the password: {message}", self.address())))
+            }
             Ok(_) => Ok(()),
-            Err(error) => Err(Error::Unreachable(format!(
-                "no reply from {}: {error}",
-                self.address()
-            ))),
+            Err(error) => Err(Error::Unreachable(format!("no reply from {}: {error}", self.address()))),
         }
     }
 
@@ -213,12 +195,8 @@ impl Client {
     fn exchange(&mut self, words: &[&[u8]]) -> io::Result<Response> {
         let reader = self.connection.as_mut().ok_or(ErrorKind::NotConnected)?;
         // WAIT brings its own time limit.
-        let waits = words
-            .first()
-            .is_some_and(|name| name.eq_ignore_ascii_case(b"WAIT"));
-        reader
-            .get_ref()
-            .set_read_timeout(if waits { None } else { Some(REPLY_TIMEOUT) })?;
+        let waits = words.first().is_some_and(|name| name.eq_ignore_ascii_case(b"WAIT"));
+        reader.get_ref().set_read_timeout(if waits { None } else { Some(REPLY_TIMEOUT) })?;
         reader.get_mut().write_all(&encode(words))?;
         Response::read(reader)
     }

@@ -55,9 +55,7 @@ impl Response {
             b'*' => Response::Array(read_list(reader, number()?, depth)?),
             b'%' => Response::Map(read_list(reader, number()?.saturating_mul(2), depth)?),
             _ => {
-                return Err(bad(
-                    "an unknown kind of reply; is this a kvstore or Redis server?",
-                ));
+                return Err(bad("an unknown kind of reply; is this a kvstore or Redis server?"));
             }
         })
     }
@@ -69,9 +67,7 @@ fn read_line(reader: &mut impl BufRead) -> io::Result<Vec<u8>> {
     if line.is_empty() {
         return Err(ErrorKind::UnexpectedEof.into());
     }
-    let line = line
-        .strip_suffix(b"\r\n")
-        .ok_or_else(|| bad("a line without its end"))?;
+    let line = line.strip_suffix(b"\r\n").ok_or_else(|| bad("a line without its end"))?;
     Ok(line.to_vec())
 }
 
@@ -90,9 +86,7 @@ fn read_bulk(reader: &mut impl BufRead, len: u64) -> io::Result<Vec<u8>> {
 }
 
 fn read_list(reader: &mut impl BufRead, len: i64, depth: u32) -> io::Result<Vec<Response>> {
-    let depth = depth
-        .checked_sub(1)
-        .ok_or_else(|| bad("lists in lists in lists"))?;
+    let depth = depth.checked_sub(1).ok_or_else(|| bad("lists in lists in lists"))?;
     let mut list = Vec::new();
     for _ in 0..len {
         list.push(Response::read_nested(reader, depth)?);
@@ -118,22 +112,13 @@ mod tests {
         let bulk = |text: &str| Response::Bulk(text.as_bytes().to_vec());
         for (bytes, expected) in [
             ("+OK\r\n", Response::Simple("OK".into())),
-            (
-                "-ERR no such thing\r\n",
-                Response::Error("ERR".into(), "no such thing".into()),
-            ),
+            ("-ERR no such thing\r\n", Response::Error("ERR".into(), "no such thing".into())),
             (":-5\r\n", Response::Integer(-5)),
             ("$3\r\na\r\n\r\n", bulk("a\r\n")),
             ("$-1\r\n", Response::Null),
             ("_\r\n", Response::Null),
-            (
-                "*2\r\n$1\r\na\r\n$-1\r\n",
-                Response::Array(vec![bulk("a"), Response::Null]),
-            ),
-            (
-                "%1\r\n$1\r\na\r\n:1\r\n",
-                Response::Map(vec![bulk("a"), Response::Integer(1)]),
-            ),
+            ("*2\r\n$1\r\na\r\n$-1\r\n", Response::Array(vec![bulk("a"), Response::Null])),
+            ("%1\r\n$1\r\na\r\n:1\r\n", Response::Map(vec![bulk("a"), Response::Integer(1)])),
         ] {
             assert_eq!(read(bytes.as_bytes()).expect("a reply"), expected);
         }
@@ -141,22 +126,10 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_without_much_memory() {
-        for bytes in [
-            "",
-            "$5\r\nabc",
-            "$99999999999\r\n",
-            "*9999999999\r\n",
-            "?\r\n",
-            "\r\n",
-            "+OK",
-            "$x\r\n",
-        ] {
+        for bytes in ["", "$5\r\nabc", "$99999999999\r\n", "*9999999999\r\n", "?\r\n", "\r\n", "+OK", "$x\r\n"] {
             assert!(read(bytes.as_bytes()).is_err(), "{bytes:?}");
         }
-        assert!(
-            read("*1\r\n".repeat(100_000).as_bytes()).is_err(),
-            "too deep"
-        );
+        assert!(read("*1\r\n".repeat(100_000).as_bytes()).is_err(), "too deep");
     }
 
     proptest! {

@@ -14,15 +14,9 @@ const BANNER: &str = "Commands: PUT <key> <value>, GET <key>, DELETE <key>, QUIT
 pub fn run(client: &mut Client) -> Result<bool> {
     let input = io::stdin();
     let interactive = input.is_terminal();
-    let mut shell = Shell {
-        client,
-        failed: false,
-    };
+    let mut shell = Shell { client, failed: false };
     if interactive {
-        print(&format!(
-            "Connected to server at {}\n{BANNER}\n",
-            shell.client.address()
-        ))?;
+        print(&format!("Connected to server at {}\n{BANNER}\n", shell.client.address()))?;
     }
     let mut input = input.lock();
     loop {
@@ -83,18 +77,11 @@ impl Shell<'_> {
     /// Carries out one line; `false` to leave.
     fn line(&mut self, line: &[u8]) -> Result<bool> {
         let line = line.trim_ascii_start();
-        let name = line
-            .split(|&byte| byte == b' ')
-            .next()
-            .unwrap_or_default()
-            .to_ascii_uppercase();
+        let name = line.split(|&byte| byte == b' ').next().unwrap_or_default().to_ascii_uppercase();
         let words: Vec<&[u8]> = match name.as_slice() {
             // A value keeps its spaces, as typed.
             b"PUT" => line.splitn(3, |&byte| byte == b' ').collect(),
-            _ => line
-                .split(|&byte| byte == b' ')
-                .filter(|word| !word.is_empty())
-                .collect(),
+            _ => line.split(|&byte| byte == b' ').filter(|word| !word.is_empty()).collect(),
         };
         match (name.as_slice(), words.len()) {
             (b"", _) => {}
@@ -109,10 +96,7 @@ impl Shell<'_> {
             _ if row(&name).is_some() => self.request(&words, "Response: ")?,
             _ => {
                 self.failed = true;
-                print(&format!(
-                    "Unknown command: {}\n",
-                    String::from_utf8_lossy(&name).escape_debug()
-                ))?;
+                print(&format!("Unknown command: {}\n", String::from_utf8_lossy(&name).escape_debug()))?;
             }
         }
         Ok(true)
@@ -149,9 +133,7 @@ fn read_line(input: &mut impl BufRead) -> Result<Option<Vec<u8>>> {
     let mut line = Vec::new();
     let len = input.take(max).read_until(b'\n', &mut line)?;
     if len as u64 == max {
-        return Err(Error::Fatal(format!(
-            "a line of input is longer than {max} bytes"
-        )));
+        return Err(Error::Fatal(format!("a line of input is longer than {max} bytes")));
     }
     while matches!(line.last(), Some(b'\n' | b'\r')) {
         line.pop();
@@ -172,11 +154,7 @@ fn show_notice(client: &mut Client) {
 }
 
 fn hint(code: &str) -> &'static str {
-    if code == "NOAUTH" {
-        " Give it with --password-file FILE or KVSTORE_PASSWORD."
-    } else {
-        ""
-    }
+    if code == "NOAUTH" { " Give it with --password-file FILE or KVSTORE_PASSWORD." } else { "" }
 }
 
 /// A response for a person: control characters escaped, lists one element a line.
@@ -188,22 +166,14 @@ fn shown(response: &Response, indent: &str) -> String {
         Response::Null => "NOT_FOUND".into(),
         // INFO is the one value that is meant as text of several lines.
         Response::Bulk(bytes) if bytes.starts_with(b"# ") && bytes.ends_with(b"\r\n") => {
-            format!(
-                "\n{}",
-                String::from_utf8_lossy(bytes).trim_end().replace('\r', "")
-            )
+            format!("\n{}", String::from_utf8_lossy(bytes).trim_end().replace('\r', ""))
         }
         Response::Bulk(bytes) => escaped(bytes),
         Response::Array(list) | Response::Map(list) => {
             let indent = format!("{indent}  ");
             let lines = list.iter().enumerate();
-            let lines = lines
-                .map(|(index, one)| format!("\n{indent}{}) {}", index + 1, shown(one, &indent)));
-            if list.is_empty() {
-                "(empty)".into()
-            } else {
-                lines.collect()
-            }
+            let lines = lines.map(|(index, one)| format!("\n{indent}{}) {}", index + 1, shown(one, &indent)));
+            if list.is_empty() { "(empty)".into() } else { lines.collect() }
         }
     }
 }
@@ -214,16 +184,9 @@ fn escaped(bytes: &[u8]) -> String {
     let mut text = String::new();
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {
-            if c.is_control() {
-                text.extend(c.escape_default())
-            } else {
-                text.push(c)
-            }
+            if c.is_control() { text.extend(c.escape_default()) } else { text.push(c) }
         }
-        chunk
-            .invalid()
-            .iter()
-            .for_each(|byte| text.push_str(&format!("\\x{byte:02x}")));
+        chunk.invalid().iter().for_each(|byte| text.push_str(&format!("\\x{byte:02x}")));
     }
     text
 }
@@ -243,12 +206,7 @@ fn write_bare(response: &Response, out: &mut Vec<u8>) {
 }
 
 fn help() -> String {
-    let width = TABLE
-        .iter()
-        .map(usage_len)
-        .filter(|len| *len < 50)
-        .max()
-        .unwrap_or_default();
+    let width = TABLE.iter().map(usage_len).filter(|len| *len < 50).max().unwrap_or_default();
     let mut text = String::new();
     for row in TABLE {
         let usage = format!("{} {}", row.name, row.arguments);
@@ -275,10 +233,6 @@ mod tests {
     #[test]
     fn help_names_every_command() {
         let help = help();
-        assert!(
-            TABLE
-                .iter()
-                .all(|row| help.contains(&format!("  {}", row.name)))
-        );
+        assert!(TABLE.iter().all(|row| help.contains(&format!("  {}", row.name))));
     }
 }

@@ -80,9 +80,8 @@ mod tests {
         for start in [0, 0x1234_5678] {
             for len in 0..bytes.len() {
                 let slow = bytes[..len].iter().fold(!start, |register, byte| {
-                    (0..8).fold(register ^ u32::from(*byte), |register, _| {
-                        register >> 1 ^ (POLYNOMIAL * (register & 1))
-                    })
+                    (0..8)
+                        .fold(register ^ u32::from(*byte), |register, _| register >> 1 ^ (POLYNOMIAL * (register & 1)))
                 });
                 assert_eq!(crc32(start, &bytes[..len]), !slow, "{len} bytes");
                 let (first, second) = bytes[..len].split_at(len / 3);

@@ -110,11 +110,7 @@ impl ModelDisk {
     /// The disk after a power loss.
     pub fn after_power_loss(&self, random: &mut Random) -> ModelDisk {
         let state = self.state();
-        let survivors: Vec<Vec<u8>> = state
-            .files
-            .iter()
-            .map(|file| file.survive(random))
-            .collect();
+        let survivors: Vec<Vec<u8>> = state.files.iter().map(|file| file.survive(random)).collect();
         let mut names = BTreeMap::new();
         for name in state.names.keys().chain(state.durable_names.keys()) {
             let (now, durable) = (state.names.get(name), state.durable_names.get(name));
@@ -122,10 +118,8 @@ impl ModelDisk {
                 names.insert(name.clone(), *id);
             }
         }
-        let files: Vec<(&str, &[u8])> = names
-            .iter()
-            .map(|(name, id)| (name.as_str(), survivors[*id].as_slice()))
-            .collect();
+        let files: Vec<(&str, &[u8])> =
+            names.iter().map(|(name, id)| (name.as_str(), survivors[*id].as_slice())).collect();
         ModelDisk::with(&files)
     }
 
@@ -168,15 +162,11 @@ impl State {
     }
 
     fn has_power(&self) -> bool {
-        self.power_until
-            .is_none_or(|until| self.operations <= until)
+        self.power_until.is_none_or(|until| self.operations <= until)
     }
 
     fn id(&self, name: &str) -> io::Result<usize> {
-        self.names
-            .get(name)
-            .copied()
-            .ok_or(ErrorKind::NotFound.into())
+        self.names.get(name).copied().ok_or(ErrorKind::NotFound.into())
     }
 }
 
@@ -265,9 +255,7 @@ impl AppendFile for ModelFile {
         let space = state.faults.space.unwrap_or(usize::MAX);
         let fitting = bytes.len().min(space);
         if had_power {
-            state.files[self.id]
-                .now
-                .extend_from_slice(&bytes[..fitting]);
+            state.files[self.id].now.extend_from_slice(&bytes[..fitting]);
             state.faults.space = state.faults.space.map(|space| space - fitting);
         }
         result?;

@@ -65,9 +65,7 @@ impl FileLayer for DiskFiles {
     }
 
     fn trim(&self, name: &str, len: u64) -> io::Result<()> {
-        let file = OpenOptions::new()
-            .write(true)
-            .open(self.directory.join(name))?;
+        let file = OpenOptions::new().write(true).open(self.directory.join(name))?;
         if file.metadata()?.len() > len {
             file.set_len(len)?;
         }

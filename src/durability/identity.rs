@@ -98,11 +98,7 @@ impl NodeFile {
             }
         }
         // Written again it must be the same bytes: that checks the CRC and everything else.
-        if file.encode() == text {
-            Ok(file)
-        } else {
-            Err(bad("its checksum does not match"))
-        }
+        if file.encode() == text { Ok(file) } else { Err(bad("its checksum does not match")) }
     }
 }
 

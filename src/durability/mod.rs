@@ -112,17 +112,13 @@ impl Durability {
         store: &Arc<KeyValueStore>,
     ) -> Result<Self> {
         let lock = identity::take_directory(directory, limits.lock_timeout)?;
-        let files = Arc::new(DiskFiles {
-            directory: directory.into(),
-        });
+        let files = Arc::new(DiskFiles { directory: directory.into() });
         let opened = open_files(files.clone(), policy, salvage, store);
         let (log, recovered, node_file) = opened.map_err(|error| in_directory(directory, error))?;
         let (log, (stop, stopped)) = (Arc::new(log), bounded(0));
         if policy == FsyncPolicy::Everysec {
             let (log, stopped, interval) = (log.clone(), stopped.clone(), limits.fsync_interval);
-            spawn("log-sync", move || {
-                fsync_regularly(&log, interval, &stopped)
-            })?;
+            spawn("log-sync", move || fsync_regularly(&log, interval, &stopped))?;
         }
         let compactor = Compactor {
             log: log.clone(),
@@ -131,14 +127,7 @@ impl Durability {
             retry_pause: limits.disk_retry_pause,
         };
         spawn("compaction", move || compactor.run(&stopped))?;
-        Ok(Durability {
-            log,
-            recovered,
-            node_file,
-            files,
-            _stop: stop,
-            _lock: lock,
-        })
+        Ok(Durability { log, recovered, node_file, files, _stop: stop, _lock: lock })
     }
 
     /// Stores who this node and its cluster are; safe when this returns.
@@ -160,10 +149,7 @@ fn open_files(
         Some(file) => file,
         None => {
             let node_id = random_id();
-            let file = NodeFile {
-                node_id,
-                ..NodeFile::default()
-            };
+            let file = NodeFile { node_id, ..NodeFile::default() };
             file.save(files.as_ref())?;
             file
         }
@@ -176,10 +162,7 @@ fn open_files(
         // What is readable comes into new files; the damaged ones stay for whoever wants to look at them.
         snapshot::compact(&log, store, &recovered.damaged)?;
     }
-    info!(
-        "recovered {} records from {bytes} bytes in {:.1?}",
-        recovered.records, recovered.duration
-    );
+    info!("recovered {} records from {bytes} bytes in {:.1?}", recovered.records, recovered.duration);
     Ok((log, recovered, node_file))
 }
 
@@ -240,9 +223,7 @@ impl Compactor {
             };
             counts.is_compacting.store(false, Ordering::Relaxed);
             let is_error = result.is_err();
-            counts
-                .last_compaction_failed
-                .store(is_error, Ordering::Relaxed);
+            counts.last_compaction_failed.store(is_error, Ordering::Relaxed);
             if let Err(error) = result
                 && failed.is_none()
             {

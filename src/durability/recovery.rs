@@ -20,9 +20,7 @@ use std::time::{Duration, Instant};
 use log::{info, warn};
 
 use super::files::FileLayer;
-use super::segment::{
-    FRAME_HEADER_BYTES, FrameReader, Header, Kind, Next, SegmentName, find_frames, read_header,
-};
+use super::segment::{FRAME_HEADER_BYTES, FrameReader, Header, Kind, Next, SegmentName, find_frames, read_header};
 use super::snapshot::TEMPORARY;
 use crate::error::{Error, Result};
 use crate::store::KeyValueStore;
@@ -67,9 +65,7 @@ pub fn recover(files: &dyn FileLayer, store: &KeyValueStore, salvage: bool) -> R
     let mut recovered = Recovered::default();
     let (segments, obsolete) = list(files, salvage, &mut recovered)?;
     // The last log with frames may be torn: frames enter a log only when all before it is on the disk.
-    let has_frames = |segment: &&Segment| {
-        segment.name.kind == Kind::Log && segment.len > Kind::Log.start_bytes()
-    };
+    let has_frames = |segment: &&Segment| segment.name.kind == Kind::Log && segment.len > Kind::Log.start_bytes();
     let last = segments.iter().filter(has_frames).map(|s| s.name).max();
     let (mut kept, mut removed) = (Vec::new(), obsolete);
     for segment in &segments {
@@ -109,47 +105,32 @@ pub fn recover(files: &dyn FileLayer, store: &KeyValueStore, salvage: bool) -> R
 }
 
 /// The segments to read, in order, and the names of files that mean nothing any more. Reads all headers.
-fn list(
-    files: &dyn FileLayer,
-    salvage: bool,
-    recovered: &mut Recovered,
-) -> Result<(Vec<Segment>, Vec<String>)> {
+fn list(files: &dyn FileLayer, salvage: bool, recovered: &mut Recovered) -> Result<(Vec<Segment>, Vec<String>)> {
     let all = files.names()?;
-    let mut names: Vec<SegmentName> = all
-        .iter()
-        .filter_map(|name| SegmentName::parse(name))
-        .collect();
+    let mut names: Vec<SegmentName> = all.iter().filter_map(|name| SegmentName::parse(name)).collect();
     names.sort_unstable();
     let snapshots = names.iter().filter(|name| name.kind == Kind::Snapshot);
     let newest = snapshots.map(|name| name.number).max().unwrap_or(0);
     recovered.next_number = names.last().map_or(1, |name| name.number + 1);
-    let mut obsolete: Vec<String> = all
-        .into_iter()
-        .filter(|name| name.ends_with(TEMPORARY))
-        .collect();
+    let mut obsolete: Vec<String> = all.into_iter().filter(|name| name.ends_with(TEMPORARY)).collect();
     let mut segments = Vec::new();
     for name in names {
         let (input, len) = files.read(&name.to_string(), 0)?;
         let mut start = Vec::new();
-        input
-            .take(name.kind.start_bytes())
-            .read_to_end(&mut start)?;
+        input.take(name.kind.start_bytes()).read_to_end(&mut start)?;
         let salt = match read_header(name.kind, &start) {
             Ok(Header::Salt(salt)) => Some(salt),
             // Only a log is there before it is complete, and then there is nothing in it.
             Ok(Header::Unfinished)
                 if name.kind == Kind::Log
-                    && (len <= Kind::Log.start_bytes()
-                        || is_zero(files, name, Kind::Log.header_bytes())?) =>
+                    && (len <= Kind::Log.start_bytes() || is_zero(files, name, Kind::Log.header_bytes())?) =>
             {
                 None
             }
             Err(Error::Fatal(message)) => return Err(Error::Fatal(format!("{name} {message}"))),
             _ if name.number < newest => None,
             bad => {
-                let reason = bad
-                    .err()
-                    .map_or("header is missing".into(), |e| e.to_string());
+                let reason = bad.err().map_or("header is missing".into(), |e| e.to_string());
                 let error = damage(name, 0, &reason);
                 if !salvage {
                     return Err(error);
@@ -275,11 +256,7 @@ impl SegmentReader<'_> {
 }
 
 /// Reads and merges until the segment ends: number of records and largest time.
-fn merge_batches(
-    reader: &Mutex<SegmentReader<'_>>,
-    store: &KeyValueStore,
-    name: SegmentName,
-) -> Result<(u64, u64)> {
+fn merge_batches(reader: &Mutex<SegmentReader<'_>>, store: &KeyValueStore, name: SegmentName) -> Result<(u64, u64)> {
     let (mut batch, mut records, mut time_max) = (Vec::new(), 0, 0);
     loop {
         let offset = {
@@ -291,8 +268,7 @@ fn merge_batches(
         if batch.is_empty() {
             return Ok((records, time_max));
         }
-        let merged = merge_records(&batch, store)
-            .map_err(|error| damage(name, offset, &error.to_string()))?;
+        let merged = merge_records(&batch, store).map_err(|error| damage(name, offset, &error.to_string()))?;
         records += merged.0;
         time_max = time_max.max(merged.1);
     }
@@ -341,12 +317,7 @@ fn verdict(segment: &Segment, bad: &BadPlace, rest: &[u8], may_be_torn: bool) ->
 }
 
 /// Merges the good frames behind a bad place and says what is lost.
-fn salvage_rest(
-    segment: &Segment,
-    rest: &[u8],
-    store: &KeyValueStore,
-    recovered: &mut Recovered,
-) -> Result<()> {
+fn salvage_rest(segment: &Segment, rest: &[u8], store: &KeyValueStore, recovered: &mut Recovered) -> Result<()> {
     let (mut lost, mut records) = (rest.len(), 0);
     for frame in find_frames(rest, segment.salt.unwrap_or(0)).unwrap_or_default() {
         let merged = merge_records(frame.records, store)?;
@@ -354,10 +325,7 @@ fn salvage_rest(
         recovered.time_max = recovered.time_max.max(merged.1);
         lost -= FRAME_HEADER_BYTES + frame.records.len();
     }
-    warn!(
-        "{}: salvage: {lost} bytes are lost; {records} records behind the damage are kept",
-        segment.name
-    );
+    warn!("{}: salvage: {lost} bytes are lost; {records} records behind the damage are kept", segment.name);
     recovered.records += records;
     recovered.damaged.push(segment.name);
     Ok(())

@@ -129,10 +129,7 @@ pub enum Header {
 /// Reads the header in the first [`Kind::start_bytes`] bytes of a segment, or in all there are.
 pub fn read_header(kind: Kind, bytes: &[u8]) -> Result<Header> {
     let magic = kind.magic();
-    let written = bytes
-        .iter()
-        .rposition(|byte| *byte != 0)
-        .map_or(0, |at| at + 1);
+    let written = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
     let is_short = (bytes.len() as u64) < kind.header_bytes();
     if is_short || magic.starts_with(&bytes[..written]) {
         return Ok(Header::Unfinished);
@@ -226,12 +223,7 @@ pub struct FrameReader {
 impl FrameReader {
     /// `input` is at `offset` in a segment of `len` bytes.
     pub fn new(input: Box<dyn Read + Send>, salt: u32, offset: u64, len: u64) -> Self {
-        FrameReader {
-            input: BufReader::with_capacity(READ_BYTES, input),
-            salt,
-            offset,
-            len,
-        }
+        FrameReader { input: BufReader::with_capacity(READ_BYTES, input), salt, offset, len }
     }
 
     /// Whether all of the segment was read.
@@ -304,11 +296,7 @@ pub fn find_frames(bytes: &[u8], salt: u32) -> Option<Vec<Found<'_>>> {
         checked += walked;
         if walked == len && len > 0 && is_good(header, records, salt) {
             let synced = u64_at(header, 8);
-            found.push(Found {
-                start: start - 1,
-                synced,
-                records,
-            });
+            found.push(Found { start: start - 1, synced, records });
             start += FRAME_HEADER_BYTES + len - 1;
         } else if checked > bytes.len().saturating_mul(SEARCH_FACTOR) {
             return None;
@@ -337,18 +325,10 @@ mod tests {
 
     #[test]
     fn the_worked_example_is_true() {
-        let bytes = EXAMPLE
-            .split_whitespace()
-            .filter(|word| word.len() == 2)
-            .map(|word| u8::from_str_radix(word, 16).unwrap());
-        let record = Record {
-            version: Version {
-                time: 0x0192_0000_0001,
-                origin: 0xA1,
-            },
-            key: b"name",
-            value: Some(b"Dylan"),
-        };
+        let bytes =
+            EXAMPLE.split_whitespace().filter(|word| word.len() == 2).map(|word| u8::from_str_radix(word, 16).unwrap());
+        let record =
+            Record { version: Version { time: 0x0192_0000_0001, origin: 0xA1 }, key: b"name", value: Some(b"Dylan") };
         let mut written = start_of_segment(Kind::Log, 0x5A17_0001);
         let mut frame = Frame::default();
         frame.push(Entry::new(&record).bytes());

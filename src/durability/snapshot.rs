@@ -53,15 +53,10 @@ pub fn heal(log: &WriteAheadLog, store: &KeyValueStore) -> Result<()> {
 pub fn replaced(log: &WriteAheadLog, cut: Cut, bytes: u64, kept: &[SegmentName]) {
     let counts = &log.counts;
     counts.bytes.fetch_add(bytes, Ordering::Relaxed);
-    counts
-        .bytes
-        .fetch_sub(cut.replaced_bytes, Ordering::Relaxed);
+    counts.bytes.fetch_sub(cut.replaced_bytes, Ordering::Relaxed);
     counts.snapshot_bytes.store(bytes, Ordering::Relaxed);
     counts.compactions.fetch_add(1, Ordering::Relaxed);
-    info!(
-        "a snapshot of {bytes} bytes replaces {} bytes of log",
-        cut.replaced_bytes
-    );
+    info!("a snapshot of {bytes} bytes replaces {} bytes of log", cut.replaced_bytes);
     if let Err(error) = remove_below(log.files.as_ref(), cut.snapshot_number, kept) {
         // The next start tries again.
         warn!("cannot remove replaced segments: {error}");
@@ -107,21 +102,12 @@ pub fn publish(files: &dyn FileLayer, temporary: &str, name: &str) -> io::Result
 }
 
 /// Writes and fsyncs a snapshot under a name that means nothing yet.
-pub fn write_temporary(
-    files: &dyn FileLayer,
-    name: &str,
-    store: &KeyValueStore,
-) -> io::Result<u64> {
+pub fn write_temporary(files: &dyn FileLayer, name: &str, store: &KeyValueStore) -> io::Result<u64> {
     let salt = random_id() as u32;
     let file = files.create(name)?;
     let start = start_of_segment(Kind::Snapshot, salt);
     file.append(&start)?;
-    let mut output = Output {
-        file: file.as_ref(),
-        salt,
-        bytes: start.len() as u64,
-        synced: 0,
-    };
+    let mut output = Output { file: file.as_ref(), salt, bytes: start.len() as u64, synced: 0 };
     let (mut frame, mut full) = (Frame::default(), Vec::new());
     for shard in 0..SHARDS {
         // Copied under the shard's lock, written without it.

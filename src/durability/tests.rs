@@ -61,16 +61,7 @@ struct Driver {
 impl Driver {
     fn start(disk: ModelDisk, policy: FsyncPolicy, mistake: Mistake) -> Result<Self> {
         let (store, log) = Driver::open(&disk, policy)?;
-        Ok(Driver {
-            disk,
-            policy,
-            mistake,
-            store,
-            log,
-            time: 0,
-            history: Vec::new(),
-            promised: 0,
-        })
+        Ok(Driver { disk, policy, mistake, store, log, time: 0, history: Vec::new(), promised: 0 })
     }
 
     fn open(disk: &ModelDisk, policy: FsyncPolicy) -> Result<(KeyValueStore, WriteAheadLog)> {
@@ -86,8 +77,7 @@ impl Driver {
         let time = self.time;
         let stamp = |_| Version { time, origin: 1 };
         let journal = |record: &[u8]| self.log.append(record);
-        self.store
-            .write(key.as_bytes(), value.as_deref(), false, stamp, journal);
+        self.store.write(key.as_bytes(), value.as_deref(), false, stamp, journal);
         self.history.push((key.into(), value));
     }
 
@@ -115,11 +105,7 @@ impl Driver {
         }
         let cut = self.log.rotate()?;
         let number = cut.snapshot_number;
-        let name = SegmentName {
-            number,
-            kind: Kind::Snapshot,
-        }
-        .to_string();
+        let name = SegmentName { number, kind: Kind::Snapshot }.to_string();
         snapshot::write_temporary(&self.disk, "temporary", &self.store)?;
         snapshot::remove_below(&self.disk, number, &[])?;
         Ok(snapshot::publish(&self.disk, "temporary", &name)?)
@@ -167,25 +153,17 @@ impl Driver {
     /// What is wrong with a recovered map, if anything: it must be the map after some number of
     /// writes, no fewer than promised.
     fn check(&self, found: &Result<Map>) -> std::result::Result<(), String> {
-        let found = found
-            .as_ref()
-            .map_err(|error| format!("does not start: {error}"))?;
+        let found = found.as_ref().map_err(|error| format!("does not start: {error}"))?;
         let possible = self.promised..=self.history.len();
         if possible.clone().any(|len| self.map_after(len) == *found) {
             return Ok(());
         }
-        Err(format!(
-            "{found:?} was never there after {possible:?} writes"
-        ))
+        Err(format!("{found:?} was never there after {possible:?} writes"))
     }
 }
 
 /// Runs the same steps again and again and cuts the power during every single operation on the disk.
-fn power_loss(
-    policy: FsyncPolicy,
-    mistake: Mistake,
-    seeds: std::ops::Range<u64>,
-) -> Option<String> {
+fn power_loss(policy: FsyncPolicy, mistake: Mistake, seeds: std::ops::Range<u64>) -> Option<String> {
     for seed in seeds {
         for cut in 0.. {
             let disk = ModelDisk::default();
@@ -216,26 +194,16 @@ fn power_loss(
                 let after = after.after_power_loss(&mut random);
                 let first = recovered_map(&after);
                 if let Err(problem) = driver.check(&first) {
-                    return Some(format!(
-                        "seed {seed}, power lost in operation {cut}: {problem}"
-                    ));
+                    return Some(format!("seed {seed}, power lost in operation {cut}: {problem}"));
                 }
-                assert_eq!(
-                    first.ok(),
-                    recovered_map(&after).ok(),
-                    "recovery is repeatable"
-                );
+                assert_eq!(first.ok(), recovered_map(&after).ok(), "recovery is repeatable");
             }
         }
     }
     None
 }
 
-const POLICIES: [FsyncPolicy; 3] = [
-    FsyncPolicy::Always,
-    FsyncPolicy::Everysec,
-    FsyncPolicy::Never,
-];
+const POLICIES: [FsyncPolicy; 3] = [FsyncPolicy::Always, FsyncPolicy::Everysec, FsyncPolicy::Never];
 
 #[test]
 fn a_power_loss_takes_nothing_that_was_promised() {
@@ -248,22 +216,15 @@ fn a_power_loss_takes_nothing_that_was_promised() {
 #[ignore = "full size: a minute"]
 fn a_power_loss_takes_nothing_that_was_promised_full_size() {
     for policy in POLICIES {
-        assert_eq!(
-            power_loss(policy, Mistake::None, 100..160),
-            None,
-            "{policy:?}"
-        );
+        assert_eq!(power_loss(policy, Mistake::None, 100..160), None, "{policy:?}");
     }
 }
 
 #[test]
 fn planted_mistakes_are_noticed_by_the_power_loss_test() {
-    for mistake in [
-        Mistake::ReplyBeforeCommit,
-        Mistake::FsyncSkipped,
-        Mistake::DirectoryFsyncSkipped,
-        Mistake::DeleteBeforeRename,
-    ] {
+    for mistake in
+        [Mistake::ReplyBeforeCommit, Mistake::FsyncSkipped, Mistake::DirectoryFsyncSkipped, Mistake::DeleteBeforeRename]
+    {
         let noticed = power_loss(FsyncPolicy::Always, mistake, 0..20);
         assert!(noticed.is_some(), "{mistake:?} was not noticed");
     }
@@ -275,11 +236,7 @@ fn planted_mistakes_are_noticed_by_the_power_loss_test() {
 fn example_log(policy: FsyncPolicy) -> (Driver, Vec<(usize, Map)>, String) {
     let disk = ModelDisk::default();
     let mut driver = Driver::start(disk, policy, Mistake::None).unwrap();
-    let name = SegmentName {
-        number: 1,
-        kind: Kind::Log,
-    }
-    .to_string();
+    let name = SegmentName { number: 1, kind: Kind::Log }.to_string();
     let mut ends = Vec::new();
     let mut end_frame = |driver: &mut Driver| {
         driver.commit().unwrap();
@@ -321,11 +278,7 @@ fn a_log_cut_anywhere_recovers_a_prefix() {
                     continue;
                 }
                 let found = recovered_map(&ModelDisk::with(&[(&name, &torn)]));
-                assert_eq!(
-                    found.expect("starts"),
-                    map_at(&ends, len),
-                    "{len} + {zeros}"
-                );
+                assert_eq!(found.expect("starts"), map_at(&ends, len), "{len} + {zeros}");
             }
         }
     }
@@ -345,14 +298,12 @@ fn a_flipped_byte_is_noticed_or_cut_away() {
                 match &found {
                     // Nothing says that the last frame was synced; with `never` nothing was.
                     Ok(map) => assert!(
-                        *map == map_at(&ends, at)
-                            && (at >= last_frame || policy == FsyncPolicy::Never),
+                        *map == map_at(&ends, at) && (at >= last_frame || policy == FsyncPolicy::Never),
                         "byte {at} ^ {bits}: {map:?}"
                     ),
-                    Err(Error::Corrupt(message)) => assert!(
-                        message.contains(&name) && message.contains("--salvage"),
-                        "{message}"
-                    ),
+                    Err(Error::Corrupt(message)) => {
+                        assert!(message.contains(&name) && message.contains("--salvage"), "{message}")
+                    }
                     // The version.
                     Err(error) => assert!(error.to_string().contains("newer"), "{error}"),
                 }
@@ -376,10 +327,7 @@ fn the_checks_above_notice_when_checksums_are_not_checked() {
     let crc = crc32::crc32(salt, &bytes[start + 4..end]);
     bytes[start..start + 4].copy_from_slice(&crc.to_le_bytes());
     let found = recovered_map(&ModelDisk::with(&[(&name, &bytes)])).expect("looks good");
-    assert!(
-        ends.iter().all(|(_, map)| *map != found),
-        "a map that never was: {found:?}"
-    );
+    assert!(ends.iter().all(|(_, map)| *map != found), "a map that never was: {found:?}");
 }
 
 #[test]
@@ -387,23 +335,9 @@ fn a_log_that_is_not_the_last_must_be_whole() {
     let (driver, _, name) = example_log(FsyncPolicy::Never);
     let bytes = driver.disk.bytes(&name);
     let mut frame = Frame::default();
-    frame.push(
-        Entry::new(&Record {
-            version: Version {
-                time: 99,
-                origin: 1,
-            },
-            key: b"k",
-            value: None,
-        })
-        .bytes(),
-    );
+    frame.push(Entry::new(&Record { version: Version { time: 99, origin: 1 }, key: b"k", value: None }).bytes());
     let mut next = start_of_segment(Kind::Log, 7);
-    let next_name = SegmentName {
-        number: 3,
-        kind: Kind::Log,
-    }
-    .to_string();
+    let next_name = SegmentName { number: 3, kind: Kind::Log }.to_string();
     let torn = &bytes[..bytes.len() - 1];
     // An empty log may be there before the one below is on the disk; a frame in it may not.
     assert!(recovered_map(&ModelDisk::with(&[(&name, torn), (&next_name, &next)])).is_ok());
@@ -416,11 +350,7 @@ fn a_log_that_is_not_the_last_must_be_whole() {
 fn a_changed_or_cut_snapshot_is_noticed() {
     let (mut driver, ends, _) = example_log(FsyncPolicy::Always);
     driver.compact().unwrap();
-    let name = SegmentName {
-        number: 2,
-        kind: Kind::Snapshot,
-    }
-    .to_string();
+    let name = SegmentName { number: 2, kind: Kind::Snapshot }.to_string();
     let bytes = driver.disk.bytes(&name);
     let whole = recovered_map(&ModelDisk::with(&[(&name, &bytes)])).expect("whole");
     assert_eq!(whole, ends.last().unwrap().1);
@@ -443,10 +373,7 @@ fn refusing_to_start_touches_nothing_and_salvage_keeps_what_is_readable() {
     bytes[damaged_at] ^= 1;
     let disk = ModelDisk::with(&[(&name, &bytes), ("0000000000.log", b"old"), ("x.tmp", b"")]);
     let refused = recovered_map(&disk).expect_err("damaged").to_string();
-    assert!(
-        refused.contains(&format!("offset {}", ends[1].0)),
-        "{refused}"
-    );
+    assert!(refused.contains(&format!("offset {}", ends[1].0)), "{refused}");
     assert_eq!(disk.operations(), 0, "nothing touched");
 
     let disk = ModelDisk::with(&[(&name, &bytes)]);
@@ -481,10 +408,7 @@ fn a_newer_format_is_refused_and_nothing_touched() {
 fn a_full_disk_makes_read_only_until_a_snapshot_succeeds() {
     let (mut driver, _, _) = example_log(FsyncPolicy::Everysec);
     let promised = live(&driver.store);
-    driver.disk.set_faults(Faults {
-        space: Some(10),
-        ..Faults::default()
-    });
+    driver.disk.set_faults(Faults { space: Some(10), ..Faults::default() });
     driver.write("unknown", Some(vec![1; 50]));
     driver.commit().expect_err("full");
     assert!(driver.log.read_only_reason().is_some());
@@ -500,11 +424,7 @@ fn a_full_disk_makes_read_only_until_a_snapshot_succeeds() {
     driver.write("after", Some(vec![2]));
     driver.commit().expect("writable again");
     let found = recovered_map(&driver.disk).expect("starts");
-    assert_eq!(
-        found,
-        live(&driver.store),
-        "also what was shown while read-only"
-    );
+    assert_eq!(found, live(&driver.store), "also what was shown while read-only");
 }
 
 fn disk_files(disk: &ModelDisk) -> Vec<(&'static str, &'static [u8])> {
@@ -519,10 +439,7 @@ fn disk_files(disk: &ModelDisk) -> Vec<(&'static str, &'static [u8])> {
 #[test]
 fn a_failed_fsync_is_never_trusted_again() {
     let (mut driver, ends, _) = example_log(FsyncPolicy::Always);
-    driver.disk.set_faults(Faults {
-        fsync_fails: true,
-        ..Faults::default()
-    });
+    driver.disk.set_faults(Faults { fsync_fails: true, ..Faults::default() });
     driver.write("unknown", Some(vec![1]));
     driver.commit().expect_err("fsync failed");
     // The disk answers again, and a second fsync of the same file would succeed without having written anything.
@@ -569,14 +486,10 @@ fn a_record_is_in_the_buffer_or_in_a_frame() {
                 scope.spawn(move || {
                     for i in 0..500u64 {
                         let key = format!("{writer}:{}", i % 50);
-                        let stamp = |floor| Version {
-                            time: floor + 1,
-                            origin: writer,
-                        };
+                        let stamp = |floor| Version { time: floor + 1, origin: writer };
                         let value = i.to_le_bytes();
                         let journal = |record: &[u8]| log.append(record);
-                        let written =
-                            store.write(key.as_bytes(), Some(&value), false, stamp, journal);
+                        let written = store.write(key.as_bytes(), Some(&value), false, stamp, journal);
                         if i % 7 == 0 {
                             log.commit(written.position).expect("commits");
                         }
@@ -610,14 +523,10 @@ fn a_disk_that_fails_under_load_loses_nothing_promised() {
                     let (mut promised, mut number) = (0, 0u64);
                     while !done.load(Ordering::Relaxed) {
                         number += 1;
-                        let stamp = |floor| Version {
-                            time: floor + 1,
-                            origin: writer,
-                        };
+                        let stamp = |floor| Version { time: floor + 1, origin: writer };
                         let (key, value) = (writer.to_string(), number.to_le_bytes());
                         let journal = |record: &[u8]| log.append(record);
-                        let written =
-                            store.write(key.as_bytes(), Some(&value), false, stamp, journal);
+                        let written = store.write(key.as_bytes(), Some(&value), false, stamp, journal);
                         if log.commit(written.position).is_ok() {
                             promised = number;
                         }
@@ -635,12 +544,7 @@ fn a_disk_that_fails_under_load_loses_nothing_promised() {
                 let space = Some(random.below(2_000));
                 let fsync_fails = random.coin();
                 let fsync_slow = !fsync_fails;
-                disk.set_faults(Faults {
-                    space,
-                    fsync_fails,
-                    fsync_slow,
-                    ..Faults::default()
-                });
+                disk.set_faults(Faults { space, fsync_fails, fsync_slow, ..Faults::default() });
                 while log.read_only_reason().is_none() {
                     thread::yield_now();
                 }
@@ -653,18 +557,15 @@ fn a_disk_that_fails_under_load_loses_nothing_promised() {
                 }
             }
             done.store(true, Ordering::Relaxed);
-            writers
-                .into_iter()
-                .map(|writer| writer.join().unwrap())
-                .collect()
+            writers.into_iter().map(|writer| writer.join().unwrap()).collect()
         });
         for seed in 0..10 {
             let after = disk.after_power_loss(&mut Random(seed));
             let found = recovered_map(&after).expect("a power loss never keeps it from starting");
             for (writer, promised) in (0..).zip(&promised) {
-                let value: u64 = found.get(&format!("{writer}")).map_or(0, |value| {
-                    u64::from_le_bytes(value.as_slice().try_into().unwrap())
-                });
+                let value: u64 = found
+                    .get(&format!("{writer}"))
+                    .map_or(0, |value| u64::from_le_bytes(value.as_slice().try_into().unwrap()));
                 assert!(policy != FsyncPolicy::Always || value >= *promised);
             }
         }
@@ -676,12 +577,8 @@ fn orders(first: &[char], second: &[char]) -> Vec<String> {
     match (first, second) {
         ([], rest) | (rest, []) => vec![rest.iter().collect()],
         ([a, first_rest @ ..], [b, second_rest @ ..]) => {
-            let with_a = orders(first_rest, second)
-                .into_iter()
-                .map(|rest| format!("{a}{rest}"));
-            let with_b = orders(first, second_rest)
-                .into_iter()
-                .map(|rest| format!("{b}{rest}"));
+            let with_a = orders(first_rest, second).into_iter().map(|rest| format!("{a}{rest}"));
+            let with_b = orders(first, second_rest).into_iter().map(|rest| format!("{b}{rest}"));
             with_a.chain(with_b).collect()
         }
     }
@@ -708,17 +605,10 @@ fn is_lost(order: &str) -> bool {
 fn two_of_ten_orders_lose_a_record_when_append_and_merge_are_two_steps() {
     let all = orders(&['a', 'm'], &['r', 'c', 'd']);
     let lost: Vec<&String> = all.iter().filter(|order| is_lost(order)).collect();
-    assert_eq!(
-        (all.len(), lost),
-        (10, vec![&"arcmd".into(), &"arcdm".into()])
-    );
+    assert_eq!((all.len(), lost), (10, vec![&"arcmd".into(), &"arcdm".into()]));
     // Under one lock they are one step, and a copy rotates first: no order loses.
     let locked = orders(&['w'], &['r', 'c', 'd']);
-    assert!(
-        locked
-            .iter()
-            .all(|order| !is_lost(&order.replace('w', "am")))
-    );
+    assert!(locked.iter().all(|order| !is_lost(&order.replace('w', "am"))));
     // Copying before rotating would.
     let wrong = orders(&['w'], &['c', 'r', 'd']);
     assert!(wrong.iter().any(|order| is_lost(&order.replace('w', "am"))));
@@ -732,11 +622,7 @@ fn what_a_node_alone_deleted_is_gone_after_every_start() {
     driver.write("key", None);
     driver.commit().unwrap();
     driver.restart().unwrap();
-    assert_eq!(
-        driver.store.size(),
-        crate::store::Size::default(),
-        "no tombstone is left"
-    );
+    assert_eq!(driver.store.size(), crate::store::Size::default(), "no tombstone is left");
     driver.compact().unwrap();
     driver.restart().unwrap();
     assert_eq!(live(&driver.store), Map::new());

@@ -110,12 +110,7 @@ const FRAME_BYTES_KEPT: usize = 1024 * 1024;
 
 impl WriteAheadLog {
     /// Starts a new segment with this number, on top of `bytes` in older ones.
-    pub fn start(
-        files: Arc<dyn FileLayer>,
-        policy: FsyncPolicy,
-        number: u64,
-        bytes: u64,
-    ) -> io::Result<Self> {
+    pub fn start(files: Arc<dyn FileLayer>, policy: FsyncPolicy, number: u64, bytes: u64) -> io::Result<Self> {
         let segment = Segment::create(files.as_ref(), number)?;
         let counts = Counts::default();
         counts.bytes.store(bytes + segment.len, Ordering::Relaxed);
@@ -124,11 +119,7 @@ impl WriteAheadLog {
             policy,
             buffer: Mutex::default(),
             frame_done: Condvar::new(),
-            file: Mutex::new(Current {
-                segment: Some(segment),
-                next_number: number + 1,
-                spare: Frame::default(),
-            }),
+            file: Mutex::new(Current { segment: Some(segment), next_number: number + 1, spare: Frame::default() }),
             syncing: Mutex::default(),
             written: AtomicU64::default(),
             synced: AtomicU64::default(),
@@ -159,10 +150,7 @@ impl WriteAheadLog {
         }
         let mut buffer = lock(&self.buffer);
         while buffer.is_writing {
-            buffer = self
-                .frame_done
-                .wait(buffer)
-                .unwrap_or_else(PoisonError::into_inner);
+            buffer = self.frame_done.wait(buffer).unwrap_or_else(PoisonError::into_inner);
             if position <= self.safe() {
                 return Ok(());
             }
@@ -174,9 +162,7 @@ impl WriteAheadLog {
         drop(buffer);
         let result = match self.policy {
             FsyncPolicy::Always => self.sync(),
-            FsyncPolicy::Everysec | FsyncPolicy::Never => {
-                self.write_out(&mut lock(&self.file)).map(|_| ())
-            }
+            FsyncPolicy::Everysec | FsyncPolicy::Never => self.write_out(&mut lock(&self.file)).map(|_| ()),
         };
         lock(&self.buffer).is_writing = false;
         self.frame_done.notify_all();
@@ -241,11 +227,7 @@ impl WriteAheadLog {
         self.synced.fetch_max(position, Ordering::AcqRel);
         let replaced_bytes = self.counts.bytes.fetch_add(next.len, Ordering::Relaxed);
         current.segment = Some(next);
-        Ok(Cut {
-            snapshot_number,
-            replaced_bytes,
-            position,
-        })
+        Ok(Cut { snapshot_number, replaced_bytes, position })
     }
 
     /// Why the log cannot take anything, if it cannot.
@@ -261,11 +243,7 @@ impl WriteAheadLog {
         let mut buffer = lock(&self.buffer);
         buffer.full.clear();
         buffer.frame.clear(FRAME_BYTES_KEPT);
-        Cut {
-            snapshot_number,
-            replaced_bytes,
-            position: buffer.end,
-        }
+        Cut { snapshot_number, replaced_bytes, position: buffer.end }
     }
 
     /// The second half: with the map safe in the snapshot, goes on in a new log.
@@ -309,9 +287,7 @@ impl WriteAheadLog {
         let mut result = Ok(());
         if let Some(segment) = &mut current.segment {
             let frames = frames.iter_mut().chain([&mut current.spare]);
-            result = frames
-                .filter(|frame| !frame.is_empty())
-                .try_for_each(|frame| segment.append(frame, &self.counts));
+            result = frames.filter(|frame| !frame.is_empty()).try_for_each(|frame| segment.append(frame, &self.counts));
         }
         current.spare.clear(FRAME_BYTES_KEPT);
         if let Err(error) = result {
@@ -369,13 +345,7 @@ impl Segment {
         file.sync()?;
         files.sync_directory()?;
         let len = start.len() as u64;
-        Ok(Segment {
-            name,
-            file,
-            salt,
-            len,
-            synced: len,
-        })
+        Ok(Segment { name, file, salt, len, synced: len })
     }
 }
 

@@ -164,15 +164,7 @@ const fn new(
     on_lines: bool,
     summary: &'static str,
 ) -> Row {
-    Row {
-        name,
-        arguments,
-        arity,
-        keys,
-        writes,
-        on_lines,
-        summary,
-    }
+    Row { name, arguments, arity, keys, writes, on_lines, summary }
 }
 
 /// All commands, the everyday ones first.
@@ -219,9 +211,7 @@ pub const TABLE: &[Row] = &[
 
 /// The row of a command, in whatever case its name is written.
 pub fn row(name: &[u8]) -> Option<&'static Row> {
-    TABLE
-        .iter()
-        .find(|row| row.name.as_bytes().eq_ignore_ascii_case(name))
+    TABLE.iter().find(|row| row.name.as_bytes().eq_ignore_ascii_case(name))
 }
 
 /// Longer than every name; what is longer is unknown anyway.
@@ -238,30 +228,16 @@ impl<'a> Command<'a> {
         let word = |index| words.get(index);
         Ok(match (name, words.len()) {
             (b"GET", 2) => Command::Get { key: key(word(1))? },
-            (b"SET" | b"PUT", 3) => Command::Put {
-                key: key(word(1))?,
-                value: value(word(2))?,
-            },
+            (b"SET" | b"PUT", 3) => Command::Put { key: key(word(1))?, value: value(word(2))? },
             (b"SET" | b"PUT", 4..) => return Err(unsupported_option(word(0), word(3))),
             (b"DELETE", 2) => Command::Delete { key: key(word(1))? },
-            (b"DEL" | b"UNLINK", 2..) => Command::Del {
-                keys: keys(rest, 1)?,
-            },
-            (b"MGET", 2..) => Command::MGet {
-                keys: keys(rest, 1)?,
-            },
+            (b"DEL" | b"UNLINK", 2..) => Command::Del { keys: keys(rest, 1)? },
+            (b"MGET", 2..) => Command::MGet { keys: keys(rest, 1)? },
             (b"MSET", 3..) if rest.len().is_multiple_of(2) => {
-                rest.iter()
-                    .skip(1)
-                    .step_by(2)
-                    .try_for_each(|word| value(word).map(drop))?;
-                Command::MSet {
-                    pairs: keys(rest, 2)?,
-                }
+                rest.iter().skip(1).step_by(2).try_for_each(|word| value(word).map(drop))?;
+                Command::MSet { pairs: keys(rest, 2)? }
             }
-            (b"EXISTS", 2..) => Command::Exists {
-                keys: keys(rest, 1)?,
-            },
+            (b"EXISTS", 2..) => Command::Exists { keys: keys(rest, 1)? },
             (b"STRLEN", 2) => Command::StrLen { key: key(word(1))? },
             (b"TYPE", 2) => Command::Type { key: key(word(1))? },
             (b"DBSIZE", 1) => Command::DbSize,
@@ -275,35 +251,19 @@ impl<'a> Command<'a> {
                     .ok_or_else(|| Error::refused("timeout is not an integer or out of range"))?,
             },
             (b"INFO", 1) => Command::Info { section: None },
-            (b"INFO", 2) => Command::Info {
-                section: Some(word(1)),
-            },
+            (b"INFO", 2) => Command::Info { section: Some(word(1)) },
             (b"PEERS", 1) => Command::Peers,
             (b"PARTITION", 2) => Command::Partition { peer: word(1) },
             (b"HEAL", 1) => Command::Heal,
             (b"SHUTDOWN", 1) => Command::Shutdown,
             (b"SHUTDOWN", 2) => return Err(unsupported_option(word(0), word(1))),
             (b"PING", 1) => Command::Ping { message: None },
-            (b"PING", 2) => Command::Ping {
-                message: Some(word(1)),
-            },
+            (b"PING", 2) => Command::Ping { message: Some(word(1)) },
             (b"ECHO", 2) => Command::Echo { message: word(1) },
-            (b"AUTH", 2) => Command::Auth {
-                user: None,
-                password: word(1),
-            },
-            (b"AUTH", 3) => Command::Auth {
-                user: Some(word(1)),
-                password: word(2),
-            },
-            (b"HELLO", 1) => Command::Hello {
-                version: None,
-                options: rest,
-            },
-            (b"HELLO", 2..) => Command::Hello {
-                version: Some(word(1)),
-                options: words.from(2),
-            },
+            (b"AUTH", 2) => Command::Auth { user: None, password: word(1) },
+            (b"AUTH", 3) => Command::Auth { user: Some(word(1)), password: word(2) },
+            (b"HELLO", 1) => Command::Hello { version: None, options: rest },
+            (b"HELLO", 2..) => Command::Hello { version: Some(word(1)), options: words.from(2) },
             (b"COMMAND", 1) => Command::CommandList,
             (b"CLIENT" | b"COMMAND" | b"CONFIG" | b"FUNCTION" | b"PEER", 2..) => subcommand(words)?,
             (b"SELECT", 2) => Command::Select { index: word(1) },
@@ -318,37 +278,26 @@ impl<'a> Command<'a> {
 
     /// Whether it may be used before the password was given.
     pub fn allowed_without_password(&self) -> bool {
-        matches!(
-            self,
-            Command::Auth { .. } | Command::Hello { .. } | Command::Quit | Command::Reset
-        )
+        matches!(self, Command::Auth { .. } | Command::Hello { .. } | Command::Quit | Command::Reset)
     }
 
     /// Whether it may be used before the node serves clients: what is no business of the data.
     pub fn is_for_peers(&self) -> bool {
         use Command::*;
-        matches!(
-            self,
-            PeerHello { .. } | PeerDigests { .. } | PeerVersions { .. } | PeerMerge { .. }
-        ) || self.allowed_without_password()
+        matches!(self, PeerHello { .. } | PeerDigests { .. } | PeerVersions { .. } | PeerMerge { .. })
+            || self.allowed_without_password()
     }
 
     /// Whether it still works after `MULTI` was refused.
     pub fn allowed_after_multi(&self) -> bool {
-        matches!(
-            self,
-            Command::Multi | Command::Exec | Command::Discard | Command::Quit | Command::Reset
-        )
+        matches!(self, Command::Multi | Command::Exec | Command::Discard | Command::Quit | Command::Reset)
     }
 }
 
 /// The commands with a second word of their own.
 fn subcommand(words: Words<'_>) -> Result<Command<'_>> {
     let (mut first, mut second) = ([0; NAME_BYTES_MAX], [0; NAME_BYTES_MAX]);
-    let names = (
-        upper_case(words.get(0), &mut first),
-        upper_case(words.get(1), &mut second),
-    );
+    let names = (upper_case(words.get(0), &mut first), upper_case(words.get(1), &mut second));
     let rest = words.from(2);
     Ok(match (names, rest.len()) {
         ((b"CLIENT", b"SETINFO"), 2) => Command::ClientSetInfo,
@@ -359,22 +308,15 @@ fn subcommand(words: Words<'_>) -> Result<Command<'_>> {
         ((b"COMMAND", b"INFO"), _) => Command::CommandInfo { names: rest },
         ((b"COMMAND", b"DOCS"), _) => Command::CommandDocs { names: rest },
         ((b"CONFIG", b"GET"), 1..) => Command::ConfigGet { patterns: rest },
-        ((b"CONFIG", b"SET"), 2..) if rest.len().is_multiple_of(2) => {
-            Command::ConfigSet { pairs: rest }
-        }
+        ((b"CONFIG", b"SET"), 2..) if rest.len().is_multiple_of(2) => Command::ConfigSet { pairs: rest },
         ((b"FUNCTION", b"FLUSH"), 0) => Command::FunctionFlush,
         ((b"PEER", b"HELLO"), 7) => Command::PeerHello { words: rest },
         ((b"PEER", b"DIGESTS"), 0) => Command::PeerDigests { shard: None },
-        ((b"PEER", b"DIGESTS"), 1) => Command::PeerDigests {
-            shard: Some(below(rest.get(0), SHARDS)?),
-        },
-        ((b"PEER", b"VERSIONS"), 2) => Command::PeerVersions {
-            shard: below(rest.get(0), SHARDS)?,
-            bucket: below(rest.get(1), BUCKETS)?,
-        },
-        ((b"PEER", b"MERGE"), 1) => Command::PeerMerge {
-            records: rest.get(0),
-        },
+        ((b"PEER", b"DIGESTS"), 1) => Command::PeerDigests { shard: Some(below(rest.get(0), SHARDS)?) },
+        ((b"PEER", b"VERSIONS"), 2) => {
+            Command::PeerVersions { shard: below(rest.get(0), SHARDS)?, bucket: below(rest.get(1), BUCKETS)? }
+        }
+        ((b"PEER", b"MERGE"), 1) => Command::PeerMerge { records: rest.get(0) },
         ((b"PEER", b"FORGET"), 1) => Command::PeerForget { peer: rest.get(0) },
         _ => {
             let name = String::from_utf8_lossy(words.get(0)).to_uppercase();
@@ -405,11 +347,7 @@ fn scan(words: Words<'_>) -> Result<Command<'_>> {
             _ => return Err(unsupported_option(b"SCAN", option)),
         }
     }
-    Ok(Command::Scan {
-        cursor,
-        pattern,
-        count,
-    })
+    Ok(Command::Scan { cursor, pattern, count })
 }
 
 /// Checks a key.
@@ -417,18 +355,13 @@ fn key(word: &[u8]) -> Result<&[u8]> {
     match word.len() {
         0 => Err(Error::refused("key is empty")),
         1..=KEY_BYTES_MAX => Ok(word),
-        len => Err(Error::refused(format!(
-            "key too long: {len} bytes, at most {KEY_BYTES_MAX}"
-        ))),
+        len => Err(Error::refused(format!("key too long: {len} bytes, at most {KEY_BYTES_MAX}"))),
     }
 }
 
 /// Checks every `step`-th word as a key.
 fn keys(words: Words<'_>, step: usize) -> Result<Words<'_>> {
-    words
-        .iter()
-        .step_by(step)
-        .try_for_each(|word| key(word).map(drop))?;
+    words.iter().step_by(step).try_for_each(|word| key(word).map(drop))?;
     Ok(words)
 }
 
@@ -436,9 +369,7 @@ fn keys(words: Words<'_>, step: usize) -> Result<Words<'_>> {
 fn value(word: &[u8]) -> Result<&[u8]> {
     match word.len() {
         0..=VALUE_BYTES_MAX => Ok(word),
-        len => Err(Error::refused(format!(
-            "value too long: {len} bytes, at most {VALUE_BYTES_MAX}"
-        ))),
+        len => Err(Error::refused(format!("value too long: {len} bytes, at most {VALUE_BYTES_MAX}"))),
     }
 }
 
@@ -470,10 +401,7 @@ fn upper_case<'u>(name: &[u8], upper: &'u mut [u8; NAME_BYTES_MAX]) -> &'u [u8] 
 
 fn unsupported_option(command: &[u8], option: &[u8]) -> Error {
     let command = String::from_utf8_lossy(command).to_uppercase();
-    Error::refused(format!(
-        "syntax error: {command} has no option '{}' here, nothing was changed",
-        shortened(option)
-    ))
+    Error::refused(format!("syntax error: {command} has no option '{}' here, nothing was changed", shortened(option)))
 }
 
 /// As Redis words it: Lettuce and Jedis look for `ERR unknown command`.
@@ -490,18 +418,12 @@ fn no_such_command(words: Words<'_>) -> Error {
         }
         arguments.push_str(&format!("'{}' ", shortened(word)));
     }
-    Error::refused(format!(
-        "unknown command '{}', with args beginning with: {arguments}",
-        shortened(name)
-    ))
+    Error::refused(format!("unknown command '{}', with args beginning with: {arguments}", shortened(name)))
 }
 
 /// A client's bytes for an error message: printable, at most 128 bytes of them.
 fn shortened(word: &[u8]) -> String {
-    String::from_utf8_lossy(&word[..word.len().min(128)])
-        .chars()
-        .filter(|c| !c.is_control())
-        .collect()
+    String::from_utf8_lossy(&word[..word.len().min(128)]).chars().filter(|c| !c.is_control()).collect()
 }
 
 #[cfg(test)]
@@ -543,17 +465,9 @@ mod tests {
     #[test]
     fn the_wrong_number_of_words_is_said_as_redis_says_it() {
         for row in TABLE.iter().filter(|row| row.arity != -1) {
-            let words = if row.arity > 0 {
-                row.arity
-            } else {
-                -row.arity - 1
-            };
+            let words = if row.arity > 0 { row.arity } else { -row.arity - 1 };
             let line = format!("{}{}", row.name, " x".repeat(words as usize));
-            let line = if row.arity > 0 {
-                line
-            } else {
-                row.name.to_string()
-            };
+            let line = if row.arity > 0 { line } else { row.name.to_string() };
             let result = parse(&line);
             let refused = result.is_err();
             assert!(refused, "{line}: {result:?}");
@@ -565,28 +479,16 @@ mod tests {
     #[test]
     fn an_unknown_command_is_said_as_redis_says_it() {
         let message = parse("foo bar baz").expect_err("unknown").to_string();
-        assert_eq!(
-            message,
-            "unknown command 'foo', with args beginning with: 'bar' 'baz' "
-        );
+        assert_eq!(message, "unknown command 'foo', with args beginning with: 'bar' 'baz' ");
         let long = "x".repeat(100_000);
-        assert!(
-            parse(&format!("{long} {long}"))
-                .expect_err("unknown")
-                .to_string()
-                .len()
-                < 500
-        );
+        assert!(parse(&format!("{long} {long}")).expect_err("unknown").to_string().len() < 500);
     }
 
     #[test]
     fn an_option_we_do_not_have_is_named() {
-        for (line, option) in [
-            ("SET k v EX 10", "EX"),
-            ("SET k v NX", "NX"),
-            ("SCAN 0 TYPE string", "TYPE"),
-            ("FLUSHALL ASYNC", "ASYNC"),
-        ] {
+        for (line, option) in
+            [("SET k v EX 10", "EX"), ("SET k v NX", "NX"), ("SCAN 0 TYPE string", "TYPE"), ("FLUSHALL ASYNC", "ASYNC")]
+        {
             let message = parse(line).expect_err("no such option").to_string();
             assert!(message.contains(&format!("'{option}'")), "{message}");
         }

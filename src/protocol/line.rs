@@ -30,12 +30,7 @@ pub struct Parser {
 
 impl Parser {
     /// Length of the first line with its end, or `None` until it is all there.
-    pub fn line_end(
-        &mut self,
-        bytes: &[u8],
-        limits: &Limits,
-        authenticated: bool,
-    ) -> Result<Option<usize>> {
+    pub fn line_end(&mut self, bytes: &[u8], limits: &Limits, authenticated: bool) -> Result<Option<usize>> {
         let found = bytes[self.scanned..].iter().position(|&byte| byte == b'\n');
         let len = found.map_or(bytes.len(), |at| self.scanned + at);
         if !authenticated && len > limits.unauthenticated_bytes_max {
@@ -43,10 +38,7 @@ impl Parser {
         }
         if len > limits.line_bytes_max {
             let message = format!("line too long: at most {} bytes", limits.line_bytes_max);
-            return Err(Error::Protocol(Refusal {
-                code: "ERR",
-                message,
-            }));
+            return Err(Error::Protocol(Refusal { code: "ERR", message }));
         }
         self.scanned = if found.is_some() { 0 } else { bytes.len() };
         Ok(found.map(|_| len + 1))
@@ -57,9 +49,7 @@ impl Parser {
         let (name, rest) = split_at_space(line);
         if name.eq_ignore_ascii_case(b"PUT") {
             let (key, Some(value)) = split_at_space(rest.unwrap_or_default()) else {
-                return Err(Error::refused(
-                    "PUT needs a key and a value: PUT <key> <value>",
-                ));
+                return Err(Error::refused("PUT needs a key and a value: PUT <key> <value>"));
             };
             return self.words([name, key, value], line);
         }
@@ -82,25 +72,18 @@ impl Parser {
         }
         let words = Words::new(line, &self.spans);
         match row {
-            Some(row) if row.name == "SET" && words.len() > 3 => Err(Error::refused(
-                "SET takes one word as value here; PUT takes the rest of the line",
-            )),
+            Some(row) if row.name == "SET" && words.len() > 3 => {
+                Err(Error::refused("SET takes one word as value here; PUT takes the rest of the line"))
+            }
             Some(row) if matches!(row.name, "GET" | "DELETE") && words.len() != 2 => {
-                Err(Error::refused(format!(
-                    "{0} takes one key and nothing after it: {0} <key>",
-                    row.name
-                )))
+                Err(Error::refused(format!("{0} takes one key and nothing after it: {0} <key>", row.name)))
             }
             _ => Command::parse(words),
         }
     }
 
     /// A command of exactly these pieces of `line`.
-    fn words<'a, const N: usize>(
-        &'a mut self,
-        pieces: [&[u8]; N],
-        line: &'a [u8],
-    ) -> Result<Command<'a>> {
+    fn words<'a, const N: usize>(&'a mut self, pieces: [&[u8]; N], line: &'a [u8]) -> Result<Command<'a>> {
         self.spans.clear();
         let mut start = 0;
         for piece in pieces {
@@ -138,18 +121,12 @@ pub enum HttpLike {
 /// Whether a line is, or imitates, HTTP. Any line may be an imitation (`POST …`, `Host: …`), as a
 /// browser can be made to send lines of its master's choice after those; only a first line is a request.
 pub fn is_http_like(line: &[u8], is_first: bool, limits: &Limits) -> HttpLike {
-    let starts = |word: &[u8]| {
-        line.get(..word.len())
-            .is_some_and(|start| start.eq_ignore_ascii_case(word))
-    };
+    let starts = |word: &[u8]| line.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
     if is_first && line.len() <= limits.http_line_bytes_max {
         let mut words = line.rsplitn(2, |&byte| byte == b' ');
         let (version, before) = (words.next().unwrap_or_default(), words.next());
         if let (Some(digits), Some(before)) = (version.strip_prefix(b"HTTP/"), before) {
-            let is_version = digits
-                .iter()
-                .all(|byte| byte.is_ascii_digit() || *byte == b'.')
-                && !digits.is_empty();
+            let is_version = digits.iter().all(|byte| byte.is_ascii_digit() || *byte == b'.') && !digits.is_empty();
             let (method, target) = split_at_space(before);
             let target = target.unwrap_or_default();
             let is_request = matches!(digits, b"1.0" | b"1.1")
@@ -164,11 +141,7 @@ pub fn is_http_like(line: &[u8], is_first: bool, limits: &Limits) -> HttpLike {
             }
         }
     }
-    if starts(b"POST ") || starts(b"Host:") {
-        HttpLike::Attack
-    } else {
-        HttpLike::No
-    }
+    if starts(b"POST ") || starts(b"Host:") { HttpLike::Attack } else { HttpLike::No }
 }
 
 /// Writes results as lines.
@@ -207,9 +180,7 @@ impl Reply for LineReply<'_> {
 
     /// Ends with an empty line, so it has none within.
     fn text(&mut self, text: &str) {
-        text.lines()
-            .filter(|line| !line.is_empty())
-            .for_each(|line| self.line(line.as_bytes()));
+        text.lines().filter(|line| !line.is_empty()).for_each(|line| self.line(line.as_bytes()));
         self.line(b"");
     }
 
@@ -282,11 +253,7 @@ mod tests {
         assert_eq!(like("PUT /keys/a HTTP/1.0", true), HttpLike::Request);
         assert_eq!(like("GET / HTTP/2.0", true), HttpLike::Attack);
         assert_eq!(like("PUT k v HTTP/1.1", true), HttpLike::Attack);
-        assert_eq!(
-            like("PUT k v HTTP/1.1", false),
-            HttpLike::No,
-            "only a first line: this is a value"
-        );
+        assert_eq!(like("PUT k v HTTP/1.1", false), HttpLike::No, "only a first line: this is a value");
         assert_eq!(like("PUT k HTTP/x", true), HttpLike::No);
         assert_eq!(like("POST /x", false), HttpLike::Attack);
         assert_eq!(like("host: localhost", false), HttpLike::Attack);
@@ -295,36 +262,12 @@ mod tests {
 
     #[test]
     fn long_lines_are_refused_before_they_are_kept() {
-        let limits = Limits {
-            line_bytes_max: 8,
-            unauthenticated_bytes_max: 4,
-            ..Limits::default()
-        };
-        assert_eq!(
-            Parser::default()
-                .line_end(b"GET 1234\n", &limits, true)
-                .expect("fits"),
-            Some(9)
-        );
-        assert_eq!(
-            Parser::default()
-                .line_end(b"GET 1234", &limits, true)
-                .expect("fits"),
-            None
-        );
-        assert!(
-            Parser::default()
-                .line_end(b"GET 12345", &limits, true)
-                .is_err()
-        );
-        assert!(
-            Parser::default()
-                .line_end(b"GET 12345\n", &limits, true)
-                .is_err()
-        );
-        let refused = Parser::default()
-            .line_end(b"GET 1", &limits, false)
-            .expect_err("too long without a password");
+        let limits = Limits { line_bytes_max: 8, unauthenticated_bytes_max: 4, ..Limits::default() };
+        assert_eq!(Parser::default().line_end(b"GET 1234\n", &limits, true).expect("fits"), Some(9));
+        assert_eq!(Parser::default().line_end(b"GET 1234", &limits, true).expect("fits"), None);
+        assert!(Parser::default().line_end(b"GET 12345", &limits, true).is_err());
+        assert!(Parser::default().line_end(b"GET 12345\n", &limits, true).is_err());
+        let refused = Parser::default().line_end(b"GET 1", &limits, false).expect_err("too long without a password");
         assert_eq!(refused.to_string(), "Authentication required.");
     }
 }

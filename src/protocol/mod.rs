@@ -90,9 +90,7 @@ pub fn choose(bytes: &[u8]) -> Result<Option<Choice>> {
         [] | [b'\r'] => Ok(None),
         [b'*', ..] => Ok(Some(Choice::Resp)),
         [first, ..] if first.is_ascii_alphabetic() => Ok(Some(Choice::Line)),
-        [0x16, ..] => Err(Error::protocol(
-            "this looks like TLS, which is not spoken here; connect without it",
-        )),
+        [0x16, ..] => Err(Error::protocol("this looks like TLS, which is not spoken here; connect without it")),
         [first, ..] => Err(Error::protocol(format!(
             "a request starts with '*' (RESP) or a letter (lines, HTTP), not with '{}'",
             first.escape_ascii()
@@ -110,15 +108,7 @@ mod tests {
         assert_eq!(choose(b"\r").expect("undecided"), None);
         assert_eq!(choose(b"*").expect("RESP"), Some(Choice::Resp));
         assert_eq!(choose(b"g").expect("lines"), Some(Choice::Line));
-        for bad in [
-            &b"$5"[..],
-            b"\x16\x03\x01",
-            b"\0",
-            b"\xff",
-            b"\rx",
-            b"1",
-            b" GET k",
-        ] {
+        for bad in [&b"$5"[..], b"\x16\x03\x01", b"\0", b"\xff", b"\rx", b"1", b" GET k"] {
             let message = choose(bad).expect_err("not a protocol").to_string();
             assert!(message.starts_with("Protocol error: "), "{message}");
         }

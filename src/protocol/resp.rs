@@ -49,12 +49,7 @@ impl Parser {
     /// Length of the first request in `bytes`, or `None` until it is all there. `bytes` starts at
     /// a request and only ever grows until the request is complete. Its words are then
     /// [`Parser::words`]; a request of no words asks for nothing and gets no reply.
-    pub fn parse(
-        &mut self,
-        bytes: &[u8],
-        limits: &Limits,
-        authenticated: bool,
-    ) -> Result<Option<usize>> {
+    pub fn parse(&mut self, bytes: &[u8], limits: &Limits, authenticated: bool) -> Result<Option<usize>> {
         loop {
             let progress = match self.state {
                 State::Start => {
@@ -91,20 +86,14 @@ impl Parser {
             [] | [b'\r'] => return Ok(false),
             [b'*', ..] => {}
             [other, ..] => {
-                return Err(Error::protocol(format!(
-                    "expected '*', got '{}'",
-                    other.escape_ascii()
-                )));
+                return Err(Error::protocol(format!("expected '*', got '{}'", other.escape_ascii())));
             }
         }
-        let Some((len, after)) = header_line(bytes, 0, limits, "too big mbulk count string")?
-        else {
+        let Some((len, after)) = header_line(bytes, 0, limits, "too big mbulk count string")? else {
             return Ok(false);
         };
         // A negative count asks for nothing, as in Redis.
-        let len = len
-            .ok_or_else(|| Error::protocol("invalid multibulk length"))?
-            .max(0) as u64;
+        let len = len.ok_or_else(|| Error::protocol("invalid multibulk length"))?.max(0) as u64;
         if len > limits.request_elements_max as u64 {
             return Err(Error::protocol("invalid multibulk length"));
         }
@@ -116,45 +105,25 @@ impl Parser {
         Ok(true)
     }
 
-    fn header(
-        &mut self,
-        bytes: &[u8],
-        left: usize,
-        limits: &Limits,
-        authenticated: bool,
-    ) -> Result<bool> {
+    fn header(&mut self, bytes: &[u8], left: usize, limits: &Limits, authenticated: bool) -> Result<bool> {
         match bytes.get(self.position) {
             None => return Ok(false),
             Some(b'$') => {}
             Some(other) => {
-                return Err(Error::protocol(format!(
-                    "expected '$', got '{}'",
-                    other.escape_ascii()
-                )));
+                return Err(Error::protocol(format!("expected '$', got '{}'", other.escape_ascii())));
             }
         }
-        let Some((len, after)) =
-            header_line(bytes, self.position, limits, "too big bulk count string")?
-        else {
+        let Some((len, after)) = header_line(bytes, self.position, limits, "too big bulk count string")? else {
             return Ok(false);
         };
         let len = len.and_then(|len| usize::try_from(len).ok());
-        let len_max = if self.is_merge(bytes, left) {
-            limits.merge_bytes_max
-        } else {
-            limits.value_bytes_max
-        };
-        let len = len
-            .filter(|len| *len <= len_max)
-            .ok_or_else(|| Error::protocol("invalid bulk length"))?;
+        let len_max = if self.is_merge(bytes, left) { limits.merge_bytes_max } else { limits.value_bytes_max };
+        let len = len.filter(|len| *len <= len_max).ok_or_else(|| Error::protocol("invalid bulk length"))?;
         if !authenticated && len > limits.unauthenticated_bytes_max {
             return Err(Error::Protocol(no_auth()));
         }
         if after + len > limits.request_bytes_max {
-            let message = format!(
-                "request too long: at most {} bytes",
-                limits.request_bytes_max
-            );
+            let message = format!("request too long: at most {} bytes", limits.request_bytes_max);
             return Err(Error::protocol(message));
         }
         self.position = after;
@@ -195,20 +164,11 @@ const SPANS_KEPT: usize = 256;
 
 /// Reads the header line at `start`: the number behind its first byte (`None` if it is no number)
 /// and where the next line starts. `None` until the line is complete.
-fn header_line(
-    bytes: &[u8],
-    start: usize,
-    limits: &Limits,
-    too_long: &str,
-) -> Result<Option<(Option<i64>, usize)>> {
+fn header_line(bytes: &[u8], start: usize, limits: &Limits, too_long: &str) -> Result<Option<(Option<i64>, usize)>> {
     let line = &bytes[start..bytes.len().min(start + limits.header_bytes_max)];
     let Some(end) = line.iter().position(|&byte| byte == b'\r') else {
         let full = line.len() == limits.header_bytes_max;
-        return if full {
-            Err(Error::protocol(too_long))
-        } else {
-            Ok(None)
-        };
+        return if full { Err(Error::protocol(too_long)) } else { Ok(None) };
     };
     match bytes.get(start + end + 1) {
         None => Ok(None),
@@ -236,10 +196,7 @@ pub fn decimal(digits: &[u8]) -> Option<i64> {
 
 /// The answer to everything before the password.
 pub fn no_auth() -> Refusal {
-    Refusal {
-        code: "NOAUTH",
-        message: "Authentication required.".into(),
-    }
+    Refusal { code: "NOAUTH", message: "Authentication required.".into() }
 }
 
 /// Writes results in RESP.
@@ -283,8 +240,7 @@ impl Reply for RespReply<'_> {
     }
 
     fn error(&mut self, refusal: &Refusal) {
-        self.out
-            .extend_from_slice(format!("-{} {}\r\n", refusal.code, refusal.message).as_bytes());
+        self.out.extend_from_slice(format!("-{} {}\r\n", refusal.code, refusal.message).as_bytes());
     }
 
     fn text(&mut self, text: &str) {
@@ -342,38 +298,16 @@ mod tests {
 
     fn parse(bytes: &[u8]) -> std::result::Result<Option<(usize, Vec<String>)>, String> {
         let mut parser = Parser::default();
-        let len = parser
-            .parse(bytes, &Limits::default(), true)
-            .map_err(|error| error.to_string())?;
-        Ok(len.map(|len| {
-            (
-                len,
-                parser
-                    .words(bytes)
-                    .iter()
-                    .map(|word| word.escape_ascii().to_string())
-                    .collect(),
-            )
-        }))
+        let len = parser.parse(bytes, &Limits::default(), true).map_err(|error| error.to_string())?;
+        Ok(len.map(|len| (len, parser.words(bytes).iter().map(|word| word.escape_ascii().to_string()).collect())))
     }
 
     #[test]
     fn a_request_is_its_words() {
-        let words = |words: &[&str]| {
-            words
-                .iter()
-                .map(|word| word.to_string())
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(
-            parse(b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\nrest"),
-            Ok(Some((20, words(&["GET", "k"]))))
-        );
+        let words = |words: &[&str]| words.iter().map(|word| word.to_string()).collect::<Vec<_>>();
+        assert_eq!(parse(b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\nrest"), Ok(Some((20, words(&["GET", "k"])))));
         assert_eq!(parse(b"\r\n*1\r\n$4\r\nPING\r\n"), Ok(Some((2, vec![]))));
-        assert_eq!(
-            parse(b"*1\r\n$4\r\n\r\n\0\xff\r\n"),
-            Ok(Some((14, words(&["\\r\\n\\x00\\xff"]))))
-        );
+        assert_eq!(parse(b"*1\r\n$4\r\n\r\n\0\xff\r\n"), Ok(Some((14, words(&["\\r\\n\\x00\\xff"])))));
         assert_eq!(parse(b"*0\r\n"), Ok(Some((4, vec![]))));
         assert_eq!(parse(b"*-10\r\n"), Ok(Some((6, vec![]))));
     }
@@ -398,29 +332,19 @@ mod tests {
         ] {
             match parse(bytes) {
                 Err(error) => assert_eq!(error, format!("Protocol error: {message}")),
-                Ok(found) => assert!(
-                    message.is_empty() && found.is_some(),
-                    "{}",
-                    bytes.escape_ascii()
-                ),
+                Ok(found) => assert!(message.is_empty() && found.is_some(), "{}", bytes.escape_ascii()),
             }
         }
         let long = [&b"*1\r\n$"[..], &[b'1'; 80]].concat();
-        assert_eq!(
-            parse(&long),
-            Err("Protocol error: too big bulk count string".into())
-        );
+        assert_eq!(parse(&long), Err("Protocol error: too big bulk count string".into()));
     }
 
     #[test]
     fn before_the_password_little_is_read() {
         let limits = Limits::default();
-        for (bytes, refused) in [
-            (&b"*11\r\n"[..], true),
-            (b"*10\r\n", false),
-            (b"*1\r\n$16385\r\n", true),
-            (b"*1\r\n$16384\r\n", false),
-        ] {
+        for (bytes, refused) in
+            [(&b"*11\r\n"[..], true), (b"*10\r\n", false), (b"*1\r\n$16385\r\n", true), (b"*1\r\n$16384\r\n", false)]
+        {
             let result = Parser::default().parse(bytes, &limits, false);
             assert_eq!(result.is_err(), refused, "{}", bytes.escape_ascii());
         }
@@ -428,28 +352,17 @@ mod tests {
 
     #[test]
     fn a_request_has_a_limit_as_a_whole() {
-        let limits = Limits {
-            request_bytes_max: 40,
-            ..Limits::default()
-        };
+        let limits = Limits { request_bytes_max: 40, ..Limits::default() };
         let bytes = b"*3\r\n$9\r\n123456789\r\n$9\r\n123456789\r\n$9\r\n";
-        let error = Parser::default()
-            .parse(bytes, &limits, true)
-            .expect_err("too long");
-        assert_eq!(
-            error.to_string(),
-            "Protocol error: request too long: at most 40 bytes"
-        );
+        let error = Parser::default().parse(bytes, &limits, true).expect_err("too long");
+        assert_eq!(error.to_string(), "Protocol error: request too long: at most 40 bytes");
     }
 
     #[test]
     fn null_has_the_form_of_the_version() {
         for (version, expected) in [(2, &b"*1\r\n$-1\r\n*2\r\n"[..]), (3, b"*1\r\n_\r\n%1\r\n")] {
             let mut out = Vec::new();
-            let mut reply = RespReply {
-                out: &mut out,
-                version,
-            };
+            let mut reply = RespReply { out: &mut out, version };
             reply.array(1);
             reply.value(None);
             reply.map(1);

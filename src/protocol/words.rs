@@ -11,10 +11,7 @@ pub struct Span {
 impl Span {
     /// The bytes from `start` to before `end`.
     pub fn new(start: usize, end: usize) -> Self {
-        Span {
-            start: start as u32,
-            end: end as u32,
-        }
+        Span { start: start as u32, end: end as u32 }
     }
 }
 
@@ -50,18 +47,13 @@ impl<'a> Words<'a> {
 
     /// The words from `index` on.
     pub fn from(&self, index: usize) -> Words<'a> {
-        Words {
-            bytes: self.bytes,
-            spans: &self.spans[index..],
-        }
+        Words { bytes: self.bytes, spans: &self.spans[index..] }
     }
 
     /// All words in order.
     pub fn iter(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         let bytes = self.bytes;
-        self.spans
-            .iter()
-            .map(move |span| &bytes[span.start as usize..span.end as usize])
+        self.spans.iter().map(move |span| &bytes[span.start as usize..span.end as usize])
     }
 }
 

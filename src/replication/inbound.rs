@@ -20,16 +20,11 @@ pub struct Peer {
 impl Peer {
     /// Does something that only the newest connection of a node may do.
     pub fn while_current<T>(&self, act: impl FnOnce() -> Result<T>) -> Result<T> {
-        let is_current = self
-            .is_current
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let is_current = self.is_current.lock().unwrap_or_else(PoisonError::into_inner);
         if *is_current {
             return act();
         }
-        Err(Error::refused(
-            "this node has a newer connection, or was cut off; say PEER HELLO again",
-        ))
+        Err(Error::refused("this node has a newer connection, or was cut off; say PEER HELLO again"))
     }
 
     fn end(&self) {
@@ -45,12 +40,8 @@ pub struct Inbound(Mutex<HashMap<u64, Arc<Peer>>>);
 impl Inbound {
     /// A node introduced itself on `socket`: its older connections end.
     pub fn greeted(&self, id: u64, address: &str, socket: &Arc<TcpStream>) -> Arc<Peer> {
-        let peer = Arc::new(Peer {
-            id,
-            address: address.into(),
-            socket: Arc::clone(socket),
-            is_current: Mutex::new(true),
-        });
+        let peer =
+            Arc::new(Peer { id, address: address.into(), socket: Arc::clone(socket), is_current: Mutex::new(true) });
         let before = lock(&self.0).insert(id, Arc::clone(&peer));
         if let Some(before) = before {
             *lock(&before.is_current) = false;

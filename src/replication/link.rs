@@ -243,12 +243,7 @@ impl Link {
 
     /// Takes the replies to the requests of the last step; the introduction if they were HELLO's. An
     /// error means that the connection is of no use.
-    pub fn take(
-        &mut self,
-        requests: &[Request],
-        replies: Vec<Reply>,
-        view: View,
-    ) -> Result<Option<Introduction>> {
+    pub fn take(&mut self, requests: &[Request], replies: Vec<Reply>, view: View) -> Result<Option<Introduction>> {
         if !std::mem::take(&mut self.is_waiting_for_replies) || requests.len() != replies.len() {
             return Err(Error::Corrupt("a reply that nobody asked for".into()));
         }
@@ -345,10 +340,7 @@ impl Link {
     fn take_change(&mut self, queue: &Queue) -> Option<Change> {
         let change = self.head.take().or_else(|| queue.take().ok())?;
         self.taken += 1;
-        self.oldest_ms = Some(
-            self.oldest_ms
-                .map_or(change.at_ms, |at| at.min(change.at_ms)),
-        );
+        self.oldest_ms = Some(self.oldest_ms.map_or(change.at_ms, |at| at.min(change.at_ms)));
         Some(change)
     }
 

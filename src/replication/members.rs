@@ -116,11 +116,7 @@ impl Members {
             if let Some(contact) = members.by_address(seed) {
                 contact.is_seed = true;
             } else {
-                members.add(Contact {
-                    addresses: vec![seed.clone()],
-                    is_seed: true,
-                    ..Contact::default()
-                });
+                members.add(Contact { addresses: vec![seed.clone()], is_seed: true, ..Contact::default() });
             }
         }
         members
@@ -139,9 +135,7 @@ impl Members {
     /// Ids and addresses of the members: what is told to others.
     pub fn members(&self) -> Vec<(u64, String)> {
         let known = self.contacts.values();
-        known
-            .filter_map(|contact| Some((contact.id?, contact.addresses[0].clone())))
-            .collect()
+        known.filter_map(|contact| Some((contact.id?, contact.addresses[0].clone()))).collect()
     }
 
     /// What must survive a restart.
@@ -151,10 +145,7 @@ impl Members {
             let address = contact.addresses[0].clone();
             Some((contact.id?, address, contact.is_durable))
         };
-        Stored {
-            members: known.filter_map(member).collect(),
-            bans: self.bans(),
-        }
+        Stored { members: known.filter_map(member).collect(), bans: self.bans() }
     }
 
     /// The banned ids.
@@ -167,10 +158,7 @@ impl Members {
     pub fn holders(&self) -> BTreeSet<u64> {
         let may_hold = |contact: &&Contact| contact.id.is_some() || contact.introduced_as.is_some();
         let contacts = self.contacts.iter();
-        contacts
-            .filter(|(_, contact)| may_hold(contact))
-            .map(|(number, _)| *number)
-            .collect()
+        contacts.filter(|(_, contact)| may_hold(contact)).map(|(number, _)| *number).collect()
     }
 
     /// Somebody connected and introduced itself. Whether it may stay; an error says why not.
@@ -217,10 +205,7 @@ impl Members {
                 || contact.addresses.iter().any(|known| known == address)
         };
         let contacts = self.contacts.iter();
-        contacts
-            .filter(|(_, contact)| is_it(contact))
-            .map(|(number, _)| *number)
-            .collect()
+        contacts.filter(|(_, contact)| is_it(contact)).map(|(number, _)| *number).collect()
     }
 
     /// Tells under which address this node can be reached, or why not.
@@ -238,12 +223,8 @@ impl Members {
             contact.addresses.iter().any(|address| address == target)
                 || id.is_some() && (contact.id == id || contact.introduced_as == id)
         };
-        let meant: Vec<u64> = self
-            .contacts
-            .iter()
-            .filter(|(_, contact)| is_meant(contact))
-            .map(|(number, _)| *number)
-            .collect();
+        let meant: Vec<u64> =
+            self.contacts.iter().filter(|(_, contact)| is_meant(contact)).map(|(number, _)| *number).collect();
         if meant.is_empty() && id.is_none() {
             return Err(no_such_peer(target));
         }
@@ -263,18 +244,16 @@ impl Members {
             return Ok(());
         }
         let id = parse_id(target);
-        let contact = self.contacts.values().find(|contact| {
-            contact.addresses.iter().any(|known| known == target)
-                || id.is_some() && contact.id == id
-        });
+        let contact = self
+            .contacts
+            .values()
+            .find(|contact| contact.addresses.iter().any(|known| known == target) || id.is_some() && contact.id == id);
         let Some(contact) = contact else {
             return Err(no_such_peer(target));
         };
         let names = contact.addresses.iter().cloned();
         self.cut.names.extend(names);
-        self.cut
-            .names
-            .extend(contact.id.map(|id| format!("{id:016x}")));
+        self.cut.names.extend(contact.id.map(|id| format!("{id:016x}")));
         Ok(())
     }
 
@@ -289,10 +268,7 @@ impl Members {
             return false;
         };
         let id = contact.id.or(contact.introduced_as);
-        contact
-            .addresses
-            .iter()
-            .any(|address| self.is_cut_off(id, address))
+        contact.addresses.iter().any(|address| self.is_cut_off(id, address))
     }
 
     /// Whether whoever says that this is its id and address is behind a partition.
@@ -361,10 +337,7 @@ impl Members {
             let duplicate = self.contacts.remove(&number).unwrap_or_default();
             if let Some(kept) = self.contacts.get_mut(&other) {
                 kept.is_seed |= duplicate.is_seed;
-                duplicate
-                    .addresses
-                    .iter()
-                    .for_each(|address| kept.add_address(address, false));
+                duplicate.addresses.iter().for_each(|address| kept.add_address(address, false));
             }
             return Verdict::Gone;
         }
@@ -391,23 +364,15 @@ impl Members {
             return Ok(());
         }
         if self.contacts.len() >= self.contacts_max {
-            return Err(Error::refused(format!(
-                "there are {} peers already, the most a node has",
-                self.contacts_max
-            )));
+            return Err(Error::refused(format!("there are {} peers already, the most a node has", self.contacts_max)));
         }
-        self.add(Contact {
-            addresses: vec![address.into()],
-            introduced_as: Some(id),
-            ..Contact::default()
-        });
+        self.add(Contact { addresses: vec![address.into()], introduced_as: Some(id), ..Contact::default() });
         Ok(())
     }
 
     fn ban(&mut self, id: u64) {
         self.bans.insert(id);
-        self.contacts
-            .retain(|_, contact| contact.id != Some(id) && contact.introduced_as != Some(id));
+        self.contacts.retain(|_, contact| contact.id != Some(id) && contact.introduced_as != Some(id));
     }
 
     fn add(&mut self, contact: Contact) {
@@ -416,13 +381,10 @@ impl Members {
     }
 
     fn find(&self, id: u64) -> Option<u64> {
-        let is_it = |contact: &Contact| {
-            contact.id == Some(id) || contact.id.is_none() && contact.introduced_as == Some(id)
-        };
+        let is_it =
+            |contact: &Contact| contact.id == Some(id) || contact.id.is_none() && contact.introduced_as == Some(id);
         let mut contacts = self.contacts.iter();
-        contacts
-            .find(|(_, contact)| is_it(contact))
-            .map(|(number, _)| *number)
+        contacts.find(|(_, contact)| is_it(contact)).map(|(number, _)| *number)
     }
 
     fn by_address(&mut self, address: &str) -> Option<&mut Contact> {
@@ -444,9 +406,7 @@ impl Contact {
 }
 
 fn no_such_peer(target: &str) -> Error {
-    Error::refused(format!(
-        "no peer has the address or id '{target}'; PEERS lists them"
-    ))
+    Error::refused(format!("no peer has the address or id '{target}'; PEERS lists them"))
 }
 
 /// An id as it is written: 16 hex digits.
@@ -486,23 +446,15 @@ mod tests {
     }
 
     fn durable(node_id: u64, address: &str) -> Introduction {
-        Introduction {
-            is_durable: true,
-            ..says(node_id, address)
-        }
+        Introduction { is_durable: true, ..says(node_id, address) }
     }
 
     #[test]
     fn a_seed_that_is_this_node_disappears_and_a_peer_that_leads_here_is_shown() {
         let mut members = members(&["alias:1"]);
-        assert_eq!(
-            members.answered(1, "alias:1", &says(1, "n1:1")),
-            Verdict::Gone
-        );
+        assert_eq!(members.answered(1, "alias:1", &says(1, "n1:1")), Verdict::Gone);
         assert!(members.contacts().is_empty());
-        members
-            .heard(&says(2, "n1:1"))
-            .expect("it may have the right address later");
+        members.heard(&says(2, "n1:1")).expect("it may have the right address later");
         let verdict = members.answered(2, "n1:1", &says(1, "n1:1"));
         assert!(matches!(verdict, Verdict::Refused(ref why) if why.contains("--advertise")));
     }
@@ -510,25 +462,13 @@ mod tests {
     #[test]
     fn a_restarted_in_memory_node_takes_its_place_and_a_durable_one_keeps_it() {
         let mut members = members(&["n2:1", "n3:1"]);
-        assert_eq!(
-            members.answered(1, "n2:1", &says(2, "n2:1")),
-            Verdict::Member
-        );
-        assert_eq!(
-            members.answered(1, "n2:1", &says(20, "n2:1")),
-            Verdict::Member
-        );
+        assert_eq!(members.answered(1, "n2:1", &says(2, "n2:1")), Verdict::Member);
+        assert_eq!(members.answered(1, "n2:1", &says(20, "n2:1")), Verdict::Member);
         assert_eq!(members.members(), [(20, "n2:1".to_string())]);
-        assert_eq!(
-            members.answered(2, "n3:1", &durable(3, "n3:1")),
-            Verdict::Member
-        );
+        assert_eq!(members.answered(2, "n3:1", &durable(3, "n3:1")), Verdict::Member);
         let verdict = members.answered(2, "n3:1", &says(30, "n3:1"));
         assert!(matches!(verdict, Verdict::Refused(ref why) if why.contains("PEER FORGET")));
-        assert_eq!(
-            members.answered(3, "n3:1", &says(30, "n3:1")),
-            Verdict::Member
-        );
+        assert_eq!(members.answered(3, "n3:1", &says(30, "n3:1")), Verdict::Member);
         let ids: Vec<u64> = members.members().iter().map(|(id, _)| *id).collect();
         assert_eq!(ids, [20, 3, 30]);
     }
@@ -547,17 +487,9 @@ mod tests {
         first.answered(1, "n2:1", &durable(2, "n2:1"));
         assert_eq!(first.forget("n2:1").expect("a member"), [1]);
         let refused = first.heard(&durable(2, "n2:1")).expect_err("banned");
-        assert_eq!(
-            refused.to_string(),
-            "forgotten: start with an empty directory"
-        );
+        assert_eq!(refused.to_string(), "forgotten: start with an empty directory");
         // Bans travel with every answer.
-        let mut second = Members::new(
-            identity(3),
-            &["n1:1".into(), "n2:1".into()],
-            &Stored::default(),
-            10,
-        );
+        let mut second = Members::new(identity(3), &["n1:1".into(), "n2:1".into()], &Stored::default(), 10);
         second.answered(2, "n2:1", &durable(2, "n2:1"));
         let mut answer = says(1, "n1:1");
         answer.bans = first.bans();
@@ -569,30 +501,14 @@ mod tests {
     #[test]
     fn what_cannot_be_together_is_refused_with_a_reason() {
         let mut members = members(&[]);
-        let other_cluster = Introduction {
-            cluster: "d".into(),
-            ..says(2, "n2:1")
-        };
-        let copied = Introduction {
-            run_id: 7,
-            ..says(1, "n2:1")
-        };
-        for (from, reason) in [
-            (other_cluster, "--cluster"),
-            (copied, "copied data directory"),
-        ] {
+        let other_cluster = Introduction { cluster: "d".into(), ..says(2, "n2:1") };
+        let copied = Introduction { run_id: 7, ..says(1, "n2:1") };
+        for (from, reason) in [(other_cluster, "--cluster"), (copied, "copied data directory")] {
             let refused = members.heard(&from).expect_err("refused").to_string();
             assert!(refused.contains(reason), "{refused}");
         }
-        (2..12).for_each(|id| {
-            members
-                .heard(&says(id, &format!("n{id}:1")))
-                .expect("there is room")
-        });
-        assert!(
-            members.heard(&says(12, "n12:1")).is_err(),
-            "no more than the limit"
-        );
+        (2..12).for_each(|id| members.heard(&says(id, &format!("n{id}:1"))).expect("there is room"));
+        assert!(members.heard(&says(12, "n12:1")).is_err(), "no more than the limit");
     }
 
     proptest! {

@@ -107,9 +107,7 @@ impl Introduction {
     /// The members as they are told: `id@address`.
     pub fn member_words(&self) -> Vec<String> {
         let members = self.members.iter();
-        members
-            .map(|(id, address)| format!("{id:016x}@{address}"))
-            .collect()
+        members.map(|(id, address)| format!("{id:016x}@{address}")).collect()
     }
 
     /// Reads an answer: the seven words, the members, the bans.
@@ -148,11 +146,7 @@ impl Request {
             }
             Request::Merge(records) => {
                 // Writing to a String cannot fail.
-                let _ = write!(
-                    out,
-                    "*3\r\n$4\r\nPEER\r\n$5\r\nMERGE\r\n${}\r\n",
-                    records.len()
-                );
+                let _ = write!(out, "*3\r\n$4\r\nPEER\r\n$5\r\nMERGE\r\n${}\r\n", records.len());
                 return;
             }
         };
@@ -167,17 +161,11 @@ impl Request {
         Ok(match (self, response) {
             (_, Response::Error(code, message)) if code == "ERR" => Reply::Error(message),
             (_, Response::Error(code, message)) => Reply::Error(format!("{code} {message}")),
-            (Request::Hello, response) => {
-                Reply::Introduction(Introduction::from_response(&response)?)
-            }
+            (Request::Hello, response) => Reply::Introduction(Introduction::from_response(&response)?),
             (Request::Merge(_), Response::Array(counts)) => match counts.as_slice() {
-                [
-                    Response::Integer(merged @ 0..),
-                    Response::Integer(refused @ 0..),
-                ] => Reply::Merged {
-                    merged: *merged as u64,
-                    refused: *refused as u64,
-                },
+                [Response::Integer(merged @ 0..), Response::Integer(refused @ 0..)] => {
+                    Reply::Merged { merged: *merged as u64, refused: *refused as u64 }
+                }
                 _ => return Err(Error::Corrupt("a MERGE was not acknowledged".into())),
             },
             (_, Response::Bulk(bytes)) => Reply::Bytes(bytes),

@@ -123,11 +123,8 @@ impl ReplicationManager {
             is_durable: memory.is_some(),
             address: Err("it does not listen yet".into()),
         };
-        let rounds = Rounds::new(
-            limits.tombstone_round.as_millis() as u64,
-            limits.tombstones_per_round_max,
-            CLEAN_ROUNDS,
-        );
+        let rounds =
+            Rounds::new(limits.tombstone_round.as_millis() as u64, limits.tombstones_per_round_max, CLEAN_ROUNDS);
         let (stored, save) = match memory {
             Some(Memory { stored, save }) => (stored, Some(save)),
             None => (Stored::default(), None),
@@ -174,14 +171,10 @@ impl ReplicationManager {
         // Nobody sends: it ends when the last link has dropped its sender, or with the time.
         let _ = all_tried.recv_timeout(self.shared.limits.seeds_timeout);
         let peers = self.peers();
-        let answering = peers
-            .iter()
-            .filter(|peer| peer.last_sync_ms.is_some() || peer.id.is_some());
+        let answering = peers.iter().filter(|peer| peer.last_sync_ms.is_some() || peer.id.is_some());
         if !peers.is_empty() {
             let (answering, all) = (answering.count(), peers.len());
-            info!(
-                "{answering} of {all} peers known; the others are tried again and again, see PEERS"
-            );
+            info!("{answering} of {all} peers known; the others are tried again and again, see PEERS");
         }
         Ok(())
     }
@@ -197,10 +190,7 @@ impl ReplicationManager {
         }
         let key: Arc<[u8]> = key.into();
         for link in links.values() {
-            link.queue.offer(Change {
-                key: Arc::clone(&key),
-                at_ms,
-            });
+            link.queue.offer(Change { key: Arc::clone(&key), at_ms });
         }
     }
 
@@ -261,9 +251,7 @@ impl ReplicationManager {
         let links = self.shared.links();
         links.values().for_each(|link| link.queue.stir());
         metrics::add(&self.shared.counters.records_merged, done.merged);
-        if metrics::add(&self.shared.counters.records_refused, done.refused) == done.refused
-            && done.refused > 0
-        {
+        if metrics::add(&self.shared.counters.records_refused, done.refused) == done.refused && done.refused > 0 {
             warn!(
                 "refused {} records that are more than {} s ahead of this machine's clock; set the clocks right",
                 done.refused,
@@ -315,16 +303,13 @@ impl ReplicationManager {
         if self.shared.options.fault_injection {
             return Ok(());
         }
-        Err(Error::refused(format!(
-            "{command} needs a server that was started with --enable-fault-injection"
-        )))
+        Err(Error::refused(format!("{command} needs a server that was started with --enable-fault-injection")))
     }
 
     /// What each peer must reach to hold all that was written here so far.
     pub fn ticket(&self) -> Ticket {
         let links = self.shared.links();
-        let reach =
-            |link: &Arc<Handle>| (Arc::clone(link), link.queue.sent(), link.queue.overflows());
+        let reach = |link: &Arc<Handle>| (Arc::clone(link), link.queue.sent(), link.queue.overflows());
         Ticket(links.values().map(reach).collect())
     }
 
@@ -340,10 +325,7 @@ impl ReplicationManager {
     /// How many peers are live.
     pub fn live_peers(&self) -> usize {
         let links = self.shared.links();
-        links
-            .values()
-            .filter(|link| link.state() == State::Live)
-            .count()
+        links.values().filter(|link| link.state() == State::Live).count()
     }
 
     /// Waits until `is_done`, which is asked again whenever a peer holds more, or for `timeout`.

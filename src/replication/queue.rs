@@ -91,8 +91,7 @@ impl Queue {
 
     /// Whether another peer was lost since the last call.
     pub fn take_loss(&self) -> bool {
-        self.is_loss_near.load(Ordering::Relaxed)
-            && self.is_loss_near.swap(false, Ordering::Relaxed)
+        self.is_loss_near.load(Ordering::Relaxed) && self.is_loss_near.swap(false, Ordering::Relaxed)
     }
 
     /// The next change, if there is one.
@@ -109,16 +108,12 @@ impl Queue {
 
     /// The marked shards; they are marked no more.
     pub fn take_marks(&self) -> ShardSet {
-        ShardSet(std::array::from_fn(|word| {
-            self.marks[word].swap(0, Ordering::SeqCst)
-        }))
+        ShardSet(std::array::from_fn(|word| self.marks[word].swap(0, Ordering::SeqCst)))
     }
 
     /// Whether any shard is marked.
     pub fn has_marks(&self) -> bool {
-        self.marks
-            .iter()
-            .any(|word| word.load(Ordering::SeqCst) != 0)
+        self.marks.iter().any(|word| word.load(Ordering::SeqCst) != 0)
     }
 
     /// Changes in the channel.
@@ -157,15 +152,10 @@ mod tests {
             assert_eq!((queue.len(), queue.sent(), queue.overflows()), (3, 3, 7));
             assert!(queue.has_marks());
             let marks = queue.take_marks();
-            assert!(
-                (3..10).all(|i| marks.contains(shard_of(key_hash(format!("key{i}").as_bytes()))))
-            );
+            assert!((3..10).all(|i| marks.contains(shard_of(key_hash(format!("key{i}").as_bytes())))));
             assert!(!queue.has_marks());
             while queue.take().is_ok() {}
-            queue.offer(Change {
-                key: b"key0"[..].into(),
-                at_ms: 0,
-            });
+            queue.offer(Change { key: b"key0"[..].into(), at_ms: 0 });
             assert_eq!(queue.len(), 1, "there is room again");
         }
     }

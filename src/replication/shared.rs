@@ -64,10 +64,7 @@ impl Shared {
     }
 
     pub(super) fn view(&self) -> View<'_> {
-        View {
-            store: &self.store,
-            cutoff: sync::cutoff(wall_clock_ms(), self.options.tombstone_grace),
-        }
+        View { store: &self.store, cutoff: sync::cutoff(wall_clock_ms(), self.options.tombstone_grace) }
     }
 
     pub(super) fn links(&self) -> Arc<BTreeMap<u64, Arc<Handle>>> {
@@ -126,12 +123,7 @@ impl Shared {
     }
 
     /// The peer of a link answered our HELLO.
-    pub(super) fn answered(
-        self: &Arc<Self>,
-        link: &Handle,
-        address: &str,
-        by: &Introduction,
-    ) -> Result<Verdict> {
+    pub(super) fn answered(self: &Arc<Self>, link: &Handle, address: &str, by: &Introduction) -> Result<Verdict> {
         let verdict = lock(&self.members).answered(link.number, address, by);
         if verdict == Verdict::Member {
             lock(&link.shown).clock_ahead_ms = self.adopt_clock(by);

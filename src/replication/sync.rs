@@ -47,17 +47,12 @@ pub fn cutoff(wall_ms: u64, grace: Duration) -> u64 {
 impl View<'_> {
     /// What `PEER DIGESTS` answers: 1,024 little-endian numbers.
     pub fn shard_digests(&self) -> Vec<u8> {
-        (0..SHARDS)
-            .flat_map(|shard| self.shard_digest(shard).to_le_bytes())
-            .collect()
+        (0..SHARDS).flat_map(|shard| self.shard_digest(shard).to_le_bytes()).collect()
     }
 
     /// What `PEER DIGESTS <shard>` answers: 64 little-endian numbers.
     pub fn bucket_digests(&self, shard: usize) -> Vec<u8> {
-        self.digests(shard)
-            .into_iter()
-            .flat_map(u64::to_le_bytes)
-            .collect()
+        self.digests(shard).into_iter().flat_map(u64::to_le_bytes).collect()
     }
 
     /// What `PEER VERSIONS <shard> <bucket>` answers: `key_len u32 | key | time u64 | origin u64` for each entry.
@@ -256,13 +251,7 @@ impl Sync {
     }
 
     /// Notes the keys of a bucket that are newer here or missing there.
-    fn compare(
-        &mut self,
-        shard: usize,
-        bucket: usize,
-        theirs: &HashMap<&[u8], Version>,
-        view: View,
-    ) {
+    fn compare(&mut self, shard: usize, bucket: usize, theirs: &HashMap<&[u8], Version>, view: View) {
         view.store.for_each_in_shard(shard, |entry| {
             let key = entry.key();
             if bucket_of(key_hash(key)) != bucket {
@@ -311,8 +300,7 @@ impl Sync {
             if buckets >> bucket & 1 == 0 || !view.counts(entry) {
                 return;
             }
-            if self.batch.len() < limits.batch_bytes
-                && self.batch.len() + entry.bytes().len() <= limits.merge_bytes_max
+            if self.batch.len() < limits.batch_bytes && self.batch.len() + entry.bytes().len() <= limits.merge_bytes_max
             {
                 self.batch.extend_from_slice(entry.bytes());
             } else {
@@ -324,25 +312,16 @@ impl Sync {
 
 fn numbers(bytes: &[u8], count: usize) -> Result<impl Iterator<Item = u64>> {
     if bytes.len() != count * 8 {
-        return Err(Error::Corrupt(format!(
-            "{} bytes of digests instead of {}",
-            bytes.len(),
-            count * 8
-        )));
+        return Err(Error::Corrupt(format!("{} bytes of digests instead of {}", bytes.len(), count * 8)));
     }
-    Ok(bytes
-        .as_chunks::<8>()
-        .0
-        .iter()
-        .copied()
-        .map(u64::from_le_bytes))
+    Ok(bytes.as_chunks::<8>().0.iter().copied().map(u64::from_le_bytes))
 }
 
 fn versions(mut bytes: &[u8]) -> Result<HashMap<&[u8], Version>> {
     let mut list = HashMap::new();
     while !bytes.is_empty() {
-        let (key, version, rest) = one_version(bytes)
-            .ok_or_else(|| Error::Corrupt("a list of versions cut short".into()))?;
+        let (key, version, rest) =
+            one_version(bytes).ok_or_else(|| Error::Corrupt("a list of versions cut short".into()))?;
         list.insert(key, version);
         bytes = rest;
     }
@@ -354,9 +333,6 @@ fn one_version(bytes: &[u8]) -> Option<(&[u8], Version, &[u8])> {
     let (key, rest) = rest.split_at_checked(u32::from_le_bytes(*len) as usize)?;
     let (time, rest) = rest.split_first_chunk()?;
     let (origin, rest) = rest.split_first_chunk()?;
-    let version = Version {
-        time: u64::from_le_bytes(*time),
-        origin: u64::from_le_bytes(*origin),
-    };
+    let version = Version { time: u64::from_le_bytes(*time), origin: u64::from_le_bytes(*origin) };
     Some((key, version, rest))
 }

@@ -75,21 +75,12 @@ impl Rounds {
         }
         let mut before = std::mem::take(&mut self.candidates);
         for (key, version) in view.aged_tombstones(self.candidates_max) {
-            let fresh = Candidate {
-                version,
-                clean: 0,
-                is_found: false,
-            };
-            let known = before
-                .remove(&key)
-                .filter(|candidate| candidate.version == version);
+            let fresh = Candidate { version, clean: 0, is_found: false };
+            let known = before.remove(&key).filter(|candidate| candidate.version == version);
             self.candidates.insert(key, known.unwrap_or(fresh));
         }
         if !self.candidates.is_empty() {
-            self.round = Some(Round {
-                began_ms: now_ms,
-                asked: BTreeSet::new(),
-            });
+            self.round = Some(Round { began_ms: now_ms, asked: BTreeSet::new() });
         }
     }
 
@@ -141,47 +132,21 @@ mod tests {
         let store = KeyValueStore::new();
         let version = Version { time: 5, origin: 1 };
         let (key, value) = (&b"k"[..], None);
-        store.merge(
-            &Record {
-                version,
-                key,
-                value,
-            },
-            |_| 0,
-        );
-        let view = View {
-            store: &store,
-            cutoff: 6,
-        };
+        store.merge(&Record { version, key, value }, |_| 0);
+        let view = View { store: &store, cutoff: 6 };
         let tombstone: Tombstone = (b"k"[..].into(), version);
         let (links, none) = (BTreeSet::from([1, 2]), &[][..]);
         let mut rounds = Rounds::new(60, 10, CLEAN_ROUNDS);
         rounds.begin(100, view);
-        assert_eq!(
-            rounds.compared(1, (99, 99), none, &links),
-            [],
-            "it began before"
-        );
+        assert_eq!(rounds.compared(1, (99, 99), none, &links), [], "it began before");
         assert_eq!(rounds.compared(2, (100, 100), none, &links), []);
-        assert_eq!(
-            rounds.compared(1, (101, 101), none, &links),
-            [],
-            "one round"
-        );
+        assert_eq!(rounds.compared(1, (101, 101), none, &links), [], "one round");
         rounds.begin(160, view);
-        assert_eq!(
-            rounds.compared(1, (160, 160), none, &links),
-            [],
-            "too early for a round"
-        );
+        assert_eq!(rounds.compared(1, (160, 160), none, &links), [], "too early for a round");
         rounds.begin(161, view);
         let found = [tombstone.clone()];
         assert_eq!(rounds.compared(1, (161, 161), &found, &links), []);
-        assert_eq!(
-            rounds.compared(2, (161, 161), none, &links),
-            [],
-            "somebody had an older value"
-        );
+        assert_eq!(rounds.compared(2, (161, 161), none, &links), [], "somebody had an older value");
         for (now_ms, expected) in [(221, vec![]), (281, vec![tombstone])] {
             rounds.begin(now_ms, view);
             assert_eq!(rounds.compared(1, (now_ms, now_ms), none, &links), []);

@@ -48,20 +48,8 @@ impl From<io::Error> for End {
 }
 
 /// The body of the thread `link-N`. `tried` is dropped after the first attempt: a starting node waits for it.
-pub(super) fn run(
-    handle: &Handle,
-    shared: &Arc<Shared>,
-    wake: &Receiver<()>,
-    tried: Option<Sender<()>>,
-) {
-    let mut worker = Worker {
-        handle,
-        shared,
-        wake,
-        link: Link::default(),
-        tried,
-        peer: None,
-    };
+pub(super) fn run(handle: &Handle, shared: &Arc<Shared>, wake: &Receiver<()>, tried: Option<Sender<()>>) {
+    let mut worker = Worker { handle, shared, wake, link: Link::default(), tried, peer: None };
     let limits = &shared.limits;
     let (mut attempt, mut pause) = (0, limits.link_back_off.0);
     while let Some(addresses) = shared.addresses(handle.number) {
@@ -131,10 +119,7 @@ impl Worker<'_> {
         self.link.connected();
         loop {
             let now_ms = shared.monotonic_ms();
-            match self
-                .link
-                .next(now_ms, &handle.queue, shared.view(), &shared.limits)
-            {
+            match self.link.next(now_ms, &handle.queue, shared.view(), &shared.limits) {
                 Step::Send(requests) => {
                     self.publish();
                     let replies = wire.exchange(&requests, shared, handle)?;
@@ -235,10 +220,8 @@ impl Read for Timed {
                     return Ok(len);
                 }
                 Err(error)
-                    if matches!(
-                        error.kind(),
-                        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
-                    ) => {}
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -260,9 +243,7 @@ impl Wire {
                         bytes: 0,
                         received: 0,
                     };
-                    return Ok(Wire {
-                        reader: BufReader::with_capacity(64 * 1024, timed),
-                    });
+                    return Ok(Wire { reader: BufReader::with_capacity(64 * 1024, timed) });
                 }
                 Err(error) => last = error,
             }
@@ -274,20 +255,15 @@ impl Wire {
         self.start(limits);
         self.write_all(&encode(&[b"AUTH", password]))?;
         match Response::read(&mut self.reader)? {
-            Response::Error(_, message) => Err(Error::refused(format!(
-                "it did not take the password ({message}); give all nodes the same one"
-            ))),
+            Response::Error(_, message) => {
+                Err(Error::refused(format!("it did not take the password ({message}); give all nodes the same one")))
+            }
             _ => Ok(()),
         }
     }
 
     /// Sends requests together and reads their replies.
-    fn exchange(
-        &mut self,
-        requests: &[Request],
-        shared: &Shared,
-        handle: &Handle,
-    ) -> Result<Vec<Reply>> {
+    fn exchange(&mut self, requests: &[Request], shared: &Shared, handle: &Handle) -> Result<Vec<Reply>> {
         self.start(&shared.limits);
         let introduction = match requests.first() {
             Some(Request::Hello) => shared.introduction(false)?,
@@ -306,10 +282,7 @@ impl Wire {
         self.write_all(text.as_bytes())?;
         sent += text.len();
         metrics::add(&handle.sent_bytes, sent as u64);
-        let replies = requests
-            .iter()
-            .map(|request| request.reply(Response::read(&mut self.reader)?))
-            .collect();
+        let replies = requests.iter().map(|request| request.reply(Response::read(&mut self.reader)?)).collect();
         let received = std::mem::take(&mut self.reader.get_mut().received);
         metrics::add(&handle.received_bytes, received);
         replies
@@ -331,10 +304,8 @@ impl Wire {
                     timed.bytes += len as u64;
                 }
                 Err(error)
-                    if matches!(
-                        error.kind(),
-                        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
-                    ) => {}
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {
+                }
                 Err(error) => return Err(error),
             }
         }

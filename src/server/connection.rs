@@ -48,12 +48,7 @@ pub fn serve(stream: TcpStream, node: &Node, id: u64, address: SocketAddr) {
     }
     match result {
         Ok(()) => {}
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-            ) =>
-        {
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
             debug!("closed: the client was silent for too long");
         }
         Err(error) => debug!("closed: {error}"),
@@ -139,9 +134,7 @@ impl Connection<'_> {
                     return Next::Close;
                 }
             }
-            if self.output.len() >= self.node.configuration.limits.write_buffer_bytes
-                && self.flush().is_err()
-            {
+            if self.output.len() >= self.node.configuration.limits.write_buffer_bytes && self.flush().is_err() {
                 return Next::Close;
             }
         }
@@ -151,25 +144,14 @@ impl Connection<'_> {
     /// that the bytes cannot be followed.
     fn execute_one(&mut self) -> Result<Option<Next>> {
         let limits = &self.node.configuration.limits;
-        let Connection {
-            node,
-            session,
-            input,
-            output,
-            replies,
-            protocol,
-            ..
-        } = self;
+        let Connection { node, session, input, output, replies, protocol, .. } = self;
         match protocol {
             Protocol::Unknown => {
                 input.consume(protocol::empty_lines(input.unread()));
                 *protocol = match protocol::choose(input.unread())? {
                     None => return Ok(None),
                     Some(Choice::Resp) => Protocol::Resp(resp::Parser::default()),
-                    Some(Choice::Line) => Protocol::Line {
-                        parser: line::Parser::default(),
-                        is_first: true,
-                    },
+                    Some(Choice::Line) => Protocol::Line { parser: line::Parser::default(), is_first: true },
                 };
                 Ok(Some(Next::Continue))
             }
@@ -181,10 +163,7 @@ impl Connection<'_> {
                 let words = parser.words(unread);
                 let mut next = Next::Continue;
                 if !words.is_empty() {
-                    let mut reply = RespReply {
-                        out: output,
-                        version: session.resp_version(),
-                    };
+                    let mut reply = RespReply { out: output, version: session.resp_version() };
                     next = answer(Command::parse(words), node, session, &mut reply);
                     // A request has one reply, of however many parts; `SHUTDOWN` has none.
                     *replies += u64::from(next.has_reply());
@@ -227,9 +206,7 @@ impl Connection<'_> {
         }
         let limits = &self.node.configuration.limits;
         metrics::add(&self.node.metrics.output_bytes, self.output.len() as u64);
-        let result = self
-            .transport
-            .write_all(&self.output, &mut self.input, limits);
+        let result = self.transport.write_all(&self.output, &mut self.input, limits);
         self.output.clear();
         if self.output.capacity() > limits.write_buffer_bytes {
             self.output = Vec::new();
@@ -241,10 +218,7 @@ impl Connection<'_> {
     fn replace_replies(&mut self, replies: u64, error: &Error) {
         let refusal = match error {
             Error::Refused(refusal) => refusal.clone(),
-            other => Refusal {
-                code: "ERR",
-                message: other.to_string(),
-            },
+            other => Refusal { code: "ERR", message: other.to_string() },
         };
         self.output.clear();
         (0..replies).for_each(|_| self.write_error(&refusal));
@@ -269,22 +243,14 @@ impl Connection<'_> {
             replication.wait_until(slice, || holding() >= peers);
             if self.transport.has_ended() {
                 // It is gone, or it has said all and listens: that cannot be told apart, so it gets a moment.
-                timeout = timeout.min(
-                    began
-                        .elapsed()
-                        .max(self.node.configuration.limits.linger_timeout),
-                );
+                timeout = timeout.min(began.elapsed().max(self.node.configuration.limits.linger_timeout));
             }
         }
         let held = holding() as i64;
         self.replies += 1;
         match self.protocol {
             Protocol::Line { .. } => LineReply(&mut self.output).integer(held),
-            _ => RespReply {
-                out: &mut self.output,
-                version: self.session.resp_version(),
-            }
-            .integer(held),
+            _ => RespReply { out: &mut self.output, version: self.session.resp_version() }.integer(held),
         }
         Ok(())
     }
@@ -293,10 +259,7 @@ impl Connection<'_> {
         // A line without its end may be half a request: a PUT cut in two must not store half a value.
         if matches!(self.protocol, Protocol::Line { .. }) && !self.input.unread().is_empty() {
             let message = "request not ended by a newline, nothing was done".to_string();
-            self.reply_error(&Refusal {
-                code: "ERR",
-                message,
-            });
+            self.reply_error(&Refusal { code: "ERR", message });
             self.flush()?;
         }
         Ok(())
@@ -310,11 +273,7 @@ impl Connection<'_> {
     fn write_error(&mut self, refusal: &Refusal) {
         match self.protocol {
             Protocol::Line { .. } => LineReply(&mut self.output).error(refusal),
-            _ => RespReply {
-                out: &mut self.output,
-                version: self.session.resp_version(),
-            }
-            .error(refusal),
+            _ => RespReply { out: &mut self.output, version: self.session.resp_version() }.error(refusal),
         }
     }
 
@@ -327,19 +286,12 @@ impl Connection<'_> {
         let _ = stream.set_nonblocking(false);
         let _ = stream.set_read_timeout(Some(limits.linger_timeout));
         let start = Instant::now();
-        while start.elapsed() < limits.linger_timeout
-            && matches!(stream.read(&mut [0; 4096]), Ok(1..))
-        {}
+        while start.elapsed() < limits.linger_timeout && matches!(stream.read(&mut [0; 4096]), Ok(1..)) {}
     }
 }
 
 /// Carries out a request, or says why not.
-fn answer<R: Reply>(
-    command: Result<Command>,
-    node: &Node,
-    session: &mut Session,
-    reply: &mut R,
-) -> Next {
+fn answer<R: Reply>(command: Result<Command>, node: &Node, session: &mut Session, reply: &mut R) -> Next {
     session.batch.commands += 1;
     match command.and_then(|command| execute(command, node, session, reply)) {
         Ok(next) => next,
@@ -352,17 +304,15 @@ fn answer<R: Reply>(
             Next::Close
         }
         Err(other) => {
-            reply.error(&Refusal {
-                code: "ERR",
-                message: other.to_string(),
-            });
+            reply.error(&Refusal { code: "ERR", message: other.to_string() });
             Next::Continue
         }
     }
 }
 
 /// HTTP is recognised so that a browser gets an answer it can show.
-const HTTP_REPLY: &[u8] = b"HTTP/1.1 501 Not Implemented\r\nContent-Type: text/plain\r\nContent-Length: 68\r\nConnection: close\r\n\r\n\
+const HTTP_REPLY: &[u8] =
+    b"HTTP/1.1 501 Not Implemented\r\nContent-Type: text/plain\r\nContent-Length: 68\r\nConnection: close\r\n\r\n\
 this port speaks RESP and text lines, not HTTP; try ./run_client.sh\n";
 
 #[cfg(test)]
@@ -371,10 +321,6 @@ mod tests {
     fn the_http_reply_has_the_length_it_says() {
         let text = std::str::from_utf8(super::HTTP_REPLY).expect("text");
         let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
-        assert!(
-            head.contains(&format!("Content-Length: {}\r\n", body.len())),
-            "{}",
-            body.len()
-        );
+        assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())), "{}", body.len());
     }
 }

@@ -91,17 +91,11 @@ impl Session {
 ///
 /// `MULTI` is an error, and from then on everything is one until `EXEC` or `DISCARD`: a client that sends a
 /// whole transaction without looking at replies must fail loudly and change nothing.
-pub fn execute<R: Reply>(
-    command: Command,
-    node: &Node,
-    session: &mut Session,
-    reply: &mut R,
-) -> Result<Next> {
+pub fn execute<R: Reply>(command: Command, node: &Node, session: &mut Session, reply: &mut R) -> Result<Next> {
     if !session.authenticated && !command.allowed_without_password() {
         if let Command::PeerHello { words } = command {
             let who = String::from_utf8_lossy(words.get(words.len() - 1)).into_owned();
-            node.replication
-                .refused(&who, "wrong or no password; give all nodes the same one");
+            node.replication.refused(&who, "wrong or no password; give all nodes the same one");
         }
         return Err(Error::Refused(no_auth()));
     }
@@ -141,33 +135,21 @@ pub fn execute<R: Reply>(
             reply.ok();
         }
         Command::Exists { keys } => {
-            reply.integer(
-                keys.iter()
-                    .map(|key| i64::from(node.get(key, batch, |value| value.is_some())))
-                    .sum(),
-            );
+            reply.integer(keys.iter().map(|key| i64::from(node.get(key, batch, |value| value.is_some()))).sum());
         }
-        Command::StrLen { key } => {
-            reply.integer(node.get(key, batch, |value| value.map_or(0, <[u8]>::len)) as i64)
-        }
+        Command::StrLen { key } => reply.integer(node.get(key, batch, |value| value.map_or(0, <[u8]>::len)) as i64),
         Command::Type { key } => {
             let found = node.get(key, batch, |value| value.is_some());
             reply.simple(if found { "string" } else { "none" });
         }
         Command::DbSize => reply.integer(node.key_count(batch) as i64),
-        Command::Scan {
-            cursor,
-            pattern,
-            count,
-        } => {
+        Command::Scan { cursor, pattern, count } => {
             let (next, keys) = list(node, batch, cursor, count, pattern)?;
             reply.array(2);
             reply.value(Some(next.to_string().as_bytes()));
             write_list(&keys, reply);
         }
-        Command::Keys { pattern } => {
-            write_list(&list(node, batch, 0, usize::MAX, Some(pattern))?.1, reply)
-        }
+        Command::Keys { pattern } => write_list(&list(node, batch, 0, usize::MAX, Some(pattern))?.1, reply),
         Command::FlushAll => {
             node.flush_all(batch)?;
             reply.ok();
@@ -198,15 +180,10 @@ pub fn execute<R: Reply>(
         }
         Command::Multi => {
             session.in_refused_transaction = true;
-            return Err(Error::refused(
-                "MULTI is not supported: there are no transactions; send commands one by one",
-            ));
+            return Err(Error::refused("MULTI is not supported: there are no transactions; send commands one by one"));
         }
         Command::Exec if std::mem::take(&mut session.in_refused_transaction) => {
-            return Err(Error::refused_as(
-                "EXECABORT",
-                "Transaction discarded: transactions are not supported",
-            ));
+            return Err(Error::refused_as("EXECABORT", "Transaction discarded: transactions are not supported"));
         }
         Command::Exec => return Err(Error::refused("EXEC without MULTI")),
         Command::Discard if std::mem::take(&mut session.in_refused_transaction) => reply.ok(),
@@ -227,9 +204,7 @@ fn check_reply<R: Reply>(reply: &mut R, start: usize, node: &Node) -> Result<()>
 }
 
 fn reply_too_long(max: usize) -> Error {
-    Error::refused(format!(
-        "reply too long: at most {max} bytes; ask for fewer keys at a time (SCAN)"
-    ))
+    Error::refused(format!("reply too long: at most {max} bytes; ask for fewer keys at a time (SCAN)"))
 }
 
 /// Collects keys. Their number stands before them in the reply, so they are kept until it is known.

@@ -15,12 +15,7 @@ use super::execute::Session;
 pub const REDIS_VERSION: &str = "7.0.15";
 
 /// Carries out the commands that are about the connection or the server, not about data.
-pub fn execute<R: Reply>(
-    command: Command,
-    node: &Node,
-    session: &mut Session,
-    reply: &mut R,
-) -> Result<()> {
+pub fn execute<R: Reply>(command: Command, node: &Node, session: &mut Session, reply: &mut R) -> Result<()> {
     match command {
         Command::Auth { user, password } => {
             authenticate(user, password, node, session)?;
@@ -32,11 +27,7 @@ pub fn execute<R: Reply>(
             session.name = checked_name(name)?;
             reply.ok();
         }
-        Command::ClientGetName => reply.value(
-            Some(&session.name)
-                .filter(|name| !name.is_empty())
-                .map(Vec::as_slice),
-        ),
+        Command::ClientGetName => reply.value(Some(&session.name).filter(|name| !name.is_empty()).map(Vec::as_slice)),
         Command::ClientId => reply.integer(session.id as i64),
         Command::CommandCount => reply.integer(TABLE.len() as i64),
         Command::CommandList => {
@@ -48,9 +39,7 @@ pub fn execute<R: Reply>(
         Command::ConfigGet { patterns } => {
             let settings = settings(node, session);
             let asked = |name: &str| {
-                patterns
-                    .iter()
-                    .any(|pattern| glob::matches(&pattern.to_ascii_lowercase(), name.as_bytes()))
+                patterns.iter().any(|pattern| glob::matches(&pattern.to_ascii_lowercase(), name.as_bytes()))
             };
             let found: Vec<_> = settings.iter().filter(|(name, _)| asked(name)).collect();
             reply.map(found.len());
@@ -66,18 +55,10 @@ pub fn execute<R: Reply>(
         Command::Select { index: b"0" } => reply.ok(),
         Command::Select { .. } => return Err(Error::refused("DB index is out of range")),
         Command::Reset => {
-            let fresh = Session::new(
-                session.id,
-                session.address,
-                node.configuration.password.is_none(),
-            );
+            let fresh = Session::new(session.id, session.address, node.configuration.password.is_none());
             let batch = std::mem::take(&mut session.batch);
             let socket = session.socket.take();
-            *session = Session {
-                batch,
-                socket,
-                ..fresh
-            };
+            *session = Session { batch, socket, ..fresh };
             reply.set_version(2);
             reply.simple("RESET");
         }
@@ -87,12 +68,7 @@ pub fn execute<R: Reply>(
     Ok(())
 }
 
-fn authenticate(
-    user: Option<&[u8]>,
-    password: &[u8],
-    node: &Node,
-    session: &mut Session,
-) -> Result<()> {
+fn authenticate(user: Option<&[u8]>, password: &[u8], node: &Node, session: &mut Session) -> Result<()> {
     if node.configuration.password.is_none() && user.is_none() {
         return Err(Error::refused(
             "AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?",
@@ -102,10 +78,7 @@ fn authenticate(
     // As in Redis, the default user of a server without a password takes any.
     let is_right = node.configuration.password.is_none() || node.is_password(password);
     if !is_default || !is_right {
-        return Err(Error::refused_as(
-            "WRONGPASS",
-            "invalid username-password pair or user is disabled.",
-        ));
+        return Err(Error::refused_as("WRONGPASS", "invalid username-password pair or user is disabled."));
     }
     session.authenticated = true;
     Ok(())
@@ -127,9 +100,7 @@ fn hello<R: Reply>(
             return Err(Error::refused_as("NOPROTO", "unsupported protocol version"));
         }
         Some(_) => {
-            return Err(Error::refused(
-                "Protocol version is not an integer or out of range",
-            ));
+            return Err(Error::refused("Protocol version is not an integer or out of range"));
         }
     };
     let (mut credentials, mut name, mut index) = (None, None, 0);
@@ -224,11 +195,8 @@ fn command_info<R: Reply>(names: Words, reply: &mut R) {
 }
 
 fn command_docs<R: Reply>(names: Words, reply: &mut R) {
-    let rows: Vec<&Row> = if names.is_empty() {
-        TABLE.iter().collect()
-    } else {
-        names.iter().filter_map(row).collect()
-    };
+    let rows: Vec<&Row> =
+        if names.is_empty() { TABLE.iter().collect() } else { names.iter().filter_map(row).collect() };
     reply.map(rows.len());
     for row in rows {
         reply.value(Some(row.name.to_lowercase().as_bytes()));
@@ -254,19 +222,8 @@ fn command_docs<R: Reply>(names: Words, reply: &mut R) {
 fn settings(node: &Node, session: &Session) -> Vec<(&'static str, String)> {
     let limits = &node.configuration.limits;
     vec![
-        (
-            "appendfsync",
-            node.configuration.fsync.name().replace("never", "no"),
-        ),
-        (
-            "appendonly",
-            if node.durability().is_some() {
-                "yes"
-            } else {
-                "no"
-            }
-            .into(),
-        ),
+        ("appendfsync", node.configuration.fsync.name().replace("never", "no")),
+        ("appendonly", if node.durability().is_some() { "yes" } else { "no" }.into()),
         ("bind", node.configuration.bind.to_string()),
         ("databases", "1".into()),
         ("maxclients", limits.connections_max.to_string()),
@@ -274,13 +231,7 @@ fn settings(node: &Node, session: &Session) -> Vec<(&'static str, String)> {
         ("port", session.address.port().to_string()),
         ("proto-max-bulk-len", limits.value_bytes_max.to_string()),
         ("save", String::new()),
-        (
-            "timeout",
-            limits
-                .idle_timeout
-                .map_or(0, |time| time.as_secs())
-                .to_string(),
-        ),
+        ("timeout", limits.idle_timeout.map_or(0, |time| time.as_secs()).to_string()),
     ]
 }
 
@@ -289,9 +240,7 @@ fn config_set(pairs: Words, settings: &[(&str, String)]) -> Result<()> {
     for index in (0..pairs.len()).step_by(2) {
         let name = String::from_utf8_lossy(pairs.get(index)).to_lowercase();
         let Some((_, value)) = settings.iter().find(|(known, _)| *known == name) else {
-            return Err(Error::refused(format!(
-                "Unknown option or number of arguments for CONFIG SET - '{name}'"
-            )));
+            return Err(Error::refused(format!("Unknown option or number of arguments for CONFIG SET - '{name}'")));
         };
         if value.as_bytes() != pairs.get(index + 1) {
             return Err(Error::refused(format!(

@@ -14,10 +14,7 @@ pub fn text(node: &Node, address: SocketAddr, section: Option<&[u8]>) -> String 
     let wanted = wanted.filter(|name| !matches!(name.as_str(), "all" | "everything" | "default"));
     let mut text = String::new();
     for (name, fields) in sections(node, address) {
-        if wanted
-            .as_ref()
-            .is_none_or(|wanted| *wanted == name.to_lowercase())
-        {
+        if wanted.as_ref().is_none_or(|wanted| *wanted == name.to_lowercase()) {
             let separator = if text.is_empty() { "" } else { "\r\n" };
             // Writing to a String cannot fail.
             let _ = write!(text, "{separator}# {name}\r\n");
@@ -54,10 +51,7 @@ fn sections(node: &Node, address: SocketAddr) -> Vec<Section> {
             "Clients",
             vec![
                 ("connected_clients", count(&metrics.connections_open)),
-                (
-                    "maxclients",
-                    node.configuration.limits.connections_max.to_string(),
-                ),
+                ("maxclients", node.configuration.limits.connections_max.to_string()),
                 ("blocked_clients", "0".into()),
             ],
         ),
@@ -74,10 +68,7 @@ fn sections(node: &Node, address: SocketAddr) -> Vec<Section> {
         (
             "Stats",
             vec![
-                (
-                    "total_connections_received",
-                    count(&metrics.connections_accepted),
-                ),
+                ("total_connections_received", count(&metrics.connections_accepted)),
                 ("total_commands_processed", count(&metrics.commands)),
                 ("total_net_input_bytes", count(&metrics.input_bytes)),
                 ("total_net_output_bytes", count(&metrics.output_bytes)),
@@ -141,9 +132,5 @@ fn human_bytes(bytes: u64) -> String {
         }
         (amount, unit) = (amount / 1024.0, larger);
     }
-    if unit == "B" {
-        format!("{bytes}B")
-    } else {
-        format!("{amount:.2}{unit}")
-    }
+    if unit == "B" { format!("{bytes}B") } else { format!("{amount:.2}{unit}") }
 }

@@ -63,19 +63,12 @@ impl NodeServer {
         let node = Arc::new(node);
         let (sender, receiver) = bounded(node.configuration.limits.starting_connections_max);
         let (accepting, starting) = (Arc::clone(&node), Arc::clone(&node));
-        thread::Builder::new()
-            .name("accept".into())
-            .spawn(move || accept(&listener, &accepting, &sender))?;
-        thread::Builder::new()
-            .name("start".into())
-            .spawn(move || start_threads(&receiver, &starting, address))?;
+        thread::Builder::new().name("accept".into()).spawn(move || accept(&listener, &accepting, &sender))?;
+        thread::Builder::new().name("start".into()).spawn(move || start_threads(&receiver, &starting, address))?;
         // Peers are served from here on, clients once the seeds have answered: two nodes that start at the
         // same time and name each other must not wait for each other.
         let advertised = node.replication.advertise(address);
-        info!(
-            "listening on {address}, run id {:016x}; peers are told {advertised}",
-            node.run_id
-        );
+        info!("listening on {address}, run id {:016x}; peers are told {advertised}", node.run_id);
         node.replication.start()?;
         node.start_serving();
         Ok(NodeServer { node, address })
@@ -88,10 +81,7 @@ struct Place(Arc<Node>);
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0
-            .metrics
-            .connections_open
-            .fetch_sub(1, Ordering::Relaxed);
+        self.0.metrics.connections_open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -113,11 +103,7 @@ fn accept(listener: &TcpListener, node: &Arc<Node>, starting: &Sender<(TcpStream
                 }
             }
             // The client left before it was accepted: not our trouble.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted
-                ) => {}
+            Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {}
             Err(error) => {
                 metrics::add(&node.metrics.accept_errors, 1);
                 trouble.pause(&format!("cannot accept connections: {error}"));
@@ -137,17 +123,11 @@ fn start_threads(accepted: &Receiver<(TcpStream, Place)>, node: &Arc<Node>, addr
             drop(place);
         };
         // A thread that cannot be started drops its socket, which closes it.
-        match thread::Builder::new()
-            .name(format!("client-{id}"))
-            .stack_size(STACK_BYTES)
-            .spawn(serve)
-        {
+        match thread::Builder::new().name(format!("client-{id}")).stack_size(STACK_BYTES).spawn(serve) {
             Ok(_) => trouble.over(),
             Err(error) => {
                 metrics::add(&node.metrics.accept_errors, 1);
-                trouble.pause(&format!(
-                    "cannot start a thread for a connection, closed it: {error}"
-                ));
+                trouble.pause(&format!("cannot start a thread for a connection, closed it: {error}"));
             }
         }
     }
@@ -173,12 +153,7 @@ struct Trouble {
 impl Trouble {
     fn new(limits: &Limits) -> Self {
         let (first, longest) = limits.accept_pause;
-        Trouble {
-            first,
-            longest,
-            next: first,
-            reported: None,
-        }
+        Trouble { first, longest, next: first, reported: None }
     }
 
     fn over(&mut self) {
@@ -186,10 +161,7 @@ impl Trouble {
     }
 
     fn pause(&mut self, message: &str) {
-        if self
-            .reported
-            .is_none_or(|when| when.elapsed() >= Duration::from_secs(1))
-        {
+        if self.reported.is_none_or(|when| when.elapsed() >= Duration::from_secs(1)) {
             warn!("{message}");
             self.reported = Some(Instant::now());
         }
@@ -203,17 +175,14 @@ fn bind_error(address: SocketAddr, error: io::Error) -> Error {
     Error::Fatal(match error.kind() {
         io::ErrorKind::AddrInUse => {
             let other = if port < u16::MAX { port + 1 } else { port - 1 };
-            format!(
-                "port {port} is in use; try another, such as {other}, or stop what listens there"
-            )
+            format!("port {port} is in use; try another, such as {other}, or stop what listens there")
         }
         io::ErrorKind::PermissionDenied => {
             format!("not allowed to listen on {address}; ports below 1024 need rights, try 8080")
         }
-        io::ErrorKind::AddrNotAvailable => format!(
-            "{} is no address of this machine; try --bind 127.0.0.1",
-            address.ip()
-        ),
+        io::ErrorKind::AddrNotAvailable => {
+            format!("{} is no address of this machine; try --bind 127.0.0.1", address.ip())
+        }
         _ => format!("cannot listen on {address}: {error}"),
     })
 }

@@ -10,12 +10,7 @@ use crate::protocol::{Command, Reply, Words};
 use crate::replication::{Introduction, PeerStatus};
 
 /// Carries out a peer's command. All but HELLO and FORGET need a HELLO before them on the connection.
-pub fn execute<R: Reply>(
-    command: Command,
-    node: &Node,
-    session: &mut Session,
-    reply: &mut R,
-) -> Result<()> {
+pub fn execute<R: Reply>(command: Command, node: &Node, session: &mut Session, reply: &mut R) -> Result<()> {
     let batch = &mut session.batch;
     let peer = session.peer.as_ref();
     let introduced = || Error::refused("say PEER HELLO first");
@@ -80,9 +75,7 @@ fn hello<R: Reply>(words: Words, node: &Node, session: &mut Session, reply: &mut
 
 fn list<R: Reply>(words: &[String], reply: &mut R) {
     reply.array(words.len());
-    words
-        .iter()
-        .for_each(|word| reply.value(Some(word.as_bytes())));
+    words.iter().for_each(|word| reply.value(Some(word.as_bytes())));
 }
 
 /// A word that must be text.
@@ -95,9 +88,7 @@ pub fn text(word: &[u8]) -> Result<String> {
 pub fn rows(peers: &[PeerStatus]) -> Vec<String> {
     let row = |peer: &PeerStatus| {
         let id = peer.id.map_or("unknown".into(), |id| format!("{id:016x}"));
-        let last_sync = peer
-            .last_sync_ms
-            .map_or("never".into(), |ms| ms.to_string());
+        let last_sync = peer.last_sync_ms.map_or("never".into(), |ms| ms.to_string());
         format!(
             "address={} id={id} state={} queued_keys={} lag_ms={} last_sync_ms={last_sync} sent_bytes={} received_bytes={} clock_ahead_ms={}",
             peer.address,
@@ -126,35 +117,15 @@ pub fn info(node: &Node) -> Vec<(&'static str, String)> {
         ("cluster", node.configuration.replication.cluster.clone()),
         ("advertised_address", node.replication.advertised_address()),
         ("peers", peers.len().to_string()),
-        (
-            "queued_keys",
-            of_all(|peer| peer.queued_keys as u64)
-                .sum::<u64>()
-                .to_string(),
-        ),
-        (
-            "lag_ms_max",
-            of_all(|peer| peer.lag_ms).max().unwrap_or(0).to_string(),
-        ),
-        (
-            "sent_bytes",
-            of_all(|peer| peer.sent_bytes).sum::<u64>().to_string(),
-        ),
-        (
-            "received_bytes",
-            of_all(|peer| peer.received_bytes).sum::<u64>().to_string(),
-        ),
+        ("queued_keys", of_all(|peer| peer.queued_keys as u64).sum::<u64>().to_string()),
+        ("lag_ms_max", of_all(|peer| peer.lag_ms).max().unwrap_or(0).to_string()),
+        ("sent_bytes", of_all(|peer| peer.sent_bytes).sum::<u64>().to_string()),
+        ("received_bytes", of_all(|peer| peer.received_bytes).sum::<u64>().to_string()),
         ("records_merged", count(&counters.records_merged)),
-        (
-            "records_refused_clock_skew",
-            count(&counters.records_refused),
-        ),
+        ("records_refused_clock_skew", count(&counters.records_refused)),
         ("peers_refused", count(&counters.hellos_refused)),
         ("links_broken", count(&counters.links_broken)),
-        (
-            "queue_overflows",
-            node.replication.queue_overflows().to_string(),
-        ),
+        ("queue_overflows", node.replication.queue_overflows().to_string()),
         ("syncs_finished", count(&counters.syncs_finished)),
         ("tombstones", node.size().tombstones.to_string()),
         ("tombstones_dropped", count(&counters.tombstones_dropped)),

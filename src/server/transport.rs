@@ -29,11 +29,7 @@ impl Transport {
         // A reply is one write; waiting for more to send (Nagle) could only delay it.
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(WRITE_SLICE))?;
-        Ok(Transport {
-            stream: Arc::new(stream),
-            blocking: true,
-            read_timeout: None,
-        })
+        Ok(Transport { stream: Arc::new(stream), blocking: true, read_timeout: None })
     }
 
     /// The socket.
@@ -43,10 +39,7 @@ impl Transport {
 
     /// Whether the client has closed the connection, as far as can be seen behind what it sent.
     pub fn has_ended(&mut self) -> bool {
-        match self
-            .set_blocking(false)
-            .and_then(|()| self.stream.peek(&mut [0]))
-        {
+        match self.set_blocking(false).and_then(|()| self.stream.peek(&mut [0])) {
             Ok(len) => len == 0,
             Err(error) => error.kind() != ErrorKind::WouldBlock,
         }
@@ -70,12 +63,7 @@ impl Transport {
 
     /// Writes everything. While the client takes nothing, what it sends meanwhile is read into `input`, as far as
     /// there is room: a client that sends a long pipeline before it reads must not lock up with us.
-    pub fn write_all(
-        &mut self,
-        mut bytes: &[u8],
-        input: &mut ReadBuffer,
-        limits: &Limits,
-    ) -> io::Result<()> {
+    pub fn write_all(&mut self, mut bytes: &[u8], input: &mut ReadBuffer, limits: &Limits) -> io::Result<()> {
         let mut progress: Option<Instant> = None;
         while !bytes.is_empty() {
             match (&*self.stream).write(bytes) {
@@ -194,10 +182,7 @@ impl ReadBuffer {
     /// `len` bytes of the room were filled.
     pub fn filled(&mut self, len: usize) {
         self.end += len;
-        assert!(
-            self.end <= self.bytes.len(),
-            "no more is filled than there is room"
-        );
+        assert!(self.end <= self.bytes.len(), "no more is filled than there is room");
         self.was_filled = self.end == self.bytes.len();
     }
 

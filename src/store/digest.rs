@@ -23,9 +23,7 @@ const BUCKET_BITS: u32 = 6;
 /// Clients can pick keys that all land in one shard. That costs them parallelism and nobody
 /// else: the map inside the shard has a hasher with random keys of its own.
 pub fn key_hash(key: &[u8]) -> u64 {
-    key.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
+    key.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }
 
 /// The shard of a key with this hash: 0 to 1,023.
@@ -73,12 +71,8 @@ mod tests {
     #[test]
     fn keys_spread_evenly_over_shards() {
         let mut counts = [0u32; SHARDS];
-        (0..102_400)
-            .for_each(|i| counts[shard_of(key_hash(format!("key:{i:012}").as_bytes()))] += 1);
+        (0..102_400).for_each(|i| counts[shard_of(key_hash(format!("key:{i:012}").as_bytes()))] += 1);
         // 100 expected in each, standard deviation 10.
-        assert!(
-            counts.iter().all(|&count| (40..=160).contains(&count)),
-            "{counts:?}"
-        );
+        assert!(counts.iter().all(|&count| (40..=160).contains(&count)), "{counts:?}");
     }
 }

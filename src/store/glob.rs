@@ -97,11 +97,7 @@ mod tests {
             ("abc*", "ab", false),
         ];
         for (pattern, text, expected) in cases {
-            assert_eq!(
-                matches(pattern.as_bytes(), text.as_bytes()),
-                *expected,
-                "{pattern} on {text}"
-            );
+            assert_eq!(matches(pattern.as_bytes(), text.as_bytes()), *expected, "{pattern} on {text}");
         }
     }
 

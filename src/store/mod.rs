@@ -120,19 +120,14 @@ impl Default for KeyValueStore {
 impl KeyValueStore {
     /// An empty store.
     pub fn new() -> Self {
-        KeyValueStore {
-            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-        }
+        KeyValueStore { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
     }
 
     /// Reads a key: hands the value to `read` under the shard's lock, so that it is copied once, to
     /// where it is wanted. Also returns the shard's log position.
     pub fn get<R>(&self, key: &[u8], read: impl FnOnce(Option<&[u8]>) -> R) -> (R, u64) {
         let shard = self.lock(shard_of(key_hash(key)));
-        let value = shard
-            .map
-            .get_key_value(key)
-            .and_then(|(entry, ())| entry.value());
+        let value = shard.map.get_key_value(key).and_then(|(entry, ())| entry.value());
         (read(value), shard.position)
     }
 
@@ -154,26 +149,15 @@ impl KeyValueStore {
         let old = shard.take(hash, key);
         let existed = old.as_ref().is_some_and(|entry| !entry.is_tombstone());
         let floor = old.as_ref().map_or(0, |entry| entry.version().time);
-        let record = Record {
-            version: stamp(floor),
-            key,
-            value,
-        };
-        assert!(
-            record.version.time > floor || floor == u64::MAX,
-            "a stamp exceeds the time it replaces"
-        );
+        let record = Record { version: stamp(floor), key, value };
+        assert!(record.version.time > floor || floor == u64::MAX, "a stamp exceeds the time it replaces");
         let new = old.map_or_else(|| Entry::new(&record), |entry| entry.rewrite(&record));
         let position = journal(new.bytes());
         if value.is_some() || keep_tombstone {
             shard.put(hash, new);
         }
         shard.position = position;
-        Written {
-            won: true,
-            existed,
-            position,
-        }
+        Written { won: true, existed, position }
     }
 
     /// Keeps the larger version of `record` and what is here. The one way in for records that were
@@ -186,21 +170,13 @@ impl KeyValueStore {
         match old {
             Some(old) if old.version() >= record.version => {
                 shard.put(hash, old);
-                Written {
-                    won: false,
-                    existed,
-                    position: shard.position,
-                }
+                Written { won: false, existed, position: shard.position }
             }
             old => {
                 let new = old.map_or_else(|| Entry::new(record), |entry| entry.rewrite(record));
                 shard.position = journal(new.bytes());
                 shard.put(hash, new);
-                Written {
-                    won: true,
-                    existed,
-                    position: shard.position,
-                }
+                Written { won: true, existed, position: shard.position }
             }
         }
     }
@@ -209,10 +185,7 @@ impl KeyValueStore {
     pub fn drop_tombstone(&self, key: &[u8], version: Version) -> bool {
         let hash = key_hash(key);
         let mut shard = self.lock(shard_of(hash));
-        let found = shard
-            .map
-            .get_key_value(key)
-            .map(|(entry, ())| (entry.is_tombstone(), entry.version()));
+        let found = shard.map.get_key_value(key).map(|(entry, ())| (entry.is_tombstone(), entry.version()));
         found == Some((true, version)) && shard.take(hash, key).is_some()
     }
 
@@ -231,10 +204,7 @@ impl KeyValueStore {
     /// The version of a key, of its value or its tombstone.
     pub fn version(&self, key: &[u8]) -> Option<Version> {
         let shard = self.lock(shard_of(key_hash(key)));
-        shard
-            .map
-            .get_key_value(key)
-            .map(|(entry, ())| entry.version())
+        shard.map.get_key_value(key).map(|(entry, ())| entry.version())
     }
 
     /// Appends the whole record of a key, value or tombstone, to `out`; its version.
@@ -285,9 +255,7 @@ impl KeyValueStore {
 
     fn lock(&self, index: usize) -> MutexGuard<'_, Shard> {
         // A panic ends the process, so nobody meets a lock that a panicking thread left behind.
-        self.shards[index]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -70,19 +70,12 @@ impl<'a> Record<'a> {
         if bytes.len() < HEADER_BYTES {
             return Err(bad("shorter than its header"));
         }
-        let version = Version {
-            time: u64_at(bytes, 0),
-            origin: u64_at(bytes, 8),
-        };
+        let version = Version { time: u64_at(bytes, 0), origin: u64_at(bytes, 8) };
         let (key_len, value_len) = (u32_at(bytes, 16) as usize, u32_at(bytes, 20));
         if key_len == 0 || key_len > KEY_BYTES_MAX {
             return Err(bad("key length out of range"));
         }
-        let value_bytes = if value_len == TOMBSTONE {
-            0
-        } else {
-            value_len as usize
-        };
+        let value_bytes = if value_len == TOMBSTONE { 0 } else { value_len as usize };
         if value_bytes > VALUE_BYTES_MAX {
             return Err(bad("value length out of range"));
         }
@@ -92,14 +85,7 @@ impl<'a> Record<'a> {
             return Err(bad("cut short"));
         }
         let value = (value_len != TOMBSTONE).then(|| &bytes[key_end..end]);
-        Ok((
-            Record {
-                version,
-                key: &bytes[HEADER_BYTES..key_end],
-                value,
-            },
-            end,
-        ))
+        Ok((Record { version, key: &bytes[HEADER_BYTES..key_end], value }, end))
     }
 }
 
@@ -156,10 +142,7 @@ impl Entry {
 
     /// When and where it was written.
     pub fn version(&self) -> Version {
-        Version {
-            time: u64_at(&self.0, 0),
-            origin: u64_at(&self.0, 8),
-        }
+        Version { time: u64_at(&self.0, 0), origin: u64_at(&self.0, 8) }
     }
 
     /// The key.
@@ -179,11 +162,7 @@ impl Entry {
 
     /// The record, borrowed.
     pub fn record(&self) -> Record<'_> {
-        Record {
-            version: self.version(),
-            key: self.key(),
-            value: self.value(),
-        }
+        Record { version: self.version(), key: self.key(), value: self.value() }
     }
 
     fn value_start(&self) -> usize {
@@ -234,66 +213,29 @@ mod tests {
     const GOLDEN: &[u8] = b"\x01\0\0\0\x92\x01\0\0\xa1\0\0\0\0\0\0\0\x04\0\0\0\x05\0\0\0nameDylan";
 
     fn golden() -> Record<'static> {
-        Record {
-            version: Version {
-                time: 0x0192_0000_0001,
-                origin: 0xA1,
-            },
-            key: b"name",
-            value: Some(b"Dylan"),
-        }
+        Record { version: Version { time: 0x0192_0000_0001, origin: 0xA1 }, key: b"name", value: Some(b"Dylan") }
     }
 
     #[test]
     fn the_worked_example_is_true() {
         assert_eq!(Entry::new(&golden()).bytes(), GOLDEN);
-        assert_eq!(
-            Record::decode(GOLDEN).expect("golden bytes decode"),
-            (golden(), GOLDEN.len())
-        );
+        assert_eq!(Record::decode(GOLDEN).expect("golden bytes decode"), (golden(), GOLDEN.len()));
     }
 
     #[test]
     fn a_tombstone_differs_from_an_empty_value() {
-        let tombstone = Entry::new(&Record {
-            value: None,
-            ..golden()
-        });
-        let empty = Entry::new(&Record {
-            value: Some(b""),
-            ..golden()
-        });
+        let tombstone = Entry::new(&Record { value: None, ..golden() });
+        let empty = Entry::new(&Record { value: Some(b""), ..golden() });
         assert_eq!((tombstone.value(), empty.value()), (None, Some(&b""[..])));
         assert_eq!(tombstone.bytes().len(), empty.bytes().len());
         // Same length, so the memory is used again: the mark must change with it.
-        assert_eq!(
-            empty
-                .rewrite(&Record {
-                    value: None,
-                    ..golden()
-                })
-                .value(),
-            None
-        );
-        assert_eq!(
-            tombstone
-                .rewrite(&Record {
-                    value: Some(b""),
-                    ..golden()
-                })
-                .value(),
-            Some(&b""[..])
-        );
+        assert_eq!(empty.rewrite(&Record { value: None, ..golden() }).value(), None);
+        assert_eq!(tombstone.rewrite(&Record { value: Some(b""), ..golden() }).value(), Some(&b""[..]));
     }
 
     #[test]
     fn lengths_beyond_the_limits_are_refused_before_they_are_used() {
-        for (at, len) in [
-            (16, 0),
-            (16, KEY_BYTES_MAX as u32 + 1),
-            (16, u32::MAX),
-            (20, VALUE_BYTES_MAX as u32 + 1),
-        ] {
+        for (at, len) in [(16, 0), (16, KEY_BYTES_MAX as u32 + 1), (16, u32::MAX), (20, VALUE_BYTES_MAX as u32 + 1)] {
             let mut bytes = GOLDEN.to_vec();
             bytes[at..at + 4].copy_from_slice(&u32::to_le_bytes(len));
             assert!(Record::decode(&bytes).is_err(), "length {len} at {at}");
@@ -302,12 +244,7 @@ mod tests {
 
     fn any_record() -> impl Strategy<Value = (u64, u64, Vec<u8>, Option<Vec<u8>>)> {
         let bytes = || prop::collection::vec(any::<u8>(), 0..40);
-        (
-            any::<u64>(),
-            any::<u64>(),
-            prop::collection::vec(any::<u8>(), 1..40),
-            prop::option::of(bytes()),
-        )
+        (any::<u64>(), any::<u64>(), prop::collection::vec(any::<u8>(), 1..40), prop::option::of(bytes()))
     }
 
     proptest! {

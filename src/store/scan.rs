@@ -25,13 +25,7 @@ impl KeyValueStore {
     /// `cursor`, hands those that match `pattern` to `found`, and returns the cursor of the next
     /// step, or 0 at the end. A cursor is 0 or one that an earlier step returned; a number beyond
     /// all places is at the end. The second result is the highest log position met.
-    pub fn scan(
-        &self,
-        cursor: u64,
-        count: usize,
-        pattern: Option<&[u8]>,
-        mut found: impl FnMut(&[u8]),
-    ) -> (u64, u64) {
+    pub fn scan(&self, cursor: u64, count: usize, pattern: Option<&[u8]>, mut found: impl FnMut(&[u8])) -> (u64, u64) {
         let (mut left, mut position) = (count.max(1), 0);
         if cursor >= PLACES {
             return (0, position);
@@ -57,11 +51,7 @@ impl KeyValueStore {
             }
             left = left.saturating_sub(visited);
             if left == 0 {
-                let next = if visited < keys.len() {
-                    last_place + 1
-                } else {
-                    ((index + 1) as u64) << SHARD_SHIFT
-                };
+                let next = if visited < keys.len() { last_place + 1 } else { ((index + 1) as u64) << SHARD_SHIFT };
                 return (if next < PLACES { next } else { 0 }, position);
             }
         }
@@ -74,9 +64,7 @@ fn last_of_step(keys: &mut [(u64, &[u8])], count: usize) -> u64 {
     if keys.len() <= count {
         return PLACES;
     }
-    keys.select_nth_unstable_by_key(count - 1, |(place, _)| *place)
-        .1
-        .0
+    keys.select_nth_unstable_by_key(count - 1, |(place, _)| *place).1.0
 }
 
 #[cfg(test)]
@@ -87,26 +75,13 @@ mod tests {
     use std::collections::HashSet;
 
     fn put(store: &KeyValueStore, key: &str) {
-        store.write(
-            key.as_bytes(),
-            Some(b"v"),
-            true,
-            |floor| Version {
-                time: floor + 1,
-                origin: 1,
-            },
-            |_| 0,
-        );
+        store.write(key.as_bytes(), Some(b"v"), true, |floor| Version { time: floor + 1, origin: 1 }, |_| 0);
     }
 
     fn scan_all(store: &KeyValueStore, count: usize, mut between: impl FnMut()) -> Vec<String> {
         let (mut cursor, mut keys) = (0, Vec::new());
         loop {
-            cursor = store
-                .scan(cursor, count, None, |key| {
-                    keys.push(String::from_utf8_lossy(key).into_owned())
-                })
-                .0;
+            cursor = store.scan(cursor, count, None, |key| keys.push(String::from_utf8_lossy(key).into_owned())).0;
             if cursor == 0 {
                 return keys;
             }
@@ -118,10 +93,7 @@ mod tests {
     fn places_are_ordered_by_shard() {
         for i in 0..1_000 {
             let key = format!("key{i}");
-            assert_eq!(
-                (place(key.as_bytes()) >> SHARD_SHIFT) as usize,
-                shard_of(key_hash(key.as_bytes()))
-            );
+            assert_eq!((place(key.as_bytes()) >> SHARD_SHIFT) as usize, shard_of(key_hash(key.as_bytes())));
         }
     }
 
@@ -134,32 +106,12 @@ mod tests {
             let keys = scan_all(&store, count, || {
                 put(&store, &format!("comes:{round}"));
                 let gone = format!("comes:{}", round / 2);
-                store.write(
-                    gone.as_bytes(),
-                    None,
-                    true,
-                    |floor| Version {
-                        time: floor + 1,
-                        origin: 1,
-                    },
-                    |_| 0,
-                );
+                store.write(gone.as_bytes(), None, true, |floor| Version { time: floor + 1, origin: 1 }, |_| 0);
                 round += 1;
             });
             let distinct: HashSet<&String> = keys.iter().collect();
-            assert_eq!(
-                distinct.len(),
-                keys.len(),
-                "no key comes twice, count {count}"
-            );
-            assert_eq!(
-                distinct
-                    .iter()
-                    .filter(|key| key.starts_with("stays:"))
-                    .count(),
-                5_000,
-                "count {count}"
-            );
+            assert_eq!(distinct.len(), keys.len(), "no key comes twice, count {count}");
+            assert_eq!(distinct.iter().filter(|key| key.starts_with("stays:")).count(), 5_000, "count {count}");
         }
     }
 
@@ -176,9 +128,6 @@ mod tests {
     fn a_cursor_beyond_the_end_ends_the_scan() {
         let store = KeyValueStore::new();
         put(&store, "key");
-        assert_eq!(
-            store.scan(u64::MAX, 10, None, |_| panic!("nothing is there")),
-            (0, 0)
-        );
+        assert_eq!(store.scan(u64::MAX, 10, None, |_| panic!("nothing is there")), (0, 0));
     }
 }

@@ -14,12 +14,8 @@ struct Fixture {
 impl Fixture {
     fn write(&self, key: &[u8], value: Option<&[u8]>, keep_tombstone: bool) -> Written {
         let time = self.time.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let stamp = |floor: u64| Version {
-            time: floor.max(time) + 1,
-            origin: 7,
-        };
-        self.store
-            .write(key, value, keep_tombstone, stamp, |_| time)
+        let stamp = |floor: u64| Version { time: floor.max(time) + 1, origin: 7 };
+        self.store.write(key, value, keep_tombstone, stamp, |_| time)
     }
 
     fn put(&self, key: &str, value: &str) {
@@ -27,11 +23,7 @@ impl Fixture {
     }
 
     fn get(&self, key: &str) -> Option<String> {
-        self.store
-            .get(key.as_bytes(), |value| {
-                value.map(|value| String::from_utf8_lossy(value).into_owned())
-            })
-            .0
+        self.store.get(key.as_bytes(), |value| value.map(|value| String::from_utf8_lossy(value).into_owned())).0
     }
 
     fn delete(&self, key: &str) -> bool {
@@ -133,11 +125,7 @@ struct Owned {
 
 impl Owned {
     fn record(&self) -> Record<'_> {
-        Record {
-            version: self.version,
-            key: &self.key,
-            value: self.value.as_deref(),
-        }
+        Record { version: self.version, key: &self.key, value: self.value.as_deref() }
     }
 }
 
@@ -146,11 +134,7 @@ fn any_owned() -> impl Strategy<Value = Owned> {
     (0u8..6, 1u64..5, 1u64..4).prop_map(|(key, time, origin)| {
         let content = u64::from(key) * 100 + time * 10 + origin;
         let value = (content % 3 != 0).then(|| vec![b'v'; content as usize % 7]);
-        Owned {
-            key: vec![key + b'a'],
-            version: Version { time, origin },
-            value,
-        }
+        Owned { key: vec![key + b'a'], version: Version { time, origin }, value }
     })
 }
 
@@ -160,15 +144,8 @@ fn content(store: &KeyValueStore) -> (Vec<Vec<u8>>, Vec<[u64; BUCKETS]>) {
     for index in 0..SHARDS {
         store.for_each_in_shard(index, |entry| records.push(entry.bytes().to_vec()));
     }
-    records.sort_unstable_by(|left, right| {
-        left[record::HEADER_BYTES..].cmp(&right[record::HEADER_BYTES..])
-    });
-    (
-        records,
-        (0..SHARDS)
-            .map(|index| store.bucket_digests(index))
-            .collect(),
-    )
+    records.sort_unstable_by(|left, right| left[record::HEADER_BYTES..].cmp(&right[record::HEADER_BYTES..]));
+    (records, (0..SHARDS).map(|index| store.bucket_digests(index)).collect())
 }
 
 fn merged(records: &[Owned]) -> (Vec<Vec<u8>>, Vec<[u64; BUCKETS]>) {
@@ -294,30 +271,12 @@ proptest! {
 #[test]
 fn an_older_record_changes_nothing_and_is_not_logged() {
     let store = KeyValueStore::new();
-    let newer = Record {
-        version: Version { time: 5, origin: 1 },
-        key: b"k",
-        value: Some(b"new"),
-    };
-    let older = Record {
-        version: Version { time: 4, origin: 9 },
-        key: b"k",
-        value: None,
-    };
+    let newer = Record { version: Version { time: 5, origin: 1 }, key: b"k", value: Some(b"new") };
+    let older = Record { version: Version { time: 4, origin: 9 }, key: b"k", value: None };
     assert!(store.merge(&newer, |_| 17).won);
     let merged = store.merge(&older, |_| panic!("a record that lost is not logged"));
-    assert_eq!(
-        merged,
-        Written {
-            won: false,
-            existed: true,
-            position: 17
-        }
-    );
-    assert_eq!(
-        store.get(b"k", |value| value.map(<[u8]>::to_vec)),
-        (Some(b"new".to_vec()), 17)
-    );
+    assert_eq!(merged, Written { won: false, existed: true, position: 17 });
+    assert_eq!(store.get(b"k", |value| value.map(<[u8]>::to_vec)), (Some(b"new".to_vec()), 17));
 }
 
 #[test]
@@ -340,14 +299,9 @@ fn concurrent_writers_lose_nothing() {
     std::thread::scope(|scope| {
         for writer in 0..4 {
             let fixture = &fixture;
-            scope.spawn(move || {
-                (0..2_000).for_each(|i| fixture.put(&format!("{writer}:{i}"), &i.to_string()))
-            });
+            scope.spawn(move || (0..2_000).for_each(|i| fixture.put(&format!("{writer}:{i}"), &i.to_string())));
         }
     });
     assert_eq!(fixture.size(), 8_000);
-    assert_eq!(
-        content(&fixture.store).1,
-        recomputed_digests(&fixture.store)
-    );
+    assert_eq!(content(&fixture.store).1, recomputed_digests(&fixture.store));
 }

@@ -60,10 +60,7 @@ impl HybridClock {
             let time = next(last);
             // Relaxed is enough: the shard's lock orders the writes of one key, and times of
             // different keys are never compared.
-            match self
-                .last
-                .compare_exchange_weak(last, time, Ordering::Relaxed, Ordering::Relaxed)
-            {
+            match self.last.compare_exchange_weak(last, time, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => return time,
                 Err(seen) => last = seen,
             }
@@ -83,9 +80,7 @@ impl HybridClock {
 
 /// The wall clock in milliseconds since 1970; 0 on a machine whose clock is set before that.
 pub fn wall_clock_ms() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     since.as_millis() as u64
 }
 
@@ -93,12 +88,7 @@ pub fn wall_clock_ms() -> u64 {
 /// from the operating system, and a keyed hash of the time spreads them over the result.
 pub fn random_id() -> u64 {
     let mut hasher = RandomState::new().build_hasher();
-    hasher.write_u128(
-        SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_nanos(),
-    );
+    hasher.write_u128(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos());
     hasher.finish()
 }
 
@@ -135,13 +125,9 @@ mod tests {
     fn threads_never_draw_the_same_stamp() {
         let clock = HybridClock::default();
         let mut times: Vec<u64> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..4)
-                .map(|_| scope.spawn(|| (0..5_000).map(|_| clock.stamp(1, 0)).collect::<Vec<_>>()))
-                .collect();
-            threads
-                .into_iter()
-                .flat_map(|thread| thread.join().expect("thread ran"))
-                .collect()
+            let threads: Vec<_> =
+                (0..4).map(|_| scope.spawn(|| (0..5_000).map(|_| clock.stamp(1, 0)).collect::<Vec<_>>())).collect();
+            threads.into_iter().flat_map(|thread| thread.join().expect("thread ran")).collect()
         });
         times.sort_unstable();
         times.dedup();

@@ -20,20 +20,11 @@ pub fn binary() -> &'static Path {
     BINARY.get_or_init(|| {
         // `target/debug/kvstore` of this run tells where the target directory is.
         let debug = Path::new(env!("CARGO_BIN_EXE_kvstore"));
-        let target = debug
-            .parent()
-            .and_then(Path::parent)
-            .expect("a target directory");
+        let target = debug.parent().and_then(Path::parent).expect("a target directory");
         let mut build = Command::new(env!("CARGO"));
         build.args(["build", "--release", "--quiet", "--manifest-path"]);
-        build
-            .arg(repository().join("Cargo.toml"))
-            .arg("--target-dir")
-            .arg(target);
-        assert!(
-            build.status().expect("cargo runs").success(),
-            "the release build failed"
-        );
+        build.arg(repository().join("Cargo.toml")).arg("--target-dir").arg(target);
+        assert!(build.status().expect("cargo runs").success(), "the release build failed");
         target.join("release").join("kvstore")
     })
 }
@@ -62,20 +53,13 @@ impl Server {
     /// Starts a server with options and environment variables on a port (0: any).
     pub fn start_on(port: u16, options: &[&str], variables: &[(&str, &str)]) -> Server {
         let mut command = Command::new(binary());
-        command
-            .arg("server")
-            .arg(port.to_string())
-            .args(options)
-            .envs(variables.iter().copied());
+        command.arg("server").arg(port.to_string()).args(options).envs(variables.iter().copied());
         Server::spawn(command).unwrap_or_else(|log| panic!("the server did not start: {log}"))
     }
 
     /// Starts a server by any command that ends in one; its log if it ends before it serves.
     pub fn spawn(mut command: Command) -> Result<Server, String> {
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the server can be run");
         let log = Arc::new(Mutex::new(String::new()));
         let (stderr, copy) = (child.stderr.take().expect("piped"), Arc::clone(&log));
@@ -94,12 +78,7 @@ impl Server {
                 let port = port.parse().expect("a port number");
                 // Keep reading, so that the server never meets a closed or full pipe.
                 thread::spawn(move || stdout.read_to_string(&mut String::new()));
-                return Ok(Server {
-                    port,
-                    printed,
-                    child,
-                    log,
-                });
+                return Ok(Server { port, printed, child, log });
             }
             line.clear();
         }
@@ -140,10 +119,7 @@ impl Server {
 
     /// The exit code, once the process has ended.
     pub fn exit_code(&mut self) -> Option<i32> {
-        poll("the server ends", || {
-            self.child.try_wait().expect("its state")
-        })
-        .code()
+        poll("the server ends", || self.child.try_wait().expect("its state")).code()
     }
 
     /// Whether the process still runs.
@@ -156,11 +132,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
         if thread::panicking() {
-            eprintln!(
-                "--- log of the server on port {} ---\n{}",
-                self.port,
-                self.log()
-            );
+            eprintln!("--- log of the server on port {} ---\n{}", self.port, self.log());
         }
     }
 }
@@ -181,9 +153,7 @@ impl Wire {
     }
 
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.stream
-            .write_all(bytes.as_ref())
-            .expect("the server reads");
+        self.stream.write_all(bytes.as_ref()).expect("the server reads");
     }
 
     /// Reads exactly as many bytes as `expected` has and compares.
@@ -199,10 +169,7 @@ impl Wire {
                 Err(error) => panic!("after '{}': {error}", bytes[..len].escape_ascii()),
             }
         }
-        assert_eq!(
-            bytes[..len].escape_ascii().to_string(),
-            expected.escape_ascii().to_string()
-        );
+        assert_eq!(bytes[..len].escape_ascii().to_string(), expected.escape_ascii().to_string());
     }
 
     /// Sends a request and compares the reply.
@@ -265,9 +232,8 @@ pub fn poll<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
 /// Whether a test can use a program. If not, says so where the test runner does not hide it; in CI
 /// a check that cannot run is a failure.
 pub fn have(program: &str, package: &str) -> bool {
-    let found = std::env::var_os("PATH").is_some_and(|path| {
-        std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
-    });
+    let found = std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).is_file()));
     if !found {
         skip(&format!("{program} is not installed (Debian: {package})"));
     }
@@ -276,10 +242,7 @@ pub fn have(program: &str, package: &str) -> bool {
 
 /// Where `.ci/run` installs the clients that tests drive.
 pub fn clients_folder() -> PathBuf {
-    std::env::var_os("KVSTORE_TEST_CLIENTS").map_or_else(
-        || repository().join("target").join("clients"),
-        PathBuf::from,
-    )
+    std::env::var_os("KVSTORE_TEST_CLIENTS").map_or_else(|| repository().join("target").join("clients"), PathBuf::from)
 }
 
 /// Says that a check is left out.
@@ -305,13 +268,8 @@ pub struct Output {
 
 /// Runs a command to its end with this input.
 pub fn run(command: &mut Command, input: impl AsRef<[u8]>) -> Output {
-    command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut child = command
-        .spawn()
-        .unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
     let mut stdin = child.stdin.take().expect("piped");
     let input = input.as_ref().to_vec();
     // In a thread, as the program may print before it has read everything; it may also not read at all.
@@ -328,12 +286,7 @@ pub fn run(command: &mut Command, input: impl AsRef<[u8]>) -> Output {
 /// Resident memory of a process, in bytes.
 pub fn resident_bytes(pid: u32) -> u64 {
     let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).expect("Linux");
-    statm
-        .split(' ')
-        .nth(1)
-        .and_then(|pages| pages.parse::<u64>().ok())
-        .expect("a number")
-        * 4096
+    statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).expect("a number") * 4096
 }
 
 /// Shows a value in a failure without flooding the screen.
@@ -359,39 +312,22 @@ impl Terminal {
     /// Starts a shell command at a terminal.
     pub fn start(command: &str) -> Terminal {
         let mut script = Command::new("script");
-        script
-            .args(["-qfec", command, "/dev/null"])
-            .env("TERM", "dumb");
-        let mut child = script
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("script runs");
+        script.args(["-qfec", command, "/dev/null"]).env("TERM", "dumb");
+        let mut child =
+            script.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("script runs");
         let keyboard = child.stdin.take().expect("piped");
         let stdout = child.stdout.take().expect("piped");
         let (sender, screen) = channel();
         thread::spawn(move || {
-            BufReader::new(stdout)
-                .bytes()
-                .map_while(Result::ok)
-                .try_for_each(|byte| sender.send(byte))
+            BufReader::new(stdout).bytes().map_while(Result::ok).try_for_each(|byte| sender.send(byte))
         });
-        Terminal {
-            child,
-            keyboard,
-            screen,
-            shown: String::new(),
-            typed_at: 0,
-        }
+        Terminal { child, keyboard, screen, shown: String::new(), typed_at: 0 }
     }
 
     /// Types a line.
     pub fn type_line(&mut self, line: &str) {
         self.typed_at = self.shown.len();
-        self.keyboard
-            .write_all(format!("{line}\n").as_bytes())
-            .expect("somebody reads");
+        self.keyboard.write_all(format!("{line}\n").as_bytes()).expect("somebody reads");
     }
 
     /// Waits until something was shown since the last line was typed, and it ends with `end`.
@@ -399,10 +335,7 @@ impl Terminal {
     pub fn wait_for(&mut self, end: &str) {
         let deadline = Instant::now() + SOON;
         while !self.shown[self.typed_at..].ends_with(end) {
-            match self
-                .screen
-                .recv_timeout(deadline.saturating_duration_since(Instant::now()))
-            {
+            match self.screen.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(b'\r') => {}
                 Ok(byte) => self.shown.push(char::from(byte)),
                 Err(error) => panic!("never showed {end:?} ({error}): {:?}", self.shown),
