@@ -119,8 +119,14 @@ pub struct Limits {
     /// Bytes of a request, line or element before the password was given, as in Redis. More:
     /// `-NOAUTH`, closed.
     pub unauthenticated_bytes_max: usize,
-    /// Longest first line that may be an HTTP request line. Longer ones are not looked at.
-    pub http_line_bytes_max: usize,
+    /// Longest head of an HTTP request: a long key, percent-encoded, and a browser's headers. More: 431,
+    /// closed.
+    pub http_head_bytes_max: usize,
+    /// Keys in one page of `GET /keys`. A larger `count` gets this many.
+    pub http_listing_keys_max: usize,
+    /// Keys looked at for one page of `GET /keys`, so that a rare prefix in a large store does not
+    /// hold a thread for long. Then the page is shorter and its cursor goes on.
+    pub http_listing_visits_max: usize,
 
     /// First size of a connection's read buffer: most requests fit, and 10,000 idle connections
     /// stay cheap.
@@ -215,7 +221,9 @@ impl Default for Limits {
             reply_bytes_max: 512 * 1024 * 1024,
             unauthenticated_elements_max: 10,
             unauthenticated_bytes_max: 16 * 1024,
-            http_line_bytes_max: 16 * 1024,
+            http_head_bytes_max: 16 * 1024,
+            http_listing_keys_max: 1_000,
+            http_listing_visits_max: 200_000,
             read_buffer_bytes_min: 1024,
             read_buffer_bytes: 64 * 1024,
             write_buffer_bytes: 256 * 1024,
@@ -322,6 +330,66 @@ pub struct ClientOptions {
     /// One command to carry out instead of the prompt: all that follows, hyphens included
     #[arg(value_name = "COMMAND ARG", trailing_var_arg = true, allow_hyphen_values = true)]
     pub command: Vec<OsString>,
+}
+
+/// `kvstore bench`: whom to load, and how.
+#[derive(Args, Clone, Debug)]
+pub struct BenchOptions {
+    /// Host to connect to
+    #[arg(default_value = DEFAULT_HOST)]
+    pub host: String,
+    /// Port to connect to
+    #[arg(default_value_t = DEFAULT_PORT)]
+    pub port: u16,
+    /// Connections
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub connections: u32,
+    /// Requests that a connection sends before it waits for their replies
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub pipeline: u32,
+    /// Bytes of a value
+    #[arg(long, value_name = "BYTES", default_value_t = 64, value_parser = clap::value_parser!(u32).range(0..=VALUE_BYTES_MAX as i64))]
+    pub value_bytes: u32,
+    /// Keys; all are written before the load begins, and each request picks one by chance
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub keys: u64,
+    /// Share of reads, in percent; the others are writes
+    #[arg(long, value_name = "PERCENT", default_value_t = 50, value_parser = clap::value_parser!(u32).range(0..=100))]
+    pub reads: u32,
+    /// Requests per second of all connections together; 0, the default: as fast as replies come
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub rate: u64,
+    /// Length of a round
+    #[arg(long, value_name = "SECS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    pub seconds: u64,
+    /// Rounds; the figures are medians of them [default: 1, with --compare 5]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub rounds: Option<u32>,
+    /// A second server that speaks RESP, loaded in turn with the first
+    #[arg(long, value_name = "HOST:PORT")]
+    pub compare: Option<String>,
+    /// File with the servers' password; KVSTORE_PASSWORD holds the password itself
+    #[arg(long, env = "KVSTORE_PASSWORD_FILE", value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+}
+
+/// `kvstore export`: whose data to write to stdout.
+#[derive(Args, Clone, Debug)]
+pub struct ExportOptions {
+    /// Host to connect to
+    #[arg(default_value = DEFAULT_HOST)]
+    pub host: String,
+    /// Port to connect to
+    #[arg(default_value_t = DEFAULT_PORT)]
+    pub port: u16,
+    /// File with the server's password; KVSTORE_PASSWORD holds the password itself
+    #[arg(long, env = "KVSTORE_PASSWORD_FILE", value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+}
+
+/// `host:port`, with brackets around a host that is an IPv6 address.
+pub fn address(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 impl ServerOptions {

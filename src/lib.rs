@@ -1,8 +1,8 @@
 //! # A distributed key-value store to read in an afternoon and to run for real
 //!
 //! **What it is.** A server that keeps keys and values, bytes to bytes, and answers on one port in three
-//! languages: text lines, for people and scripts; RESP, which every Redis library speaks; and, in part,
-//! HTTP. It is synchronous: a thread for each connection, blocking sockets, a `Mutex` around
+//! languages: text lines, for people and scripts; RESP, which every Redis library speaks; and
+//! HTTP, for browsers and `curl`. It is synchronous: a thread for each connection, blocking sockets, a `Mutex` around
 //! a `HashMap`, and nothing but `std` and four small packages.
 //!
 //! **What it is not.** No transactions, no expiry, no data types but strings; not linearizable. Each chapter ends
@@ -31,21 +31,26 @@
 //! 4. [`store`], remembering: shards, versions, merge, digests.
 //! 5. [`durability`], surviving: the log, recovery, snapshots.
 //! 6. [`node`]: the owner of everything, the thread table and the locks.
+//! 7. [`web`], watching: the page, REST, health and metrics, and how a browser is kept from being a way in.
+//! 8. [`mod@bench`], how fast it is and how long its clients wait; [`export`], the way out.
 //!
 //! Beside them: [`config`] has every option and limit with its reason, [`error`] every way to fail,
-//! [`metrics`] what is counted. In each directory read `mod.rs` first.
+//! [`metrics`] what is counted and timed. In each directory read `mod.rs` first.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod bench;
 pub mod client;
 pub mod config;
 pub mod durability;
 pub mod error;
+pub mod export;
 pub mod metrics;
 pub mod node;
 pub mod protocol;
 pub mod replication;
 pub mod server;
 pub mod store;
+pub mod web;

@@ -1,4 +1,4 @@
-//! The program: `kvstore server` and `kvstore client`.
+//! The program: `kvstore server`, `client`, `bench` and `export`.
 
 #![forbid(unsafe_code)]
 #![warn(clippy::unwrap_used, clippy::expect_used)]
@@ -6,12 +6,15 @@
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::thread;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use kvstore::bench;
 use kvstore::client::{Client, shell};
-use kvstore::config::{ClientOptions, ServerOptions, password};
+use kvstore::config::{BenchOptions, ClientOptions, ExportOptions, ServerOptions, address, password};
 use kvstore::error::{Error, Result};
+use kvstore::export;
 use kvstore::node::Node;
 use kvstore::server::NodeServer;
 
@@ -29,14 +32,20 @@ enum Mode {
     Server(ServerOptions),
     /// Talk to a node: at a prompt, from a pipe, or one command
     Client(ClientOptions),
+    /// Put a server under load and measure it
+    Bench(BenchOptions),
+    /// Write a node's data to stdout as SET commands, for redis-cli --pipe
+    Export(ExportOptions),
 }
 
 /// 0: fine, 1: failed, 2: the options cannot be used (clap exits with 2 for those it finds itself).
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    start_logging();
     let (title, result) = match parse_arguments() {
         Mode::Server(options) => ("Error starting server", run_server(options)),
         Mode::Client(options) => ("Error", run_client(options)),
+        Mode::Bench(options) => ("Error", bench::run(&options).map_err(with_way_out)),
+        Mode::Export(options) => ("Error", run_export(options)),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
@@ -48,6 +57,19 @@ fn main() -> ExitCode {
             ExitCode::from(if matches!(error, Error::Usage(_)) { 2 } else { 1 })
         }
     }
+}
+
+/// Logs to stderr what `RUST_LOG` wants, each line with the name of its thread: the names of the table in
+/// [`kvstore::node`].
+fn start_logging() {
+    let default = env_logger::Env::default().default_filter_or("info");
+    let mut builder = env_logger::Builder::from_env(default);
+    builder.format(|out, record| {
+        let (time, thread) = (out.timestamp_millis(), thread::current());
+        let (thread, level) = (thread.name().unwrap_or("unnamed"), record.level());
+        writeln!(out, "[{time} {thread} {level:<5} {}] {}", record.target(), record.args())
+    });
+    builder.init();
 }
 
 /// Reads the command line. A variable that is set to nothing counts as not set, so that scripts and
@@ -79,10 +101,7 @@ fn run_server(options: ServerOptions) -> Result<bool> {
 }
 
 fn run_client(options: ClientOptions) -> Result<bool> {
-    let first = match options.host.contains(':') {
-        true => format!("[{}]:{}", options.host, options.port),
-        false => format!("{}:{}", options.host, options.port),
-    };
+    let first = address(&options.host, options.port);
     let addresses = std::iter::once(first).chain(options.also).collect();
     let mut client =
         Client::connect_any(addresses, password(options.password_file.as_deref())?).map_err(with_way_out)?;
@@ -91,6 +110,13 @@ fn run_client(options: ClientOptions) -> Result<bool> {
     }
     let words: Vec<Vec<u8>> = options.command.into_iter().map(OsString::into_encoded_bytes).collect();
     shell::run_once(&mut client, &words)
+}
+
+fn run_export(options: ExportOptions) -> Result<bool> {
+    let addresses = vec![address(&options.host, options.port)];
+    let mut client =
+        Client::connect_any(addresses, password(options.password_file.as_deref())?).map_err(with_way_out)?;
+    export::run(&mut client, &mut io::stdout().lock()).map(|()| true)
 }
 
 fn with_way_out(error: Error) -> Error {

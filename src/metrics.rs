@@ -1,4 +1,4 @@
-//! Counters of what a node did, for `INFO`.
+//! What a node did and how long it took: counters and a latency histogram, for `INFO`, Prometheus and the page.
 //!
 //! Connections count for themselves while they work and add up here once per batch of replies
 //! ([`crate::node::Batch`]), so counting costs a `GET` one addition and threads do not fight over a counter.
@@ -22,6 +22,10 @@ pub struct Metrics {
     pub misses: AtomicU64,
     pub input_bytes: AtomicU64,
     pub output_bytes: AtomicU64,
+    /// Time from the arrival of a command's last byte to its settled reply, in nanoseconds. Commands that
+    /// arrived together wait for each other, so they all get the time of their batch. A sample:
+    /// one batch in 16 is timed and stands for those before it.
+    pub latency: Histogram,
 }
 
 impl Default for Metrics {
@@ -38,8 +42,91 @@ impl Default for Metrics {
             misses: AtomicU64::default(),
             input_bytes: AtomicU64::default(),
             output_bytes: AtomicU64::default(),
+            latency: Histogram::default(),
         }
     }
+}
+
+/// How often which value was seen, for quantiles: 32 buckets for each doubling, so that a
+/// bucket is at most 3.2 % wide, as in HdrHistogram (<https://hdrhistogram.org>).
+///
+/// Invariants:
+/// - `a_bucket_contains_its_values`: every value is above the bound of the bucket before its own, and not above
+///   that of its own.
+/// - Observing never fails and never allocates: values beyond the last bucket are counted in it.
+#[derive(Debug)]
+pub struct Histogram {
+    counts: Box<[AtomicU64]>,
+    sum: AtomicU64,
+}
+
+const STEP_BITS: u32 = 5;
+const STEPS: usize = 1 << STEP_BITS;
+/// 18 minutes in nanoseconds: nothing here takes longer.
+const VALUE_MAX: u64 = (1 << 40) - 1;
+
+impl Default for Histogram {
+    fn default() -> Self {
+        let counts = (0..=bucket(VALUE_MAX)).map(|_| AtomicU64::default());
+        Histogram { counts: counts.collect(), sum: AtomicU64::default() }
+    }
+}
+
+impl Histogram {
+    /// Counts a value `times` times.
+    pub fn observe(&self, value: u64, times: u64) {
+        add(&self.counts[bucket(value)], times);
+        add(&self.sum, value.min(VALUE_MAX) * times);
+    }
+
+    /// Counts what another histogram counted.
+    pub fn absorb(&self, other: &Histogram) {
+        for (mine, theirs) in self.counts.iter().zip(&other.counts) {
+            add(mine, read(theirs));
+        }
+        add(&self.sum, read(&other.sum));
+    }
+
+    /// How many values were counted.
+    pub fn count(&self) -> u64 {
+        self.counts.iter().map(read).sum()
+    }
+
+    /// The sum of all values.
+    pub fn sum(&self) -> u64 {
+        read(&self.sum)
+    }
+
+    /// Buckets that are not empty, in order: the largest value that falls into each, and its count.
+    pub fn buckets(&self) -> impl Iterator<Item = (u64, u64)> {
+        let counts = self.counts.iter().enumerate();
+        counts.map(|(index, count)| (bound(index), read(count))).filter(|(_, count)| *count > 0)
+    }
+
+    /// The value that the share `quantile` of all values does not exceed, at most 3.2 % too high; 0 without values.
+    pub fn quantile(&self, quantile: f64) -> u64 {
+        let total = self.count();
+        let rank = ((total as f64 * quantile).ceil() as u64).clamp(1, total.max(1));
+        let mut seen = 0;
+        let found = self.buckets().find(|(_, count)| {
+            seen += count;
+            seen >= rank
+        });
+        found.map_or(0, |(bound, _)| bound)
+    }
+}
+
+/// The bucket of a value: the position of its highest bit, and the five bits after it.
+fn bucket(value: u64) -> usize {
+    let value = value.min(VALUE_MAX);
+    let shift = (u64::BITS - STEP_BITS - 1).saturating_sub(value.leading_zeros());
+    shift as usize * STEPS + (value >> shift) as usize
+}
+
+/// The largest value of a bucket.
+fn bound(bucket: usize) -> u64 {
+    let shift = (bucket / STEPS).saturating_sub(1);
+    (((bucket - shift * STEPS + 1) as u64) << shift) - 1
 }
 
 /// Adds to a counter and returns the sum.
@@ -60,4 +147,42 @@ pub fn resident_bytes() -> u64 {
     });
     // statm counts pages; every platform this was run on has pages of 4 KiB.
     pages.unwrap_or(0) * 4096
+}
+
+/// Open files of this process and how many it may open, from `/proc`; `None` where there is none.
+pub fn open_files() -> Option<(u64, u64)> {
+    let open = std::fs::read_dir("/proc/self/fd").ok()?.count() as u64;
+    let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
+    let line = limits.lines().find(|line| line.starts_with("Max open files"))?;
+    Some((open, line.split_whitespace().nth(3)?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_bucket_contains_its_values(exponent in 0u32..41, low in any::<u64>()) {
+            let value = ((1 << exponent) | (low & ((1 << exponent) - 1))).min(VALUE_MAX);
+            let index = bucket(value);
+            prop_assert!(value <= bound(index));
+            prop_assert!(index == 0 || value > bound(index - 1));
+            prop_assert!(bound(index) - value <= value / STEPS as u64);
+        }
+    }
+
+    #[test]
+    fn quantiles_are_those_of_the_values() {
+        let histogram = Histogram::default();
+        assert_eq!(histogram.quantile(0.5), 0);
+        (1..=1000).for_each(|value| histogram.observe(value * 1000, 1));
+        for (quantile, exact) in [(0.0, 1_000), (0.5, 500_000), (0.99, 990_000), (1.0, 1_000_000)] {
+            let found = histogram.quantile(quantile);
+            assert!((exact..exact + exact / 30).contains(&found), "{quantile}: {found}");
+        }
+        histogram.observe(u64::MAX, 1_000_000);
+        assert_eq!(histogram.quantile(0.5), VALUE_MAX);
+    }
 }

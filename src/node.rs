@@ -33,12 +33,13 @@ use std::fmt::Display;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
+use log::trace;
 
 use crate::config::Configuration;
-use crate::durability::Durability;
 use crate::durability::identity::NodeFile;
 use crate::durability::write_ahead_log::WriteAheadLog;
+use crate::durability::{Durability, FsyncPolicy};
 use crate::error::{Error, Result};
 use crate::metrics::{self, Metrics};
 use crate::replication::members::Stored;
@@ -260,8 +261,19 @@ impl Node {
         let Batch { position, wrote, .. } = *batch;
         *batch = Batch { has_written: batch.has_written, ..Batch::default() };
         match self.log().map(|log| log.commit(position)) {
-            Some(Err(reason)) if wrote => Err(read_only(&reason, "outcome unknown")),
-            _ => Ok(()),
+            Some(Err(reason)) if wrote => return Err(read_only(&reason, "outcome unknown")),
+            _ if wrote => trace!("committed up to position {position}: {}", self.promise()),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// What a committed write survives.
+    fn promise(&self) -> &'static str {
+        match (&self.durability, self.configuration.fsync) {
+            (None, _) => "in memory only",
+            (Some(_), FsyncPolicy::Always) => "on the disk",
+            (Some(_), _) => "handed to the operating system",
         }
     }
 
@@ -292,6 +304,7 @@ impl Node {
         let done = sync::merge(&self.store, &self.clock, records, limits, |record| {
             self.log().map_or(0, |log| log.append(record))
         })?;
+        trace!("merged {} records from a peer, refused {}", done.merged, done.refused);
         self.wrote(done.position, batch);
         self.replication.merged(done);
         Ok(done)
@@ -308,6 +321,11 @@ impl Node {
     pub fn start_serving(&self) {
         let mut sender = self.serving.0.lock().unwrap_or_else(PoisonError::into_inner);
         *sender = None;
+    }
+
+    /// Whether the node serves clients.
+    pub fn is_serving(&self) -> bool {
+        self.serving.1.try_recv() == Err(TryRecvError::Disconnected)
     }
 
     /// Returns when the node serves clients: at once, but for the first second of a node with seeds.
@@ -335,11 +353,24 @@ impl Node {
 
     /// The one way of a client's write: stamp, merge, and only then hand on.
     fn write(&self, key: &[u8], value: Option<&[u8]>, batch: &mut Batch) -> bool {
-        let wall_ms = wall_clock_ms();
-        let stamp = |floor| Version { time: self.clock.stamp(wall_ms, floor), origin: self.run_id };
+        let (wall_ms, mut version) = (wall_clock_ms(), Version::default());
+        let stamp = |floor| {
+            let time = self.clock.stamp(wall_ms, floor);
+            let origin = self.run_id;
+            version = Version { time, origin };
+            version
+        };
         // A node on its own needs no tombstones: nobody can bring an older value back.
         let keep_tombstone = self.replication.keeps_tombstones();
         let written = self.store.write(key, value, keep_tombstone, stamp, self.journal());
+        trace!(
+            "key \"{}\", {}: merged with version {:016x}.{:016x}, in the log's buffer up to position {}",
+            key[..key.len().min(KEY_BYTES_SHOWN)].escape_ascii(),
+            value.map_or("deleted".into(), |value| format!("{} bytes", value.len())),
+            version.time,
+            version.origin,
+            written.position
+        );
         self.wrote(written.position, batch);
         batch.has_written = true;
         self.replication.changed(key, wall_ms);
@@ -364,6 +395,9 @@ impl Node {
         }
     }
 }
+
+/// Bytes of a key that a trace shows.
+const KEY_BYTES_SHOWN: usize = 60;
 
 /// Who is in the cluster, as a data directory remembers it. An address with `memory` behind it is of a node whose own
 /// data does not survive a restart.

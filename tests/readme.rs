@@ -75,6 +75,9 @@ impl Room {
             std::fs::write(&path, text).expect("written");
             std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("executable");
         }
+        let release = folder.path().join("target").join("release");
+        std::fs::create_dir_all(&release).expect("made");
+        std::os::unix::fs::symlink(common::binary(), release.join("kvstore")).expect("linked");
         let namespace = namespace();
         let free_port = || Server::start(&[]).port.to_string();
         let ports = if namespace.is_some() { vec![] } else { PORTS.iter().map(|port| (*port, free_port())).collect() };
@@ -123,7 +126,7 @@ impl Room {
     fn start_server(&mut self, command: &str, expected: &[String]) {
         let mut bash = Command::new("bash");
         // As at a terminal: the log and the printed lines in one stream.
-        bash.arg("-c").arg(self.entered(&format!("exec {command} 2>&1")));
+        bash.arg("-c").arg(self.entered(&format!("exec 2>&1 && exec env {command}")));
         let server = Server::spawn(bash).unwrap_or_else(|log| panic!("{command}: {log}"));
         same(command, &server.printed, expected);
         self.servers.push(server);

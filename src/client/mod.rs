@@ -129,7 +129,8 @@ impl Client {
         self.notice.take()
     }
 
-    fn checked(&mut self, words: &[&[u8]]) -> Result<Response> {
+    /// As [`Client::request`], but an error reply is an error.
+    pub fn checked(&mut self, words: &[&[u8]]) -> Result<Response> {
         match self.request(words)? {
             Response::Error(code, message) => Err(Error::Refused(crate::error::Refusal {
                 code: if code == "NOAUTH" { "NOAUTH" } else { "ERR" },
@@ -203,7 +204,7 @@ impl Client {
 }
 
 /// A request in RESP.
-pub(crate) fn encode(words: &[&[u8]]) -> Vec<u8> {
+pub fn encode(words: &[&[u8]]) -> Vec<u8> {
     let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
     for word in words {
         bytes.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
@@ -217,7 +218,8 @@ fn is_lost_by(error: &io::Error) -> bool {
     error.kind() != ErrorKind::InvalidData
 }
 
-fn open(address: &str) -> io::Result<TcpStream> {
+/// Connects to the first address of `host:port` that accepts.
+pub fn open(address: &str) -> io::Result<TcpStream> {
     let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
     for address in address.to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {

@@ -120,9 +120,9 @@ pub enum HttpLike {
 
 /// Whether a line is, or imitates, HTTP. Any line may be an imitation (`POST …`, `Host: …`), as a
 /// browser can be made to send lines of its master's choice after those; only a first line is a request.
-pub fn is_http_like(line: &[u8], is_first: bool, limits: &Limits) -> HttpLike {
+pub fn is_http_like(line: &[u8], is_first: bool) -> HttpLike {
     let starts = |word: &[u8]| line.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
-    if is_first && line.len() <= limits.http_line_bytes_max {
+    if is_first {
         let mut words = line.rsplitn(2, |&byte| byte == b' ');
         let (version, before) = (words.next().unwrap_or_default(), words.next());
         if let (Some(digits), Some(before)) = (version.strip_prefix(b"HTTP/"), before) {
@@ -247,8 +247,7 @@ mod tests {
 
     #[test]
     fn http_is_recognised() {
-        let limits = Limits::default();
-        let like = |line: &str, first| is_http_like(line.as_bytes(), first, &limits);
+        let like = |line: &str, first| is_http_like(line.as_bytes(), first);
         assert_eq!(like("GET / HTTP/1.1", true), HttpLike::Request);
         assert_eq!(like("PUT /keys/a HTTP/1.0", true), HttpLike::Request);
         assert_eq!(like("GET / HTTP/2.0", true), HttpLike::Attack);

@@ -19,13 +19,14 @@
 //!   the connection is closed, since nobody knows where the next request starts.
 //! - This module knows no store, no node and no socket.
 //!
-//! **What is left out.** HTTP is recognised but not served; inline commands on a RESP connection (the
+//! **What is left out.** Of HTTP everything but plain requests with a length; inline commands on a RESP connection (the
 //! line protocol is there for people); RESP3's push messages and streamed strings.
 //!
-//! Files: [`words`] are the pieces of a request, [`command`] the table of all commands, [`mod@line`] and
-//! [`resp`] the protocols. RESP: <https://redis.io/docs/latest/develop/reference/protocol-spec/>.
+//! Files: [`words`] are the pieces of a request, [`command`] the table of all commands, [`mod@line`],
+//! [`resp`] and [`http`] the protocols. RESP: <https://redis.io/docs/latest/develop/reference/protocol-spec/>.
 
 pub mod command;
+pub mod http;
 pub mod line;
 pub mod resp;
 pub mod words;

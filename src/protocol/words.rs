@@ -2,7 +2,7 @@
 
 /// Where a word lies, relative to the start of its request. 32 bits are enough: a request is at
 /// most `request_bytes_max` long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Span {
     start: u32,
     end: u32,
@@ -12,6 +12,26 @@ impl Span {
     /// The bytes from `start` to before `end`.
     pub fn new(start: usize, end: usize) -> Self {
         Span { start: start as u32, end: end as u32 }
+    }
+
+    /// Where the first byte lies.
+    pub fn start(self) -> usize {
+        self.start as usize
+    }
+
+    /// The bytes at this place.
+    pub fn of(self, bytes: &[u8]) -> &[u8] {
+        &bytes[self.start as usize..self.end as usize]
+    }
+
+    /// The pieces between separators.
+    pub fn split(self, bytes: &[u8], separator: u8) -> impl Iterator<Item = Span> {
+        let pieces = self.of(bytes).split(move |&byte| byte == separator);
+        pieces.scan(self.start(), |start, piece| {
+            let span = Span::new(*start, *start + piece.len());
+            *start += piece.len() + 1;
+            Some(span)
+        })
     }
 }
 

@@ -243,18 +243,32 @@ impl Members {
             self.cut.everybody = true;
             return Ok(());
         }
+        let names = self.names_of(target)?;
+        self.cut.names.extend(names);
+        Ok(())
+    }
+
+    /// Ends the partition from one peer.
+    pub fn heal_peer(&mut self, target: &str) -> Result<()> {
+        if self.cut.everybody {
+            return Err(Error::refused("everybody is cut off; HEAL ends that"));
+        }
+        for name in self.names_of(target)? {
+            self.cut.names.remove(&name);
+        }
+        Ok(())
+    }
+
+    /// The addresses and the id of a peer.
+    fn names_of(&self, target: &str) -> Result<Vec<String>> {
         let id = parse_id(target);
         let contact = self
             .contacts
             .values()
             .find(|contact| contact.addresses.iter().any(|known| known == target) || id.is_some() && contact.id == id);
-        let Some(contact) = contact else {
-            return Err(no_such_peer(target));
-        };
-        let names = contact.addresses.iter().cloned();
-        self.cut.names.extend(names);
-        self.cut.names.extend(contact.id.map(|id| format!("{id:016x}")));
-        Ok(())
+        let contact = contact.ok_or_else(|| no_such_peer(target))?;
+        let id = contact.id.map(|id| format!("{id:016x}"));
+        Ok(contact.addresses.iter().cloned().chain(id).collect())
     }
 
     /// Ends all partitions.

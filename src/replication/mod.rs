@@ -54,7 +54,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
-use log::{info, warn};
+use log::{info, trace, warn};
 
 use crate::config::Configuration;
 use crate::error::{Error, Result};
@@ -192,6 +192,7 @@ impl ReplicationManager {
         for link in links.values() {
             link.queue.offer(Change { key: Arc::clone(&key), at_ms });
         }
+        trace!("told {} links which key changed", links.len());
     }
 
     /// Whether a delete must leave a tombstone: not on a node with neither seeds nor members.
@@ -291,10 +292,15 @@ impl ReplicationManager {
         Ok(())
     }
 
-    /// Ends all partitions.
-    pub fn heal(&self) -> Result<()> {
+    /// Ends the partition from one peer, an address or id, or all partitions (`*`).
+    pub fn heal(&self, target: &str) -> Result<()> {
         self.check_fault_injection("HEAL")?;
-        lock(&self.shared.members).heal();
+        let mut members = lock(&self.shared.members);
+        match target {
+            "*" => members.heal(),
+            peer => members.heal_peer(peer)?,
+        }
+        drop(members);
         self.shared.links().values().for_each(|link| link.wake());
         Ok(())
     }

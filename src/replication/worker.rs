@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, select};
+use log::trace;
 
 use super::handle::{Handle, State};
 use super::link::{Link, Step};
@@ -123,6 +124,11 @@ impl Worker<'_> {
                 Step::Send(requests) => {
                     self.publish();
                     let replies = wire.exchange(&requests, shared, handle)?;
+                    for request in &requests {
+                        if let Request::Merge(records) = request {
+                            trace!("{address} acknowledged {} bytes of records", records.len());
+                        }
+                    }
                     let introduction = self.link.take(&requests, replies, shared.view())?;
                     self.publish();
                     if let Some(introduction) = introduction {

@@ -161,7 +161,7 @@ pub fn execute<R: Reply>(command: Command, node: &Node, session: &mut Session, r
             reply.ok();
         }
         Command::Heal => {
-            node.replication.heal()?;
+            node.replication.heal("*")?;
             reply.ok();
         }
         Command::PeerHello { .. }

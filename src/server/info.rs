@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::handshake::REDIS_VERSION;
-use crate::metrics::{read, resident_bytes};
+use crate::metrics::{Histogram, read, resident_bytes};
 use crate::node::Node;
 
 /// All sections, or the one that is named (`all`, `everything` and `default` are all).
@@ -79,6 +79,7 @@ fn sections(node: &Node, address: SocketAddr) -> Vec<Section> {
                 ("protocol_errors", count(&metrics.protocol_errors)),
             ],
         ),
+        ("Latencystats", vec![("latency_percentiles_usec_all", percentiles(&metrics.latency))]),
         ("Replication", super::peer::info(node)),
         (
             "Keyspace",
@@ -122,6 +123,12 @@ fn persistence(node: &Node) -> Vec<(&'static str, String)> {
         ("recovery_ms", recovered.duration.as_millis().to_string()),
     ]);
     fields
+}
+
+/// As Redis writes them, in microseconds.
+fn percentiles(latency: &Histogram) -> String {
+    let [p50, p99, p999] = [0.5, 0.99, 0.999].map(|share| latency.quantile(share) as f64 / 1000.0);
+    format!("p50={p50:.3},p99={p99:.3},p99.9={p999:.3}")
 }
 
 fn human_bytes(bytes: u64) -> String {

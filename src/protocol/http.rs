@@ -1,0 +1,503 @@
+//! HTTP/1.1, as far as a browser, `curl`, a probe and Prometheus need it (RFC 9110, RFC 9112).
+//!
+//! A request is a head (request line and headers, up to an empty line) and a body of
+//! `Content-Length` bytes. Everything that two readers could understand differently is refused, because a
+//! difference is how one request is smuggled inside another: two lengths, a length beside a transfer
+//! coding, folded headers, a space before the colon. Transfer codings themselves are not spoken (501).
+//!
+//! A connection that began with HTTP stays HTTP until it ends, so a body is never read as a
+//! command. Errors carry their status code as the code word of their
+//! [`Refusal`]; those of the framing close the connection.
+
+use super::words::Span;
+use crate::config::Limits;
+use crate::error::{Error, Refusal, Result};
+
+/// Reads requests from the unread bytes.
+///
+/// Invariant: `pieces_do_not_matter`: the result depends on the bytes, not on how they arrived.
+#[derive(Debug, Default)]
+pub struct Parser {
+    /// Bytes at the front that were looked at.
+    scanned: usize,
+    /// Where the line begins that is not complete yet.
+    line: usize,
+    head: Head,
+    /// The head is complete.
+    has_head: bool,
+    /// The client was told to go on, if it asked.
+    said_continue: bool,
+}
+
+/// What a head says; spans are relative to the start of the request.
+#[derive(Clone, Copy, Debug, Default)]
+struct Head {
+    method: Option<Span>,
+    target: Span,
+    host: Option<Span>,
+    origin: Option<Span>,
+    fetch_site: Option<Span>,
+    authorization: Option<Span>,
+    content_length: Option<usize>,
+    has_transfer_encoding: bool,
+    expects_continue: bool,
+    old_version: bool,
+    close: bool,
+}
+
+/// A request, borrowed from the read buffer. Its body may still be on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request<'a> {
+    /// In capitals: `GET`.
+    pub method: &'a [u8],
+    /// Path and query as they were sent: starts with `/`.
+    pub target: &'a [u8],
+    /// `Host`: always there in HTTP/1.1.
+    pub host: Option<&'a [u8]>,
+    /// `Origin`: the site whose page sends the request.
+    pub origin: Option<&'a [u8]>,
+    /// `Sec-Fetch-Site`: how that site relates to ours, in the browser's words.
+    pub fetch_site: Option<&'a [u8]>,
+    /// `Authorization`.
+    pub authorization: Option<&'a [u8]>,
+    /// The body; `None` until all of it is there.
+    pub body: Option<&'a [u8]>,
+    /// Bytes of the whole request.
+    pub len: usize,
+    /// The client waits for [`CONTINUE`] before it sends the body. Said once.
+    pub wants_continue: bool,
+    /// Whether the connection serves further requests.
+    pub keep_alive: bool,
+}
+
+impl Parser {
+    /// The request at the start of `bytes`, as soon as its head is there; `None` until then. Once it was
+    /// returned with its body, the next call is about the next request.
+    pub fn parse<'a>(&mut self, bytes: &'a [u8], limits: &Limits) -> Result<Option<Request<'a>>> {
+        if !self.has_head && !self.read_head(bytes, limits)? {
+            return Ok(None);
+        }
+        let (head, start) = (self.head, self.line);
+        let text = |span: Option<Span>| span.map(|span| span.of(bytes));
+        let len = start + head.content_length.unwrap_or(0);
+        let body = bytes.get(start..len);
+        let wants_continue = head.expects_continue && body.is_none() && !self.said_continue;
+        self.said_continue |= wants_continue;
+        if body.is_some() {
+            *self = Parser::default();
+        }
+        Ok(Some(Request {
+            method: text(head.method).unwrap_or_default(),
+            target: head.target.of(bytes),
+            host: text(head.host),
+            origin: text(head.origin),
+            fetch_site: text(head.fetch_site),
+            authorization: text(head.authorization),
+            body,
+            len,
+            wants_continue,
+            keep_alive: !head.close && !head.old_version,
+        }))
+    }
+
+    /// Reads lines up to the empty one; whether it was there.
+    fn read_head(&mut self, bytes: &[u8], limits: &Limits) -> Result<bool> {
+        let window = &bytes[..bytes.len().min(limits.http_head_bytes_max)];
+        while let Some(at) = window[self.scanned..].iter().position(|&byte| byte == b'\n') {
+            let end = self.scanned + at;
+            let line = super::line::trimmed(&window[self.line..=end]);
+            let span = Span::new(self.line, self.line + line.len());
+            match (self.head.method, line.is_empty()) {
+                // Empty lines before a request are no part of it.
+                (None, true) => {}
+                (None, false) => self.head.read_request_line(bytes, span)?,
+                (Some(_), false) => self.head.read_header(bytes, span, limits)?,
+                (Some(_), true) => {
+                    self.head.check(bytes)?;
+                    self.has_head = true;
+                }
+            }
+            (self.scanned, self.line) = (end + 1, end + 1);
+            if self.has_head {
+                return Ok(true);
+            }
+        }
+        self.scanned = window.len();
+        if window.len() == limits.http_head_bytes_max {
+            let message = format!("request head too long: at most {} bytes", window.len());
+            return Err(closing("431", message));
+        }
+        Ok(false)
+    }
+}
+
+impl Head {
+    fn read_request_line(&mut self, bytes: &[u8], line: Span) -> Result<()> {
+        let words: Vec<Span> = line.split(bytes, b' ').collect();
+        let [method, target, version] = words[..] else {
+            return Err(closing("400", "a request line is: METHOD /target HTTP/1.1"));
+        };
+        let target_bytes = target.of(bytes);
+        if !method.of(bytes).iter().all(u8::is_ascii_uppercase)
+            || !target_bytes.starts_with(b"/")
+            || !target_bytes.iter().all(u8::is_ascii_graphic)
+        {
+            return Err(closing("400", "a request line is: METHOD /target HTTP/1.1"));
+        }
+        self.old_version = match version.of(bytes) {
+            b"HTTP/1.1" => false,
+            b"HTTP/1.0" => true,
+            _ => return Err(closing("505", "HTTP/1.1 is spoken here")),
+        };
+        (self.method, self.target) = (Some(method), target);
+        Ok(())
+    }
+
+    fn read_header(&mut self, bytes: &[u8], line: Span, limits: &Limits) -> Result<()> {
+        let text = line.of(bytes);
+        let colon = text.iter().position(|&byte| byte == b':').unwrap_or(0);
+        let name = text[..colon].to_ascii_lowercase();
+        // A name is a token: with this a folded line and a space before the colon are refused, too.
+        if name.is_empty() || !name.iter().all(|&byte| is_token(byte)) {
+            return Err(closing("400", "a header is: Name: value"));
+        }
+        let value = text[colon + 1..].trim_ascii();
+        if value.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t') {
+            return Err(closing("400", "a control character in a header"));
+        }
+        let padding = text[colon + 1..].len() - text[colon + 1..].trim_ascii_start().len();
+        let start = line.start() + colon + 1 + padding;
+        let span = Span::new(start, start + value.len());
+        let once = |slot: &mut Option<Span>| match slot.replace(span) {
+            None => Ok(()),
+            Some(_) => Err(closing("400", "a header that may stand only once stands twice")),
+        };
+        match name.as_slice() {
+            b"host" => once(&mut self.host)?,
+            b"origin" => once(&mut self.origin)?,
+            b"sec-fetch-site" => once(&mut self.fetch_site)?,
+            b"authorization" => once(&mut self.authorization)?,
+            b"content-length" => self.read_length(value, limits)?,
+            b"transfer-encoding" => self.has_transfer_encoding = true,
+            b"connection" => {
+                self.close |=
+                    value.split(|&byte| byte == b',').any(|word| word.trim_ascii().eq_ignore_ascii_case(b"close"));
+            }
+            b"expect" if value.eq_ignore_ascii_case(b"100-continue") => {
+                self.expects_continue = true;
+            }
+            b"expect" => return Err(closing("417", "the only expectation is 100-continue")),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn read_length(&mut self, value: &[u8], limits: &Limits) -> Result<()> {
+        if self.content_length.is_some() {
+            return Err(closing("400", "Content-Length stands twice"));
+        }
+        if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+            return Err(closing("400", "Content-Length is not a number"));
+        }
+        let max = limits.value_bytes_max;
+        // Digits that do not parse are a number beyond all limits.
+        let len = super::resp::decimal(value).and_then(|len| usize::try_from(len).ok());
+        match len.filter(|len| *len <= max) {
+            None => Err(closing("413", format!("value too long: at most {max} bytes"))),
+            fitting => {
+                self.content_length = fitting;
+                Ok(())
+            }
+        }
+    }
+
+    /// What can only be said of the head as a whole.
+    fn check(&self, bytes: &[u8]) -> Result<()> {
+        let is_put = self.method.is_some_and(|method| method.of(bytes) == b"PUT");
+        match (self.has_transfer_encoding, self.content_length) {
+            (true, Some(_)) => Err(closing("400", "both Content-Length and Transfer-Encoding")),
+            (true, None) => Err(closing(
+                "501",
+                "Transfer-Encoding is not spoken here, send Content-Length (curl: --data-binary @file)",
+            )),
+            (false, None) if is_put => Err(closing("411", "PUT needs a Content-Length")),
+            _ if self.host.is_none() && !self.old_version => Err(closing("400", "Host is missing")),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The characters of a header's name (RFC 9110, 5.6.2).
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// A refusal after which the connection cannot be followed.
+fn closing(status: &'static str, message: impl Into<String>) -> Error {
+    Error::Protocol(Refusal { code: status, message: message.into() })
+}
+
+/// Tells a client that asked to go on with its body.
+pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// The kinds of content that are sent.
+pub mod content {
+    /// What a stored value is: bytes, and nothing for a browser to show or run.
+    pub const BYTES: &str = "application/octet-stream";
+    /// Lines for a person.
+    pub const TEXT: &str = "text/plain; charset=utf-8";
+    /// The page.
+    pub const HTML: &str = "text/html; charset=utf-8";
+    /// For programs.
+    pub const JSON: &str = "application/json";
+    /// Prometheus's text format.
+    pub const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
+}
+
+/// Where nothing else is said: nothing in the content may run, load or be framed.
+const INERT: &str = "sandbox; default-src 'none'; frame-ancestors 'none'";
+
+const AUTHENTICATE: &str = "WWW-Authenticate: Basic realm=\"kvstore, user default\", charset=\"UTF-8\"\r\n";
+
+/// Writes responses. A status is three digits; after 405 the methods follow that are allowed.
+#[derive(Debug)]
+pub struct HttpReply<'a> {
+    /// Where to.
+    pub out: &'a mut Vec<u8>,
+    /// `HEAD`: the head of what `GET` would answer.
+    pub head_only: bool,
+    /// Whether to say that the connection goes on.
+    pub keep_alive: bool,
+}
+
+impl HttpReply<'_> {
+    /// A response with a body.
+    pub fn content(&mut self, status: &str, content_type: &str, body: &[u8]) {
+        self.guarded(status, content_type, INERT, body);
+    }
+
+    /// A response with a body, and with the content security policy that it lives under.
+    pub fn guarded(&mut self, status: &str, content_type: &str, policy: &str, body: &[u8]) {
+        let mut headers = format!(
+            "Content-Type: {content_type}\r\nContent-Length: {}\r\nContent-Security-Policy: {policy}\r\n",
+            body.len()
+        );
+        match status.split_once(' ') {
+            Some(("405", allowed)) => headers.push_str(&format!("Allow: {allowed}\r\n")),
+            _ if status == "401" => headers.push_str(AUTHENTICATE),
+            _ => {}
+        }
+        self.head(&status[..3], &headers);
+        if !self.head_only {
+            self.out.extend_from_slice(body);
+        }
+    }
+
+    /// Done, nothing to say.
+    pub fn no_content(&mut self) {
+        self.head("204", "");
+    }
+
+    /// A refusal; its code is the status where it is one.
+    pub fn error(&mut self, refusal: &Refusal) {
+        let status = match refusal.code {
+            "NOAUTH" | "WRONGPASS" => "401",
+            "MISCONF" => "503",
+            code if code.starts_with(|first: char| first.is_ascii_digit()) => code,
+            _ => "400",
+        };
+        self.content(status, content::TEXT, format!("{}\n", refusal.message).as_bytes());
+    }
+
+    fn head(&mut self, status: &str, headers: &str) {
+        let connection = if self.keep_alive { "keep-alive" } else { "close" };
+        // Nothing here may be kept, guessed to be another type, or put into another site's page.
+        let head = format!(
+            "HTTP/1.1 {status} {}\r\n{headers}Connection: {connection}\r\nCache-Control: no-store\r\n\
+             X-Content-Type-Options: nosniff\r\nX-Frame-Options: DENY\r\nReferrer-Policy: no-referrer\r\n\
+             Cross-Origin-Resource-Policy: same-origin\r\n\r\n",
+            reason(status)
+        );
+        self.out.extend_from_slice(head.as_bytes());
+    }
+}
+
+fn reason(status: &str) -> &'static str {
+    match status {
+        "200" => "OK",
+        "204" => "No Content",
+        "400" => "Bad Request",
+        "401" => "Unauthorized",
+        "403" => "Forbidden",
+        "404" => "Not Found",
+        "405" => "Method Not Allowed",
+        "411" => "Length Required",
+        "413" => "Content Too Large",
+        "417" => "Expectation Failed",
+        "431" => "Request Header Fields Too Large",
+        "501" => "Not Implemented",
+        "503" => "Service Unavailable",
+        "505" => "HTTP Version Not Supported",
+        _ => "Error",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Feeds all bytes at once; the requests, and the status of the error that ended it.
+    fn parse(bytes: &str) -> (Vec<String>, Option<&'static str>) {
+        parse_in_pieces(bytes.as_bytes(), &[])
+    }
+
+    /// Feeds the bytes in pieces that end where `cuts` say.
+    fn parse_in_pieces(bytes: &[u8], cuts: &[usize]) -> (Vec<String>, Option<&'static str>) {
+        let limits = Limits { http_head_bytes_max: 200, value_bytes_max: 1000, ..Limits::default() };
+        let (mut parser, mut found, mut start) = (Parser::default(), Vec::new(), 0);
+        for end in cuts.iter().copied().chain([bytes.len()]) {
+            loop {
+                match parser.parse(&bytes[start..end.max(start)], &limits) {
+                    Err(Error::Protocol(refusal)) => return (found, Some(refusal.code)),
+                    Err(other) => panic!("{other}"),
+                    Ok(Some(request)) if request.body.is_some() => {
+                        found.push(shown(&request));
+                        start += request.len;
+                    }
+                    Ok(_) => break,
+                }
+            }
+        }
+        (found, None)
+    }
+
+    fn shown(request: &Request) -> String {
+        let text = |bytes: &[u8]| bytes.escape_ascii().to_string();
+        let body = text(request.body.unwrap_or_default());
+        let (host, keep) = (request.host.map(text), request.keep_alive);
+        format!("{} {} {host:?} {keep} {body:?}", text(request.method), text(request.target))
+    }
+
+    #[test]
+    fn a_request_is_a_head_and_a_body() {
+        let (requests, error) = parse(
+            "\r\nGET /a?b HTTP/1.1\r\nHost:h:1\r\n\r\nPUT /k HTTP/1.0\nhost:  h \ncontent-length: 3\n\nabc\
+             GET / HTTP/1.1\r\nHost: h\r\nConnection: x, Close\r\n\r\n",
+        );
+        assert_eq!(error, None);
+        assert_eq!(
+            requests,
+            ["GET /a?b Some(\"h:1\") true \"\"", "PUT /k Some(\"h\") false \"abc\"", "GET / Some(\"h\") false \"\"",]
+        );
+    }
+
+    #[test]
+    fn what_can_be_understood_in_two_ways_is_refused() {
+        for (head, status) in [
+            ("GET / HTTP/1.1\r\n\r\n", "400"),
+            ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", "400"),
+            ("GET / HTTP/2.0\r\n\r\n", "505"),
+            ("GET  / HTTP/1.1\r\n\r\n", "400"),
+            ("get / HTTP/1.1\r\n\r\n", "400"),
+            ("GET http://h/ HTTP/1.1\r\n\r\n", "400"),
+            ("GET /\x07 HTTP/1.1\r\n\r\n", "400"),
+            ("GET / HTTP/1.1\r\nHost : a\r\n\r\n", "400"),
+            ("GET / HTTP/1.1\r\nHost: a\r\n folded\r\n\r\n", "400"),
+            ("GET / HTTP/1.1\r\nnonsense\r\n\r\n", "400"),
+            ("GET / HTTP/1.1\r\nHost: a\rb\r\n\r\n", "400"),
+            ("PUT / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 1\r\n", "400"),
+            ("PUT / HTTP/1.1\r\nContent-Length: +1\r\n", "400"),
+            ("PUT / HTTP/1.1\r\nContent-Length: 1, 1\r\n", "400"),
+            ("PUT / HTTP/1.1\r\nContent-Length:\r\n", "400"),
+            ("PUT / HTTP/1.1\r\nContent-Length: 1001\r\n", "413"),
+            ("PUT / HTTP/1.1\r\nContent-Length: 99999999999999999999999\r\n", "413"),
+            ("PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", "501"),
+            ("PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n", "400"),
+            ("PUT / HTTP/1.1\r\nHost: h\r\n\r\n", "411"),
+            ("PUT / HTTP/1.1\r\nExpect: a miracle\r\n", "417"),
+        ] {
+            assert_eq!(parse(head), (vec![], Some(status)), "{head:?}");
+        }
+        let long = format!("GET /{} HTTP/1.1\r\n", "x".repeat(200));
+        assert_eq!(parse(&long), (vec![], Some("431")));
+    }
+
+    #[test]
+    fn the_head_is_known_before_the_body_and_continue_is_said_once() {
+        let limits = Limits::default();
+        let bytes = b"PUT /k HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nab";
+        let mut parser = Parser::default();
+        let (without_body, all) = (&bytes[..bytes.len() - 2], &bytes[..]);
+        let mut ask = |bytes| {
+            let request = parser.parse(bytes, &limits).expect("a head").expect("a request");
+            (request.wants_continue, request.body.map(<[u8]>::to_vec))
+        };
+        assert_eq!(ask(without_body), (true, None));
+        assert_eq!(ask(without_body), (false, None));
+        assert_eq!(ask(all), (false, Some(b"ab".to_vec())));
+    }
+
+    #[test]
+    fn a_response_says_its_length_and_nothing_after_204() {
+        let mut out = Vec::new();
+        let mut reply = HttpReply { out: &mut out, head_only: false, keep_alive: true };
+        reply.content("200", content::BYTES, b"abc");
+        reply.no_content();
+        reply.head_only = true;
+        reply.content("200", content::BYTES, b"abc");
+        let text = String::from_utf8(out).expect("text");
+        let parts: Vec<&str> = text.split("\r\n\r\n").collect();
+        assert!(parts[0].contains("\r\nContent-Length: 3\r\n") && parts[0].contains("nosniff"));
+        assert!(parts[1].starts_with("abcHTTP/1.1 204 No Content\r\n"));
+        assert!(!parts[1].contains("Content-Length"));
+        assert!(parts[2].contains("\r\nContent-Length: 3\r\n"), "HEAD says the length");
+        assert_eq!(parts[3], "", "and sends nothing");
+    }
+
+    /// Bytes that are often, but not always, HTTP.
+    fn http_like() -> impl Strategy<Value = Vec<u8>> {
+        let piece = prop_oneof![
+            Just("GET / HTTP/1.1\r\n"),
+            Just("PUT /keys/a%20b HTTP/1.1\r\n"),
+            Just("Host: localhost\r\n"),
+            Just("Content-Length: 5\r\n"),
+            Just("Content-Length: 0\r\n"),
+            Just("\r\n"),
+            Just("\n"),
+            Just("hello"),
+            Just("Expect: 100-continue\r\n"),
+            Just("Connection: close\r\n"),
+            Just("Transfer-Encoding: chunked\r\n"),
+            Just(" "),
+            Just("\0"),
+            Just(":"),
+        ];
+        prop::collection::vec(piece, 0..14).prop_map(|pieces| pieces.concat().into_bytes())
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_do_not_matter(bytes in http_like(), mut cuts in prop::collection::vec(0usize..200, 0..12)) {
+            cuts.iter_mut().for_each(|cut| *cut = (*cut).min(bytes.len()));
+            cuts.sort_unstable();
+            prop_assert_eq!(parse_in_pieces(&bytes, &cuts), parse_in_pieces(&bytes, &[]));
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            parse_in_pieces(&bytes, &[]);
+        }
+
+        #[test]
+        fn what_was_written_is_read(key in "[a-z%]{0,20}", body in prop::collection::vec(any::<u8>(), 0..99)) {
+            let mut bytes = format!("PUT /keys/{key} HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n", body.len()).into_bytes();
+            bytes.extend_from_slice(&body);
+            let mut parser = Parser::default();
+            let request = parser.parse(&bytes, &Limits::default()).expect("well formed").expect("complete");
+            prop_assert_eq!((request.body, request.len), (Some(&body[..]), bytes.len()));
+            let target = format!("/keys/{key}");
+            prop_assert_eq!(request.target, target.as_bytes());
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! REST: keys and values for `curl` and the page.
+
+use super::{json, refused};
+use crate::error::Result;
+use crate::node::{Batch, Node};
+use crate::protocol::http::{HttpReply, Request, content};
+use crate::protocol::resp::decimal;
+
+/// `/keys/<key>`: the key is all that follows, percent-encoded.
+pub fn one(request: &Request, key: &[u8], node: &Node, batch: &mut Batch, reply: &mut HttpReply) -> Result<()> {
+    let key = percent_decoded(key).ok_or_else(|| refused("400", "the key is not percent-encoded"))?;
+    if key.is_empty() {
+        return Err(refused("400", "key is empty"));
+    }
+    batch.commands += 1;
+    match request.method {
+        b"GET" | b"HEAD" => node.get(&key, batch, |value| match value {
+            Some(value) => {
+                reply.content("200", content::BYTES, value);
+                Ok(())
+            }
+            None => Err(refused("404", "no such key")),
+        }),
+        b"PUT" => {
+            node.put(&key, request.body.unwrap_or_default(), batch)?;
+            reply.no_content();
+            Ok(())
+        }
+        b"DELETE" => {
+            node.delete(&key, batch)?;
+            reply.no_content();
+            Ok(())
+        }
+        _ => Err(refused("405 GET, HEAD, PUT, DELETE", "a key takes GET, HEAD, PUT and DELETE")),
+    }
+}
+
+/// `/keys?prefix=&cursor=&count=`: `{"keys":[…],"paths":[…],"cursor":n}`. A path is where its key's value is,
+/// exact also for keys that are no text. A cursor of 0 is the end.
+pub fn list(query: &[u8], node: &Node, batch: &mut Batch, reply: &mut HttpReply) -> Result<()> {
+    let limits = &node.configuration.limits;
+    let (mut pattern, mut cursor, mut count) = (b"*".to_vec(), 0, LIST_COUNT);
+    for pair in query.split(|&byte| byte == b'&').filter(|pair| !pair.is_empty()) {
+        let at = pair.iter().position(|&byte| byte == b'=').unwrap_or(pair.len());
+        let value: Vec<u8> = pair[at..].iter().skip(1).map(|&byte| if byte == b'+' { b' ' } else { byte }).collect();
+        let value = percent_decoded(&value).ok_or_else(|| refused("400", "not percent-encoded"))?;
+        let number = || decimal(&value).and_then(|number| u64::try_from(number).ok());
+        match &pair[..at] {
+            b"prefix" => pattern = starting_with(&value),
+            b"cursor" => cursor = number().ok_or_else(|| refused("400", "cursor is not a number"))?,
+            b"count" => {
+                let wanted = number().filter(|count| *count > 0);
+                count = wanted.ok_or_else(|| refused("400", "count is not a number from 1 on"))? as usize;
+            }
+            _ => return Err(refused("400", "the options are prefix, cursor and count")),
+        }
+    }
+    let count = count.min(limits.http_listing_keys_max);
+    let (mut keys, mut visits): (Vec<Vec<u8>>, usize) = (Vec::new(), 0);
+    loop {
+        // With one step after the other the list is never much longer than it should be.
+        let step = count - keys.len();
+        cursor = node.scan(cursor, step, Some(&pattern), batch, |key| keys.push(key.to_vec()));
+        visits += step;
+        if cursor == 0 || keys.len() >= count || visits >= limits.http_listing_visits_max {
+            break;
+        }
+    }
+    let text = json::object([
+        ("keys", json::array(keys.iter().map(|key| json::string(key)))),
+        ("paths", json::array(keys.iter().map(|key| json::string(path(key).as_bytes())))),
+        ("cursor", cursor.to_string()),
+    ]);
+    reply.content("200", content::JSON, text.as_bytes());
+    Ok(())
+}
+
+/// Keys of a page of the listing where nothing else is said.
+const LIST_COUNT: usize = 100;
+
+/// The pattern for keys with a prefix: its special characters stand for themselves.
+fn starting_with(prefix: &[u8]) -> Vec<u8> {
+    let mut pattern: Vec<u8> = prefix.iter().flat_map(|&byte| [b'\\', byte]).collect();
+    pattern.push(b'*');
+    pattern
+}
+
+/// Where a key's value is.
+fn path(key: &[u8]) -> String {
+    let encoded = key.iter().map(|&byte| match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+        other => format!("%{other:02X}"),
+    });
+    format!("/keys/{}", encoded.collect::<String>())
+}
+
+/// Replaces every `%XX` by its byte; `None` where two hexadecimal digits are missing.
+fn percent_decoded(text: &[u8]) -> Option<Vec<u8>> {
+    let (mut decoded, mut rest) = (Vec::with_capacity(text.len()), text);
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        if byte == b'%' {
+            let (high, low) = (*after.first()?, *after.get(1)?);
+            let digit = |digit: u8| char::from(digit).to_digit(16);
+            decoded.push((digit(high)? * 16 + digit(low)?) as u8);
+            rest = &after[2..];
+        } else {
+            decoded.push(byte);
+        }
+    }
+    Some(decoded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::glob;
+    use proptest::prelude::*;
+
+    #[test]
+    fn half_an_escape_is_no_key() {
+        for bad in ["%", "%4", "a%zz", "%+1"] {
+            assert_eq!(percent_decoded(bad.as_bytes()), None, "{bad}");
+        }
+        assert_eq!(percent_decoded(b"a%20b+%c3%BC%00/"), Some("a b+ü\0/".as_bytes().to_vec()));
+    }
+
+    proptest! {
+        #[test]
+        fn every_key_has_a_path(key in prop::collection::vec(any::<u8>(), 1..50)) {
+            let path = path(&key);
+            prop_assert!(path.is_ascii() && !path.contains(['?', '#', ' ']));
+            prop_assert_eq!(percent_decoded(&path.as_bytes()["/keys/".len()..]), Some(key));
+        }
+
+        #[test]
+        fn a_prefix_means_itself(prefix in "[a*?\\[\\]^-]{0,5}", key in "[a*?\\[\\]^-]{0,8}") {
+            prop_assert_eq!(glob::matches(&starting_with(prefix.as_bytes()), key.as_bytes()), key.starts_with(&prefix));
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! The page, in a real browser: headless Chromium, driven through chromedriver's HTTP interface (W3C WebDriver).
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use common::{Server, Wire, have, poll, resp};
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+
+#[test]
+fn a_key_is_put_found_read_and_deleted_by_hand() {
+    let Some(browser) = Browser::start() else {
+        return;
+    };
+    let server = Server::start(&[]);
+    browser.open(server.port);
+    browser.wait_for_text("#state", "ready");
+    assert_eq!(browser.text("#address"), format!("localhost:{}", server.port));
+    browser.type_into("#name", "grüße/1 ?#%");
+    browser.type_into("#value", "Dylan\n & Söhne");
+    browser.click("#put");
+    browser.wait_for_text("#said", "Stored.");
+    let (key, value) = ("grüße/1 ?#%".as_bytes(), "Dylan\n & Söhne".as_bytes());
+    let expected = [format!("${}\r\n", value.len()).as_bytes(), value, b"\r\n"].concat();
+    server.connect().ask(resp(&[b"GET", key]), expected);
+    // The list has it; written behind the page's back, the value is the new one.
+    browser.wait_for_text("#keys button", "grüße/1 ?#%");
+    server.connect().ask(resp(&[b"SET", key, b"changed"]), "+OK\r\n");
+    browser.click("#keys button");
+    browser.wait_for("the new value", "return document.getElementById('value').value === 'changed'");
+    browser.click("#delete");
+    browser.wait_for_text("#said", "Deleted.");
+    server.connect().ask(resp(&[b"GET", key]), "$-1\r\n");
+    browser.wait_for_text("#listed", "no keys");
+    browser.click("#get");
+    browser.wait_for_text("#said", "no such key");
+    assert_eq!(browser.complaints(), ["404"], "only the last request failed");
+}
+
+#[test]
+fn stored_markup_is_shown_as_text_and_bytes_as_bytes() {
+    let Some(browser) = Browser::start() else {
+        return;
+    };
+    let server = Server::start(&[]);
+    let hostile = b"<img src=x onerror=\"window.hacked=1\"><script>window.hacked=1</script>";
+    let mut wire = server.connect();
+    wire.ask(resp(&[b"SET", hostile, hostile]), "+OK\r\n");
+    browser.open(server.port);
+    browser.wait_for_text("#keys button", std::str::from_utf8(hostile).unwrap());
+    browser.click("#keys button");
+    browser.wait_for("the value", "return document.getElementById('value').value.startsWith('<img')");
+    let check = "return window.hacked === undefined && !document.querySelector('img, #keys script, #entry script')";
+    assert_eq!(browser.run(check), true);
+    // Neither does the value run when it is opened on its own, and keys that are no text are reached by their path.
+    wire.ask(resp(&[b"SET", b"\xff\xfe", b"\x00\xff"]), "+OK\r\n");
+    browser.type_into("#prefix", "no such prefix");
+    browser.wait_for_text("#listed", "no keys");
+    browser.run(
+        "const field = document.getElementById('prefix'); field.value = ''; field.dispatchEvent(new Event('input'))",
+    );
+    browser.wait_for("both keys", "return document.querySelectorAll('#keys button').length === 2");
+    browser.run("[...document.querySelectorAll('#keys button')].find(b => !b.textContent.startsWith('<')).click()");
+    browser.wait_for_text("#said", "2 bytes, not text: 00 ff");
+    assert!(browser.complaints().is_empty());
+}
+
+#[test]
+fn the_page_shows_load_fits_a_phone_and_notices_a_dead_node() {
+    let Some(browser) = Browser::start() else {
+        return;
+    };
+    let mut server = Server::start(&[]);
+    browser.call("POST", "/window/rect", &json!({ "width": 390, "height": 844 }));
+    browser.open(server.port);
+    browser.wait_for_text("#state", "ready");
+    let mut wire = server.connect();
+    let mut load = || (0..50).for_each(|i| wire.ask(format!("PUT key{i} v\nGET key{i}\n"), "OK\nv\n"));
+    load();
+    browser.wait_for("fifty keys and a curve", {
+        "return document.getElementById('figures').textContent.includes('Keys50')\
+         && document.querySelector('#operations path').getAttribute('d').length > 20"
+    });
+    let overflow = "return document.documentElement.scrollWidth <= window.innerWidth";
+    assert_eq!(browser.run(overflow), true, "nothing sticks out on a narrow screen");
+    server.kill();
+    browser.wait_for_text("#state", "unreachable");
+    let note = browser.text("#notes");
+    assert!(note.starts_with("This node does not answer"), "{note}");
+}
+
+#[test]
+fn a_class_watches_a_partition_and_its_healing() {
+    let Some(browser) = Browser::start() else {
+        return;
+    };
+    let first = Server::start(&["--enable-fault-injection"]);
+    let second = Server::start(&["--enable-fault-injection", "--peer", &first.address()]);
+    let put = |server: &Server, value: &str| {
+        browser.open(server.port);
+        browser.wait_for_text("#state", "ready");
+        browser.type_into("#name", "colour");
+        browser.type_into("#value", value);
+        browser.click("#put");
+        browser.wait_for_text("#said", "Stored.");
+    };
+    let shows = |server: &Server, value: &str| {
+        browser.open(server.port);
+        browser.wait_for_text("#keys button", "colour");
+        let shown = format!("return document.getElementById('value').value === {value:?}");
+        poll(&format!("the page of {} shows {value}", server.port), || {
+            browser.click("#keys button");
+            std::thread::sleep(std::time::Duration::from_millis(50)); // A person's pause between two clicks.
+            (browser.run(&shown) == true).then_some(())
+        });
+    };
+    put(&first, "red");
+    shows(&second, "red");
+    // The link is seen, and cut with its button.
+    browser.open(first.port);
+    browser.wait_for_text(".peer span", "live");
+    assert!(browser.text("#picture").contains(&format!(":{}", second.port)), "{}", browser.text("#picture"));
+    browser.click(".peer button");
+    browser.wait_for_text(".peer span", "partitioned");
+    browser.wait_for_text(".peer button", "Heal");
+    put(&first, "green");
+    put(&second, "blue");
+    shows(&first, "green");
+    shows(&second, "blue");
+    // After healing the later write is everywhere.
+    browser.open(first.port);
+    browser.wait_for_text(".peer button", "Heal");
+    browser.click(".peer button");
+    browser.wait_for_text(".peer span", "live");
+    shows(&first, "blue");
+    shows(&second, "blue");
+    assert!(browser.complaints().is_empty());
+}
+
+/// A browser with one window; both processes end when it is dropped.
+struct Browser {
+    driver: Child,
+    port: u16,
+    session: String,
+    _profile: tempfile::TempDir,
+}
+
+impl Browser {
+    /// `None` where Chromium is not installed.
+    fn start() -> Option<Browser> {
+        if !have("chromedriver", "chromium-driver") || !have("chromium", "chromium") {
+            return None;
+        }
+        let mut driver =
+            Command::new("chromedriver").arg("--port=0").stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let port = lines
+            .find_map(|line| line.strip_suffix('.')?.rsplit_once("successfully on port ")?.1.parse().ok())
+            .expect("chromedriver says its port");
+        std::thread::spawn(move || lines.for_each(drop));
+        let profile = tempfile::tempdir().unwrap();
+        let mut browser = Browser { driver, port, session: String::new(), _profile: profile };
+        let options = json!({ "args": [
+            "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync", "--no-proxy-server",
+            "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",
+            format!("--user-data-dir={}", browser._profile.path().display()),
+        ] });
+        let always = json!({ "browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": { "browser": "ALL" } });
+        let session = browser.request("POST", "/session", &json!({ "capabilities": { "alwaysMatch": always } }));
+        browser.session = session["sessionId"].as_str().expect("a session").to_string();
+        Some(browser)
+    }
+
+    fn open(&self, port: u16) {
+        self.call("POST", "/url", &json!({ "url": format!("http://127.0.0.1:{port}/") }));
+    }
+
+    /// Runs JavaScript in the page.
+    fn run(&self, script: &str) -> Value {
+        self.call("POST", "/execute/sync", &json!({ "script": script, "args": [] }))
+    }
+
+    #[track_caller]
+    fn wait_for(&self, what: &str, script: &str) {
+        poll(what, || (self.run(script) == true).then_some(()));
+    }
+
+    /// The text of the first element that a selector finds; empty if there is none.
+    fn text(&self, selector: &str) -> String {
+        let script = format!("return (document.querySelector({selector:?}) || {{}}).textContent || ''");
+        self.run(&script).as_str().unwrap().to_string()
+    }
+
+    #[track_caller]
+    fn wait_for_text(&self, selector: &str, text: &str) {
+        poll(&format!("{selector} says {text:?}"), || (self.text(selector) == text).then_some(()));
+    }
+
+    fn element(&self, selector: &str) -> String {
+        let found = self.call("POST", "/element", &json!({ "using": "css selector", "value": selector }));
+        let id = found.as_object().and_then(|found| found.values().next()?.as_str());
+        id.unwrap_or_else(|| panic!("no {selector}: {found}")).to_string()
+    }
+
+    /// A click of the mouse, as a person makes it: fails when something else is in front.
+    fn click(&self, selector: &str) {
+        let clicked = self.call("POST", &format!("/element/{}/click", self.element(selector)), &json!({}));
+        assert_eq!(clicked, Value::Null, "{selector}");
+    }
+
+    fn type_into(&self, selector: &str, text: &str) {
+        let element = self.element(selector);
+        self.call("POST", &format!("/element/{element}/clear"), &json!({}));
+        let typed = self.call("POST", &format!("/element/{element}/value"), &json!({ "text": text }));
+        assert_eq!(typed, Value::Null, "{selector}");
+    }
+
+    /// What the browser put into its console as an error: a status, or the message.
+    fn complaints(&self) -> Vec<String> {
+        let log = self.call("POST", "/se/log", &json!({ "type": "browser" }));
+        let entries = log.as_array().unwrap().iter().filter(|entry| entry["level"] == "SEVERE");
+        let messages = entries.map(|entry| entry["message"].as_str().unwrap().to_string());
+        let status = |message: String| match message.split_once("with a status of ") {
+            Some((_, status)) => status[..3].to_string(),
+            None => message,
+        };
+        messages.map(status).collect()
+    }
+
+    fn call(&self, method: &str, path: &str, body: &Value) -> Value {
+        self.request(method, &format!("/session/{}{path}", self.session), body)
+    }
+
+    fn request(&self, method: &str, path: &str, body: &Value) -> Value {
+        let mut wire = Wire { stream: TcpStream::connect(("127.0.0.1", self.port)).unwrap() };
+        wire.stream.set_read_timeout(Some(common::SOON)).unwrap();
+        let body = body.to_string();
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", body.len());
+        wire.stream.write_all((head + &body).as_bytes()).unwrap();
+        let mut len = 0;
+        loop {
+            let line = wire.line();
+            if line.is_empty() {
+                break;
+            }
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                len = value.trim().parse().unwrap();
+            }
+        }
+        let mut answer = vec![0; len];
+        wire.stream.read_exact(&mut answer).unwrap();
+        let answer: Value = serde_json::from_slice(&answer).unwrap();
+        answer["value"].clone()
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // Ends the browser, also after a failure, when nothing here may fail once more.
+        if let Ok(mut stream) = TcpStream::connect(("127.0.0.1", self.port)) {
+            let request = format!("DELETE /session/{} HTTP/1.1\r\nHost: localhost\r\n\r\n", self.session);
+            let _ = stream.set_read_timeout(Some(common::SOON));
+            let _ = stream.write_all(request.as_bytes());
+            // The answer comes when the browser has ended.
+            let _ = stream.read(&mut [0; 1024]);
+        }
+        let _ = self.driver.kill();
+        let _ = self.driver.wait();
+    }
+}

@@ -1,0 +1,357 @@
+//! `kvstore bench`, `kvstore export` and `/metrics`, each against a tool that is not ours.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use common::{Output, Server, binary, clients_folder, have, resp, run, skip};
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+fn kvstore(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+    run(Command::new(binary()).args(arguments).envs(variables.iter().copied()), "")
+}
+
+fn ok(output: &Output) -> &str {
+    assert_eq!(output.code, Some(0), "{output:?}");
+    &output.stdout
+}
+
+/// Puts keys of all kinds into a server; what it then holds.
+fn fill(server: &Server) -> HashMap<Vec<u8>, Vec<u8>> {
+    let mut data: HashMap<Vec<u8>, Vec<u8>> =
+        (0..2_000).map(|i| (format!("key {i}").into_bytes(), vec![b'v'; i])).collect();
+    data.insert((0..=255).collect(), b"\r\n*3\r\n$3\r\nSET\r\n\0\xff".to_vec());
+    data.insert(b"empty".to_vec(), Vec::new());
+    data.insert(vec![b'k'; 65_536], vec![b'x'; 3_000_000]);
+    let mut wire = server.connect();
+    for (key, value) in &data {
+        wire.ask(resp(&[b"SET", key, value]), "+OK\r\n");
+    }
+    wire.ask(resp(&[b"SET", b"deleted", b"1"]), "+OK\r\n");
+    wire.ask(resp(&[b"DEL", b"deleted"]), ":1\r\n");
+    data
+}
+
+fn holds(port: u16, data: &HashMap<Vec<u8>, Vec<u8>>) {
+    let mut wire = common::Wire::connect(port);
+    wire.ask(resp(&[b"DBSIZE"]), format!(":{}\r\n", data.len()));
+    for (key, value) in data {
+        wire.send(resp(&[b"GET", key]));
+        wire.expect([format!("${}\r\n", value.len()).as_bytes(), value, b"\r\n"].concat());
+    }
+}
+
+/// `kvstore export | redis-cli --pipe`.
+fn pipe(from: u16, to: u16) -> (Option<i32>, String) {
+    let mut export = Command::new(binary())
+        .args(["export", "127.0.0.1", &from.to_string()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let stream = export.stdout.take().unwrap();
+    let cli = Command::new("redis-cli").args(["-p", &to.to_string(), "--pipe"]).stdin(stream).output().unwrap();
+    let said = String::from_utf8_lossy(&cli.stdout).into_owned();
+    assert!(said.contains("errors: 0"), "{said}");
+    let mut progress = String::new();
+    export.stderr.take().unwrap().read_to_string(&mut progress).unwrap();
+    (export.wait().unwrap().code(), progress)
+}
+
+#[test]
+fn an_export_is_taken_by_a_real_redis_and_by_another_node_of_ours() {
+    if !have("redis-cli", "redis-tools") || !have("redis-server", "redis-server") {
+        return;
+    }
+    let (ours, other) = (Server::start(&[]), Server::start(&[]));
+    let data = fill(&ours);
+    let redis = Redis::start();
+    let (code, progress) = pipe(ours.port, redis.port);
+    assert_eq!(code, Some(0));
+    assert!(progress.starts_with("exported 2003 keys in "), "{progress}");
+    holds(redis.port, &data);
+    assert_eq!(pipe(ours.port, other.port).0, Some(0));
+    holds(other.port, &data);
+    // The way back: a Redis is a RESP server with SCAN and MGET, too.
+    let back = Server::start(&[]);
+    assert_eq!(pipe(redis.port, back.port).0, Some(0));
+    holds(back.port, &data);
+}
+
+#[test]
+fn an_export_that_is_cut_off_fails() {
+    let mut server = Server::start(&[]);
+    fill(&server);
+    let mut export = Command::new(binary())
+        .args(["export", "127.0.0.1", &server.port.to_string()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It is held up by the full pipe, as it has more than that to say.
+    let mut start = [0; 1000];
+    export.stdout.as_mut().unwrap().read_exact(&mut start).unwrap();
+    assert!(start.starts_with(b"*3\r\n$3\r\nSET\r\n$"));
+    server.kill();
+    let output = export.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(!output.stderr.is_empty());
+    let nobody = kvstore(&["export", "127.0.0.1", &server.port.to_string()], &[]);
+    assert_eq!((nobody.code, nobody.stdout.as_str()), (Some(1), ""));
+}
+
+/// The figures of a row of the table: throughput, p50, p99, p99.9, maximum.
+fn row(table: &str, server: &str, command: &str) -> Vec<f64> {
+    let row = table.lines().find(|line| {
+        let mut words = line.split_whitespace();
+        words.next() == Some(server) && words.next() == Some(command)
+    });
+    let row = row.unwrap_or_else(|| panic!("no row {server} {command} in\n{table}"));
+    row.split_whitespace().skip(2).map(|word| word.parse().unwrap()).collect()
+}
+
+#[test]
+fn a_bench_writes_its_keys_and_reports_what_it_measured() {
+    let server = Server::start_on(0, &[], &[("KVSTORE_PASSWORD", "secret")]);
+    let port = server.port.to_string();
+    let arguments = [
+        "bench",
+        "127.0.0.1",
+        &port,
+        "--seconds",
+        "1",
+        "--keys",
+        "500",
+        "--connections",
+        "3",
+        "--pipeline",
+        "7",
+        "--reads",
+        "30",
+    ];
+    let output = kvstore(&arguments, &[("KVSTORE_PASSWORD", "secret")]);
+    let table = ok(&output);
+    assert!(
+        table.starts_with("3 connections, pipeline 7, values of 64 bytes, 500 keys, 30% reads, closed loop, 1 x 1 s\n"),
+        "{table}"
+    );
+    let (get, set) = (row(table, &server.address(), "GET"), row(table, &server.address(), "SET"));
+    for figures in [&get, &set] {
+        assert!(figures[0] > 100.0 && figures[1..].is_sorted() && figures[4] < 1e6, "{table}");
+    }
+    let share = get[0] / (get[0] + set[0]);
+    assert!((0.25..0.35).contains(&share), "{share} of the requests were reads");
+    let mut wire = server.connect();
+    wire.ask(resp(&[b"AUTH", b"secret"]), "+OK\r\n");
+    wire.ask(resp(&[b"DBSIZE"]), ":500\r\n");
+    wire.ask(resp(&[b"STRLEN", b"key:000000000499"]), ":64\r\n");
+    // What goes wrong is an error and no figure.
+    let refused = kvstore(&arguments, &[("KVSTORE_PASSWORD", "wrong")]);
+    assert_eq!((refused.code, refused.stdout.as_str()), (Some(1), ""));
+    assert!(refused.stderr.contains("WRONGPASS"), "{}", refused.stderr);
+}
+
+#[test]
+fn at_a_fixed_rate_a_stall_is_seen_by_all_requests_that_it_delayed() {
+    let server = Server::start(&[]);
+    let port = server.port.to_string();
+    let arguments = [
+        "bench",
+        "127.0.0.1",
+        &port,
+        "--seconds",
+        "2",
+        "--keys",
+        "10",
+        "--connections",
+        "4",
+        "--rate",
+        "400",
+        "--reads",
+        "100",
+    ];
+    let child = Command::new(binary()).args(arguments).stdout(Stdio::piped()).spawn().unwrap();
+    let signal = |name: &str| {
+        assert!(Command::new("kill").args([name, &server.pid().to_string()]).status().unwrap().success());
+    };
+    common::poll("the load runs", || {
+        let mut wire = server.connect();
+        wire.send("INFO stats\n");
+        let commands =
+            (0..20).find_map(|_| wire.line().strip_prefix("total_commands_processed:")?.parse::<u64>().ok())?;
+        (commands > 40).then_some(())
+    });
+    signal("-STOP");
+    std::thread::sleep(Duration::from_millis(600)); // What is measured: a stall of this length.
+    signal("-CONT");
+    let output = child.wait_with_output().unwrap();
+    let table = String::from_utf8(output.stdout).unwrap();
+    let figures = row(&table, &server.address(), "GET");
+    assert!((380.0..405.0).contains(&figures[0]), "the rate is kept in the mean\n{table}");
+    // 30 % of the requests were due during the stall, and with only four asking, three would have noticed.
+    assert!(figures[2] > 400_000.0, "p99 shows the stall\n{table}");
+    assert!(figures[1] < 300_000.0, "the median does not\n{table}");
+}
+
+#[test]
+fn a_bench_compares_with_a_real_redis() {
+    if !have("redis-server", "redis-server") {
+        return;
+    }
+    let (server, redis) = (Server::start(&[]), Redis::start());
+    let (port, other) = (server.port.to_string(), format!("127.0.0.1:{}", redis.port));
+    let output = kvstore(
+        &[
+            "bench",
+            "127.0.0.1",
+            &port,
+            "--seconds",
+            "1",
+            "--rounds",
+            "1",
+            "--keys",
+            "100",
+            "--reads",
+            "0",
+            "--compare",
+            &other,
+        ],
+        &[],
+    );
+    let table = ok(&output);
+    let (ours, theirs, ratio) =
+        (row(table, &server.address(), "SET"), row(table, &other, "SET"), row(table, "ratio", "SET"));
+    assert!((ours[0] / theirs[0] - ratio[0]).abs() < 0.02, "{table}");
+}
+
+#[test]
+fn prometheus_reads_the_metrics() {
+    let python = clients_folder().join("python").join("bin").join("python");
+    let program = "import sys, json; from prometheus_client.parser import text_string_to_metric_families as parse\n\
+                   print(json.dumps({f.name: [f.type, f.documentation, [[s.name, s.labels, s.value] for s in f.samples]] for f in parse(sys.stdin.read())}))";
+    if run(Command::new("sh").args(["-c", &format!("{} -c 'import prometheus_client'", python.display())]), "").code
+        != Some(0)
+    {
+        return skip("prometheus_client is not installed for Python (.ci/run installs it)");
+    }
+    let server = Server::start(&[]);
+    server.connect().ask("PUT a 1\nGET a\nGET b\n", "OK\n1\nNOT_FOUND\n");
+    let text = common::poll("three commands are counted", || {
+        let mut wire = server.connect();
+        wire.send("GET /metrics HTTP/1.0\r\n\r\n");
+        let text = String::from_utf8(wire.rest()).unwrap();
+        text.contains("kvstore_commands_processed_total 3\n").then_some(text)
+    });
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains("Content-Type: text/plain; version=0.0.4; charset=utf-8"));
+    assert!(body.ends_with('\n'));
+    let output = run(Command::new(python).args(["-c", program]), body);
+    let families: serde_json::Value = serde_json::from_str(ok(&output)).unwrap();
+    // Every sample belongs to a family with a type and a help text.
+    for (name, family) in families.as_object().unwrap() {
+        assert!(matches!(family[0].as_str(), Some("counter" | "gauge" | "histogram")), "{name}: {family}");
+        assert_ne!(family[1], "", "{name} has no help text");
+    }
+    let value = |family: &str, sample: &str| {
+        let samples = families[family][2].as_array().unwrap_or_else(|| panic!("no {family}"));
+        let sample = samples.iter().find(|found| found[0] == sample).unwrap_or_else(|| panic!("no {sample}"));
+        sample[2].as_f64().unwrap()
+    };
+    assert_eq!(value("kvstore_keyspace_hits", "kvstore_keyspace_hits_total"), 1.0);
+    assert_eq!(value("kvstore_db_keys", "kvstore_db_keys"), 1.0);
+    assert!(value("process_resident_memory_bytes", "process_resident_memory_bytes") > 1e5);
+    let latency = "kvstore_command_duration_seconds";
+    assert_eq!(value(latency, &format!("{latency}_count")), 3.0);
+    let buckets: Vec<f64> = families[latency][2]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|sample| sample[0] == format!("{latency}_bucket"))
+        .map(|sample| sample[2].as_f64().unwrap())
+        .collect();
+    assert!(buckets.is_sorted() && buckets.last() == Some(&3.0), "{buckets:?}");
+}
+
+#[test]
+fn redis_cli_shows_statistics() {
+    if !have("redis-cli", "redis-tools") {
+        return;
+    }
+    let server = Server::start(&[]);
+    server.connect().ask("PUT a 1\nPUT b 2\n", "OK\nOK\n");
+    let mut child = Command::new("redis-cli")
+        .args(["-p", &server.port.to_string(), "-i", "0.01", "--stat"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut text = [0; 400];
+    child.stdout.as_mut().unwrap().read_exact(&mut text).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let text = String::from_utf8_lossy(&text);
+    let row: Vec<&str> = text.lines().nth(2).unwrap().split_whitespace().collect();
+    assert_eq!(row[0], "2", "keys: {text}");
+    assert!(row[1].starts_with(|digit: char| digit.is_ascii_digit()), "memory: {text}");
+}
+
+#[test]
+fn a_trace_tells_the_story_of_one_write() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().to_str().unwrap();
+    let trace = [("RUST_LOG", "kvstore=trace")];
+    let server = Server::start_on(0, &["--data-dir", data, "--fsync", "always"], &trace);
+    server.connect().ask("PUT name Dylan\n", "OK\n");
+    let story = [
+        "client-1 TRACE kvstore::server::connection] received 15 bytes",
+        "client-1 TRACE kvstore::node] key \"name\", 5 bytes: merged with version ",
+        "client-1 TRACE kvstore::node] committed up to position 33: on the disk",
+        "client-1 TRACE kvstore::server::connection] replied with 3 bytes",
+    ];
+    let log = common::poll("the reply is in the log", || {
+        let log = server.log();
+        log.contains(story[3]).then_some(log)
+    });
+    let places: Vec<usize> =
+        story.iter().map(|line| log.find(line).unwrap_or_else(|| panic!("no {line:?} in\n{log}"))).collect();
+    assert!(places.is_sorted(), "{log}");
+}
+
+/// A real `redis-server` on a free port; killed when dropped.
+struct Redis {
+    port: u16,
+    child: std::process::Child,
+    _folder: tempfile::TempDir,
+}
+
+impl Redis {
+    fn start() -> Redis {
+        let folder = tempfile::tempdir().unwrap();
+        // The port was free a moment ago; redis-server cannot pick one itself.
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let child = Command::new("redis-server")
+            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port", &port.to_string()])
+            .current_dir(folder.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let redis = Redis { port, child, _folder: folder };
+        common::poll("Redis answers", || {
+            let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).ok()?;
+            stream.write_all(b"PING\r\n").ok()?;
+            let mut reply = [0; 7];
+            stream.read_exact(&mut reply).ok()?;
+            (reply == *b"+PONG\r\n").then_some(())
+        });
+        redis
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
