@@ -64,7 +64,7 @@ struct Room {
 
 /// Programs that the README uses and a machine may not have, with their Debian packages.
 const PROGRAMS: [(&str, &str); 3] = [("nc", "netcat-openbsd"), ("redis-cli", "redis-tools"), ("curl", "curl")];
-const PORTS: [&str; 4] = ["8080", "8081", "8082", "9000"];
+const PORTS: [&str; 5] = ["8080", "8081", "8082", "9000", "9001"];
 
 impl Room {
     fn new() -> Room {
