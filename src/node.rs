@@ -44,7 +44,7 @@ use crate::error::{Error, Result};
 use crate::metrics::{self, Metrics};
 use crate::replication::members::Stored;
 use crate::replication::sync::{self, Merged};
-use crate::replication::{Memory, ReplicationManager};
+use crate::replication::{KnownLinks, Memory, ReplicationManager};
 use crate::store::digest::SHARDS;
 use crate::store::version::{HybridClock, Version, random_id, wall_clock_ms};
 use crate::store::{KeyValueStore, Size};
@@ -90,6 +90,8 @@ pub struct Batch {
     position: u64,
     /// Whether anything was changed, so that a failed commit must be told.
     wrote: bool,
+    /// Where to hand on what was written.
+    links: KnownLinks,
 }
 
 impl Batch {
@@ -373,7 +375,7 @@ impl Node {
         );
         self.wrote(written.position, batch);
         batch.has_written = true;
-        self.replication.changed(key, wall_ms);
+        self.replication.changed(key, wall_ms, &mut batch.links);
         written.existed
     }
 

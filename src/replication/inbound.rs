@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{Shutdown, TcpStream};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use super::lock;
 use crate::error::{Error, Result};
@@ -20,7 +20,7 @@ pub struct Peer {
 impl Peer {
     /// Does something that only the newest connection of a node may do.
     pub fn while_current<T>(&self, act: impl FnOnce() -> Result<T>) -> Result<T> {
-        let is_current = self.is_current.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_current = lock(&self.is_current);
         if *is_current {
             return act();
         }

@@ -60,6 +60,7 @@ use crate::config::Configuration;
 use crate::error::{Error, Result};
 use crate::metrics;
 use crate::store::KeyValueStore;
+use crate::store::digest::{key_hash, shard_of};
 use crate::store::version::HybridClock;
 use handle::Handle;
 pub use handle::{PeerStatus, State};
@@ -105,6 +106,11 @@ pub type SaveFunction = dyn Fn(&Stored) -> Result<()> + Send + std::marker::Sync
 #[derive(Debug)]
 pub struct Ticket(Vec<(Arc<Handle>, u64, u64)>);
 
+/// The list of links as a connection read it last: to read it for every write would make the processors pass
+/// its lock to and fro. It is let go with each batch of replies, so that nobody holds the queues of links that are gone.
+#[derive(Debug, Default)]
+pub struct KnownLinks(Option<(u64, Arc<shared::Links>)>);
+
 impl ReplicationManager {
     /// A manager without links yet. Where others reach this node is known only once it listens:
     /// [`ReplicationManager::advertise`].
@@ -142,6 +148,7 @@ impl ReplicationManager {
                 saved: Mutex::new(stored),
                 save: save.map(Save),
                 links: RwLock::default(),
+                list_number: AtomicU64::new(0),
                 has_links: AtomicBool::new(false),
                 inbound: Inbound::default(),
                 rounds: Mutex::new(rounds),
@@ -180,17 +187,24 @@ impl ReplicationManager {
     }
 
     /// Hands a changed key to every link. Called after the merge; never waits.
-    pub fn changed(&self, key: &[u8], at_ms: u64) {
+    pub fn changed(&self, key: &[u8], at_ms: u64, known: &mut KnownLinks) {
         if !self.shared.has_links.load(Ordering::SeqCst) {
             return;
         }
-        let links = self.shared.links();
-        if links.is_empty() {
-            return;
-        }
-        let key: Arc<[u8]> = key.into();
+        let list_number = self.shared.list_number.load(Ordering::SeqCst);
+        let links = match &known.0 {
+            Some((number, links)) if *number == list_number => links,
+            _ => &known.0.insert((list_number, self.shared.links())).1,
+        };
+        let mut shared_key: Option<Arc<[u8]>> = None;
         for link in links.values() {
-            link.queue.offer(Change { key: Arc::clone(&key), at_ms });
+            if link.queue.has_room(key.len()) {
+                let key = Arc::clone(shared_key.get_or_insert_with(|| key.into()));
+                link.queue.offer(Change { key, at_ms });
+            } else {
+                // A peer that is away for long must not cost an allocation for each write.
+                link.queue.mark(shard_of(key_hash(key)));
+            }
         }
         trace!("told {} links which key changed", links.len());
     }

@@ -55,6 +55,11 @@ impl Queue {
         }
     }
 
+    /// Whether a key of this length would be taken in now: what a write looks at first, as it changes nothing.
+    pub fn has_room(&self, key_len: usize) -> bool {
+        !self.sender.is_full() && self.bytes.load(Ordering::Relaxed) + key_len <= self.bytes_max
+    }
+
     /// Takes a change in, or marks its shard.
     pub fn offer(&self, change: Change) {
         let (len, shard) = (change.key.len(), shard_of(key_hash(&change.key)));
@@ -69,7 +74,11 @@ impl Queue {
 
     /// Has a shard compared at the next opportunity.
     pub fn mark(&self, shard: usize) {
-        self.marks[shard / 64].fetch_or(1 << (shard % 64), Ordering::SeqCst);
+        let (word, bit) = (&self.marks[shard / 64], 1 << (shard % 64));
+        // Looking is cheaper than setting, for it is set already while a peer is away for long.
+        if word.load(Ordering::SeqCst) & bit == 0 {
+            word.fetch_or(bit, Ordering::SeqCst);
+        }
         // After the mark: whoever sees the count sees the mark too.
         self.overflows.fetch_add(1, Ordering::SeqCst);
     }

@@ -1,7 +1,7 @@
 //! What the manager and the threads of all links share.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::thread;
 use std::time::Instant;
@@ -37,7 +37,9 @@ pub(super) struct Shared {
     /// What was stored last. Held while it is stored, so that nothing older is stored after it.
     pub(super) saved: Mutex<Stored>,
     pub(super) save: Option<Save>,
-    pub(super) links: RwLock<Arc<BTreeMap<u64, Arc<Handle>>>>,
+    pub(super) links: RwLock<Arc<Links>>,
+    /// How often the list of links has changed.
+    pub(super) list_number: AtomicU64,
     /// Whether there is any link: what a write looks at first.
     pub(super) has_links: AtomicBool,
     pub(super) inbound: Inbound,
@@ -49,6 +51,9 @@ pub(super) struct Shared {
     /// Why nodes that introduced themselves were refused last, by address: logged when it changes.
     pub(super) refusals: Mutex<BTreeMap<String, String>>,
 }
+
+/// The links by the numbers of their contacts.
+pub(super) type Links = BTreeMap<u64, Arc<Handle>>;
 
 pub(super) struct Save(pub(super) Box<SaveFunction>);
 
@@ -67,7 +72,7 @@ impl Shared {
         View { store: &self.store, cutoff: sync::cutoff(wall_clock_ms(), self.options.tombstone_grace) }
     }
 
-    pub(super) fn links(&self) -> Arc<BTreeMap<u64, Arc<Handle>>> {
+    pub(super) fn links(&self) -> Arc<Links> {
         let links = self.links.read().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(&links)
     }
@@ -167,6 +172,8 @@ impl Shared {
         }
         self.has_links.store(!next.is_empty(), Ordering::SeqCst);
         *links = Arc::new(next);
+        // Before the new links start: a write that still sees the old number is in their first comparison.
+        self.list_number.fetch_add(1, Ordering::SeqCst);
         drop(links);
         drop(members);
         if let Err(error) = self.save_members() {

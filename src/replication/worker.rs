@@ -112,7 +112,7 @@ impl Worker<'_> {
             return Ok(fate);
         }
         handle.set_address(address);
-        let mut wire = Wire::connect(address, &shared.limits)?;
+        let mut wire = Wire::connect(address, handle, &shared.limits)?;
         handle.set_socket(Some(Arc::clone(&wire.reader.get_ref().stream)));
         if let Some(password) = &shared.password {
             wire.authenticate(password, &shared.limits)?;
@@ -123,7 +123,7 @@ impl Worker<'_> {
             match self.link.next(now_ms, &handle.queue, shared.view(), &shared.limits) {
                 Step::Send(requests) => {
                     self.publish();
-                    let replies = wire.exchange(&requests, shared, handle)?;
+                    let replies = wire.exchange(&requests, shared)?;
                     for request in &requests {
                         if let Request::Merge(records) = request {
                             trace!("{address} acknowledged {} bytes of records", records.len());
@@ -164,7 +164,7 @@ impl Worker<'_> {
     }
 
     /// Sleeps until a change, a wake-up or the time; looks whether the peer has hung up meanwhile.
-    fn wait(&mut self, wait_ms: u64, wire: &Wire) -> std::result::Result<(), End> {
+    fn wait(&mut self, wait_ms: u64, wire: &Wire<'_>) -> std::result::Result<(), End> {
         let handle = self.handle;
         select! {
             recv(handle.queue.receiver) -> change => if let Ok(change) = change {
@@ -190,21 +190,22 @@ impl Worker<'_> {
 }
 
 /// A connection to a peer.
-struct Wire {
-    reader: BufReader<Timed>,
+struct Wire<'a> {
+    reader: BufReader<Timed<'a>>,
 }
 
 /// A socket whose reads end at a deadline that moves with the bytes: a peer that trickles bytes does not
 /// move it far.
-struct Timed {
+struct Timed<'a> {
     stream: Arc<TcpStream>,
+    /// Counts what travels, also in an exchange that fails.
+    handle: &'a Handle,
     began: Instant,
     limit: Duration,
     bytes: u64,
-    received: u64,
 }
 
-impl Timed {
+impl Timed<'_> {
     fn left(&self) -> io::Result<Duration> {
         let limit = self.limit + Duration::from_secs(self.bytes / BYTES_PER_SECOND);
         let left = limit.checked_sub(self.began.elapsed());
@@ -215,14 +216,14 @@ impl Timed {
     }
 }
 
-impl Read for Timed {
+impl Read for Timed<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             self.stream.set_read_timeout(Some(self.left()?))?;
             match (&*self.stream).read(buffer) {
                 Ok(len) => {
                     self.bytes += len as u64;
-                    self.received += len as u64;
+                    metrics::add(&self.handle.received_bytes, len as u64);
                     return Ok(len);
                 }
                 Err(error)
@@ -234,8 +235,8 @@ impl Read for Timed {
     }
 }
 
-impl Wire {
-    fn connect(address: &str, limits: &Limits) -> io::Result<Wire> {
+impl<'a> Wire<'a> {
+    fn connect(address: &str, handle: &'a Handle, limits: &Limits) -> io::Result<Self> {
         let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
         for address in address.to_socket_addrs()? {
             match TcpStream::connect_timeout(&address, limits.link_connect_timeout) {
@@ -244,10 +245,10 @@ impl Wire {
                     stream.set_write_timeout(Some(WRITE_SLICE))?;
                     let timed = Timed {
                         stream: Arc::new(stream),
+                        handle,
                         began: Instant::now(),
                         limit: limits.link_reply_timeout,
                         bytes: 0,
-                        received: 0,
                     };
                     return Ok(Wire { reader: BufReader::with_capacity(64 * 1024, timed) });
                 }
@@ -269,29 +270,23 @@ impl Wire {
     }
 
     /// Sends requests together and reads their replies.
-    fn exchange(&mut self, requests: &[Request], shared: &Shared, handle: &Handle) -> Result<Vec<Reply>> {
+    fn exchange(&mut self, requests: &[Request], shared: &Shared) -> Result<Vec<Reply>> {
         self.start(&shared.limits);
         let introduction = match requests.first() {
             Some(Request::Hello) => shared.introduction(false)?,
             _ => Introduction::default(),
         };
-        let (mut text, mut sent) = (String::new(), 0);
+        let mut text = String::new();
         for request in requests {
             request.encode(&introduction, &mut text);
             if let Request::Merge(records) = request {
                 self.write_all(text.as_bytes())?;
                 self.write_all(records)?;
-                sent += text.len() + records.len();
                 text = "\r\n".into();
             }
         }
         self.write_all(text.as_bytes())?;
-        sent += text.len();
-        metrics::add(&handle.sent_bytes, sent as u64);
-        let replies = requests.iter().map(|request| request.reply(Response::read(&mut self.reader)?)).collect();
-        let received = std::mem::take(&mut self.reader.get_mut().received);
-        metrics::add(&handle.received_bytes, received);
-        replies
+        requests.iter().map(|request| request.reply(Response::read(&mut self.reader)?)).collect()
     }
 
     fn start(&mut self, limits: &Limits) {
@@ -308,6 +303,7 @@ impl Wire {
                 Ok(len) => {
                     bytes = &bytes[len..];
                     timed.bytes += len as u64;
+                    metrics::add(&timed.handle.sent_bytes, len as u64);
                 }
                 Err(error)
                     if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {
@@ -330,7 +326,7 @@ impl Wire {
     }
 }
 
-impl Drop for Wire {
+impl Drop for Wire<'_> {
     fn drop(&mut self) {
         let _ = self.reader.get_ref().stream.shutdown(Shutdown::Both);
     }

@@ -1,6 +1,8 @@
 //! What the tests share: real servers in their own processes, raw sockets, waiting with a deadline.
 #![allow(dead_code)] // Each test file uses its part.
 
+pub mod cluster;
+
 use std::fmt::Debug;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
