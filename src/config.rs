@@ -191,8 +191,8 @@ pub struct Limits {
     /// A link that was idle for so long compares digests once, so that a small loss is soon found.
     pub sync_idle: Duration,
     /// When a peer is lost, the others are compared with so soon: it may have told one of them what it told
-    /// nobody else.
-    pub sync_after_loss: Duration,
+    /// nobody else. A new connection is compared again so soon.
+    pub sync_after_change: Duration,
     /// Every link compares digests this often, busy or not.
     pub sync_interval: Duration,
     /// How long a starting node waits for its seeds before it serves clients.
@@ -248,7 +248,7 @@ impl Default for Limits {
             queue_bytes_max: 16 * 1024 * 1024,
             batch_bytes: 1024 * 1024,
             sync_idle: Duration::from_secs(10),
-            sync_after_loss: Duration::from_secs(1),
+            sync_after_change: Duration::from_secs(1),
             sync_interval: Duration::from_secs(60),
             seeds_timeout: Duration::from_secs(1),
             peer_idle_timeout: Duration::from_secs(90),

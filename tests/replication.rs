@@ -508,3 +508,17 @@ fn the_server_tells_the_usage_of_its_options() {
         assert_eq!(output.code, Some(2), "{variable}={value}: {}", output.stderr);
     }
 }
+
+#[test]
+fn nodes_that_join_at_the_same_moment_learn_of_each_other() {
+    for _ in 0..4 {
+        let first = start(&[], &[]);
+        let (second, third) = thread::scope(|scope| {
+            let join = || start(&[], &[&first]);
+            let (second, third) = (scope.spawn(join), scope.spawn(join));
+            (second.join().expect("it starts"), third.join().expect("it starts"))
+        });
+        wait_for(&second, third.port, "live");
+        wait_for(&third, second.port, "live");
+    }
+}

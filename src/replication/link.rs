@@ -201,7 +201,7 @@ impl Link {
             self.idle_sync_ms = Some(now_ms + limits.sync_idle.as_millis() as u64);
         }
         if queue.take_loss() {
-            let soon_ms = now_ms + limits.sync_after_loss.as_millis() as u64;
+            let soon_ms = now_ms + limits.sync_after_change.as_millis() as u64;
             self.next_sync_ms = self.next_sync_ms.min(soon_ms);
         }
         let is_due = self.phase == Phase::Greeted
@@ -292,7 +292,9 @@ impl Link {
         let marks = queue.take_marks();
         if is_full {
             self.phase = Phase::Open;
-            self.next_sync_ms = now_ms + limits.sync_interval.as_millis() as u64;
+            // A new connection is greeted twice: nodes that joined a moment apart may have missed each other's name.
+            let interval = if self.is_unsettled { limits.sync_after_change } else { limits.sync_interval };
+            self.next_sync_ms = now_ms + interval.as_millis() as u64;
             self.idle_sync_ms = None;
             if self.is_unsettled {
                 // What is queued now was merged before: this comparison will find it.
