@@ -17,6 +17,9 @@ use kvstore::store::version::Version;
 /// Requests sent before their replies are read.
 const PIPELINE: usize = 16;
 
+/// How long one server is written to at a time.
+const TURN: Duration = Duration::from_millis(50);
+
 /// These tests measure: one at a time.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
@@ -65,9 +68,9 @@ impl Load {
                     while time.map_or(sent < batches.len(), |time| began.elapsed() < time) {
                         wire.stream.write_all(batches[sent % batches.len()].as_bytes()).unwrap();
                         wire.stream.read_exact(&mut replies).unwrap();
+                        assert_eq!(replies, *b"OK\n".repeat(PIPELINE));
                         sent += 1;
                     }
-                    assert_eq!(replies, *b"OK\n".repeat(PIPELINE));
                     sent * PIPELINE
                 })
             });
@@ -92,9 +95,9 @@ fn processor_seconds(pid: u32) -> f64 {
     ticks.map(|ticks| ticks.parse::<f64>().unwrap()).sum::<f64>() / 100.0
 }
 
-/// Rounds in which each server is written to in turn; every round begins with another one. How many times as
+/// Rounds in which each server is written to in so many turns; in every round another one begins. How many times as
 /// many writes a second, and how many in a second of processor time, with a useless peer as without.
-fn compare_throughput(rounds: usize, time: Duration) -> [[f64; 2]; 2] {
+fn compare_throughput(rounds: usize, turns: usize) -> [[f64; 2]; 2] {
     let _alone = alone();
     let servers = servers_with_useless_peers();
     let mut loads = servers.each_ref().map(|server| Load::on(server, 4, 2_000));
@@ -103,14 +106,17 @@ fn compare_throughput(rounds: usize, time: Duration) -> [[f64; 2]; 2] {
     }
     let mut ratios = [(); 2].map(|()| [vec![], vec![]]);
     for round in 0..rounds {
-        let mut rates = [[0.0; 2]; 3];
-        for turn in 0..3 {
-            let index = (round + turn) % 3;
+        // In short turns, so that what else the machine does falls on all alike: writes, seconds, processor's seconds.
+        let mut totals = [[0.0; 3]; 3];
+        for turn in 0..3 * turns {
+            let index = (round + turn + turn / 3) % 3;
             let pid = servers[index].pid();
             let before = processor_seconds(pid);
-            let (count, seconds) = loads[index].run(Some(time));
-            rates[index] = [count / seconds, count / (processor_seconds(pid) - before)];
+            let (count, seconds) = loads[index].run(Some(TURN));
+            let done = [count, seconds, processor_seconds(pid) - before];
+            (0..3).for_each(|i| totals[index][i] += done[i]);
         }
+        let rates = totals.map(|[count, seconds, processor]| [count / seconds, count / processor]);
         for (peer, kind) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
             ratios[peer][kind].push(rates[peer + 1][kind] / rates[0][kind]);
         }
@@ -118,7 +124,7 @@ fn compare_throughput(rounds: usize, time: Duration) -> [[f64; 2]; 2] {
     let ratios = ratios.map(|kinds| kinds.map(median));
     for (peer, [wall, processor]) in ["is down", "never answers"].iter().zip(ratios) {
         println!(
-            "{rounds} rounds of {time:?} with a peer that {peer}: {wall:.3} of the writes a second without, {processor:.3} of those a second of processor time"
+            "{rounds} rounds of {turns} turns with a peer that {peer}: {wall:.3} of the writes a second without, {processor:.3} of those a second of processor time"
         );
     }
     ratios
@@ -126,7 +132,7 @@ fn compare_throughput(rounds: usize, time: Duration) -> [[f64; 2]; 2] {
 
 #[test]
 fn a_useless_peer_slows_nobody() {
-    let ratios = compare_throughput(5, Duration::from_millis(100));
+    let ratios = compare_throughput(5, 2);
     // In so short a time, beside other things that run, only the processor's time says something.
     assert!(ratios.iter().all(|[_, processor]| *processor > 0.7), "{ratios:?}");
 }
@@ -134,7 +140,7 @@ fn a_useless_peer_slows_nobody() {
 #[test]
 #[ignore = "takes half a minute"]
 fn a_useless_peer_slows_nobody_ten_rounds() {
-    let ratios = compare_throughput(10, Duration::from_secs(1));
+    let ratios = compare_throughput(10, 20);
     // The aim is 0.95; the rest is for a machine that does other things too.
     assert!(ratios.iter().all(|[wall, _]| *wall > 0.85), "{ratios:?}");
 }

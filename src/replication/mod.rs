@@ -19,8 +19,8 @@
 //! **The rules.**
 //! - A client's write never waits for a peer, and no lock is held across a channel send.
 //! - One exchange at a time on a link, each with a time limit. A link that breaks starts again with a comparison.
-//! - The list of links is read after the merge, and a link is on the list before its first digest is asked: a write
-//!   is in that list's queues or in that comparison.
+//! - The list of links, or the number of the list already known, is read after the merge, and a link is on the list
+//!   before its first digest is asked: a write is in that list's queues or in that comparison.
 //! - A node's HELLO closes all its older connections, and nothing more is merged from them: a batch that was
 //!   delayed for long cannot arrive after its deletes were forgotten.
 //! - Deletes are forgotten only when every member was asked ([`tombstones`]).
