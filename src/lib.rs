@@ -15,13 +15,15 @@
 //!  client ─► │ transport ─► protocol ─► execute ───► node ────────┼──► store: lock one shard,
 //!            │  bytes       Command                   the only    │      stamp the version,
 //!            │                                        door for    │      merge into the map,
-//!            │                                        writes      │      append it to the log's buffer
-//!  client ◄─ │ transport ◄─ Reply ◄─── commit ◄───────────────────┼──► durability: write the buffer, fsync
-//!            └─────────────────────────────────────────────────────┘
+//!            │                                        writes ─────┼─┐    append it to the log's buffer
+//!  client ◄─ │ transport ◄─ Reply ◄─── commit ◄───────────────────┼─│► durability: write the buffer, fsync
+//!            └─────────────────────────────────────────────────────┘ │
+//!                                                                   └► replication: the key into each link's queue
+//!    peer ◄─────── one worker thread for each peer: what the key is now ◄───┘
 //! ```
 //!
-//! Arrows go one way. `store` imports nothing but `error`; `protocol` knows no store; `server` knows the
-//! node, never the store behind it.
+//! Arrows go one way. `store` imports nothing but `error`; `protocol` knows no store; `server` and `web` know the
+//! node, never what is behind it; `durability` and `replication` do not know each other: the node introduces them.
 //!
 //! # Reading order
 //!
@@ -30,9 +32,10 @@
 //! 3. [`client`], asking: a connection that breaks, and the prompt.
 //! 4. [`store`], remembering: shards, versions, merge, digests.
 //! 5. [`durability`], surviving: the log, recovery, snapshots.
-//! 6. [`node`]: the owner of everything, the thread table and the locks.
-//! 7. [`web`], watching: the page, REST, health and metrics, and how a browser is kept from being a way in.
-//! 8. [`mod@bench`], how fast it is and how long its clients wait; [`export`], the way out.
+//! 6. [`replication`], agreeing: links, comparisons, members, and when a delete may be forgotten.
+//! 7. [`node`]: the owner of everything, the thread table and the locks.
+//! 8. [`web`], watching: the page, REST, health and metrics, and how a browser is kept from being a way in.
+//! 9. [`mod@bench`], how fast it is and how long its clients wait; [`export`], the way out.
 //!
 //! Beside them: [`config`] has every option and limit with its reason, [`error`] every way to fail,
 //! [`metrics`] what is counted and timed. In each directory read `mod.rs` first.
