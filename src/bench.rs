@@ -20,9 +20,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::client::{encode, open};
-use crate::config::{BenchOptions, address, password};
 use crate::error::{Error, Result};
 use crate::metrics::Histogram;
+use crate::options::{BenchOptions, address, password};
 
 /// Longest wait for a reply.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(30);

@@ -37,7 +37,7 @@
 //! 8. [`web`], watching: the page, REST, health and metrics, and how a browser is kept from being a way in.
 //! 9. [`mod@bench`], how fast it is and how long its clients wait; [`export`], the way out.
 //!
-//! Beside them: [`config`] has every option and limit with its reason, [`error`] every way to fail,
+//! Beside them: [`options`] is the command line, [`config`] has every limit with its reason, [`error`] every way to fail,
 //! [`metrics`] what is counted and timed. In each directory read `mod.rs` first.
 
 #![forbid(unsafe_code)]
@@ -52,6 +52,7 @@ pub mod error;
 pub mod export;
 pub mod metrics;
 pub mod node;
+pub mod options;
 pub mod protocol;
 pub mod replication;
 pub mod server;

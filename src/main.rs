@@ -12,10 +12,10 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use kvstore::bench;
 use kvstore::client::{Client, shell};
-use kvstore::config::{BenchOptions, ClientOptions, ExportOptions, ServerOptions, address, password};
 use kvstore::error::{Error, Result};
 use kvstore::export;
 use kvstore::node::Node;
+use kvstore::options::{BenchOptions, ClientOptions, ExportOptions, ServerOptions, address, password};
 use kvstore::server::NodeServer;
 
 /// A distributed key-value store

@@ -99,7 +99,7 @@ impl Introduction {
                 _ => return Err(bad("a node stores in memory or on disk")),
             },
             clock: clock.parse().map_err(|_| bad("a clock is a number"))?,
-            address: crate::config::parse_host_port(address).map_err(|why| bad(&why))?,
+            address: crate::options::parse_host_port(address).map_err(|why| bad(&why))?,
             ..Introduction::default()
         })
     }
@@ -122,7 +122,7 @@ impl Introduction {
         let words = strings(words).ok_or_else(bad)?;
         let members = strings(members).ok_or_else(bad)?.into_iter().map(|member| {
             let (id, address) = member.split_once('@')?;
-            let address = crate::config::parse_host_port(address).ok()?;
+            let address = crate::options::parse_host_port(address).ok()?;
             Some((parse_id(id)?, address))
         });
         let bans = strings(bans).ok_or_else(bad)?.into_iter().map(parse_id);

@@ -1,0 +1,373 @@
+//! Options: what a person can say on the command line, and how it becomes a [`Configuration`].
+
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use clap::builder::BoolishValueParser;
+use log::warn;
+
+use crate::config::{Configuration, DEFAULT_HOST, DEFAULT_PORT, Limits, ReplicationOptions};
+use crate::durability::FsyncPolicy;
+use crate::error::{Error, Result};
+use crate::store::record::VALUE_BYTES_MAX;
+
+/// `kvstore server`: what a person can say about a node. Every option also as a `KVSTORE_…` variable.
+#[derive(Args, Clone, Debug)]
+pub struct ServerOptions {
+    /// Port to listen on; 0 picks a free one
+    #[arg(default_value_t = DEFAULT_PORT)]
+    pub port: u16,
+    /// Address to listen on; any but loopback needs a password
+    #[arg(long, env = "KVSTORE_BIND", value_name = "ADDR", default_value = "127.0.0.1", value_parser = parse_address)]
+    pub bind: IpAddr,
+    /// Connections at one time
+    #[arg(long, env = "KVSTORE_MAX_CONNECTIONS", value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_connections: u32,
+    /// Keep the data in this directory; without it everything is in memory only
+    #[arg(long, env = "KVSTORE_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// When writes are brought to the disk [default: everysec]
+    #[arg(long, env = "KVSTORE_FSYNC", value_name = "POLICY")]
+    pub fsync: Option<FsyncPolicy>,
+    /// Start with what is readable of a damaged data directory, and say what is lost
+    #[arg(long, env = "KVSTORE_SALVAGE", value_parser = BoolishValueParser::new())]
+    pub salvage: bool,
+    /// Close clients that send nothing for so long; 0, the default, never does
+    #[arg(long, env = "KVSTORE_IDLE_TIMEOUT", value_name = "SECS", default_value_t = 0)]
+    pub idle_timeout: u64,
+    /// File with the password that clients must give; KVSTORE_PASSWORD holds the password itself
+    #[arg(long, env = "KVSTORE_PASSWORD_FILE", value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+    /// Other nodes to replicate with; one that lives is enough; may be repeated
+    #[arg(long, env = "KVSTORE_PEER", value_name = "HOST:PORT", value_delimiter = ',', value_parser = parse_host_port)]
+    pub peer: Vec<String>,
+    /// Address under which the other nodes reach this one
+    #[arg(long, env = "KVSTORE_ADVERTISE", value_name = "HOST:PORT", value_parser = parse_host_port)]
+    pub advertise: Option<String>,
+    /// Name of the cluster; nodes of another one are refused
+    #[arg(long, env = "KVSTORE_CLUSTER", value_name = "NAME", default_value = "kvstore", value_parser = parse_cluster)]
+    pub cluster: String,
+    /// Refuse records that are further ahead of this machine's clock
+    #[arg(long, env = "KVSTORE_MAX_CLOCK_SKEW", value_name = "SECS", default_value_t = 60)]
+    pub max_clock_skew: u32,
+    /// How long deletes are remembered before they may be dropped
+    #[arg(long, env = "KVSTORE_TOMBSTONE_GRACE", value_name = "SECS", default_value_t = 600)]
+    pub tombstone_grace: u32,
+    /// Allow PARTITION and HEAL, to watch what a cut network does
+    #[arg(long, env = "KVSTORE_ENABLE_FAULT_INJECTION", value_parser = BoolishValueParser::new())]
+    pub enable_fault_injection: bool,
+    /// Listen on any address without a password
+    #[arg(long, env = "KVSTORE_INSECURE", value_parser = BoolishValueParser::new())]
+    pub insecure: bool,
+}
+
+/// `kvstore client`: whom to ask, and what.
+#[derive(Args, Clone, Debug)]
+pub struct ClientOptions {
+    /// Host to connect to
+    #[arg(default_value = DEFAULT_HOST)]
+    pub host: String,
+    /// Port to connect to
+    #[arg(default_value_t = DEFAULT_PORT)]
+    pub port: u16,
+    /// Another server to try when the first cannot be reached; may be repeated
+    #[arg(long, env = "KVSTORE_ALSO", value_name = "HOST:PORT", value_delimiter = ',')]
+    pub also: Vec<String>,
+    /// File with the server's password; KVSTORE_PASSWORD holds the password itself
+    #[arg(long, env = "KVSTORE_PASSWORD_FILE", value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+    /// One command to carry out instead of the prompt: all that follows, hyphens included
+    #[arg(value_name = "COMMAND ARG", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<OsString>,
+}
+
+/// `kvstore bench`: whom to load, and how.
+#[derive(Args, Clone, Debug)]
+pub struct BenchOptions {
+    /// Host to connect to
+    #[arg(default_value = DEFAULT_HOST)]
+    pub host: String,
+    /// Port to connect to
+    #[arg(default_value_t = DEFAULT_PORT)]
+    pub port: u16,
+    /// Connections
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub connections: u32,
+    /// Requests that a connection sends before it waits for their replies
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub pipeline: u32,
+    /// Bytes of a value
+    #[arg(long, value_name = "BYTES", default_value_t = 64, value_parser = clap::value_parser!(u32).range(0..=VALUE_BYTES_MAX as i64))]
+    pub value_bytes: u32,
+    /// Keys; all are written before the load begins, and each request picks one by chance
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub keys: u64,
+    /// Share of reads, in percent; the others are writes
+    #[arg(long, value_name = "PERCENT", default_value_t = 50, value_parser = clap::value_parser!(u32).range(0..=100))]
+    pub reads: u32,
+    /// Requests per second of all connections together; 0, the default: as fast as replies come
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub rate: u64,
+    /// Length of a round
+    #[arg(long, value_name = "SECS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    pub seconds: u64,
+    /// Rounds; the figures are medians of them [default: 1, with --compare 5]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub rounds: Option<u32>,
+    /// A second server that speaks RESP, loaded in turn with the first
+    #[arg(long, value_name = "HOST:PORT")]
+    pub compare: Option<String>,
+    /// File with the servers' password; KVSTORE_PASSWORD holds the password itself
+    #[arg(long, env = "KVSTORE_PASSWORD_FILE", value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+}
+
+/// `kvstore export`: whose data to write to stdout.
+#[derive(Args, Clone, Debug)]
+pub struct ExportOptions {
+    /// Host to connect to
+    #[arg(default_value = DEFAULT_HOST)]
+    pub host: String,
+    /// Port to connect to
+    #[arg(default_value_t = DEFAULT_PORT)]
+    pub port: u16,
+    /// File with the server's password; KVSTORE_PASSWORD holds the password itself
+    #[arg(long, env = "KVSTORE_PASSWORD_FILE", value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+}
+
+/// `host:port`, with brackets around a host that is an IPv6 address.
+pub fn address(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+impl ServerOptions {
+    /// Checks the options against each other and this machine.
+    pub fn into_configuration(self) -> Result<Configuration> {
+        let password = password(self.password_file.as_deref())?;
+        if !self.bind.is_loopback() && password.is_none() && !self.insecure {
+            return Err(Error::Usage(format!(
+                "{} can be reached from other machines, and there is no password. Set one with --password-file FILE \
+                 or KVSTORE_PASSWORD, or say --insecure, or listen on 127.0.0.1",
+                self.bind
+            )));
+        }
+        if self.data_dir.is_none() && (self.fsync.is_some() || self.salvage) {
+            return Err(Error::Usage(
+                "--fsync and --salvage are about stored data; say where it is with --data-dir DIR".into(),
+            ));
+        }
+        if self.bind.is_unspecified() && self.advertise.is_none() && !self.peer.is_empty() {
+            return Err(Error::Usage(format!(
+                "{} stands for every interface, so the peers cannot be told where this node is; say --advertise HOST:PORT",
+                self.bind
+            )));
+        }
+        let connections_max = fitting_connections(self.max_connections as usize);
+        let idle_timeout = (self.idle_timeout > 0).then(|| Duration::from_secs(self.idle_timeout));
+        let limits = Limits { connections_max, idle_timeout, ..Limits::default() };
+        Ok(Configuration {
+            port: self.port,
+            bind: self.bind,
+            password,
+            data_dir: self.data_dir,
+            fsync: self.fsync.unwrap_or_default(),
+            salvage: self.salvage,
+            replication: ReplicationOptions {
+                seeds: self.peer,
+                advertise: self.advertise,
+                cluster: self.cluster,
+                clock_skew_max: Duration::from_secs(self.max_clock_skew.into()),
+                tombstone_grace: Duration::from_secs(self.tombstone_grace.into()),
+                fault_injection: self.enable_fault_injection,
+            },
+            limits,
+        })
+    }
+}
+
+fn parse_address(text: &str) -> std::result::Result<IpAddr, String> {
+    if text == "localhost" {
+        return Ok(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    }
+    text.parse().map_err(|_| "not an IP address; try 127.0.0.1, or 0.0.0.0 for all interfaces".into())
+}
+
+/// `host:port`, where the host is no wildcard and the port no 0: an address that can be connected to.
+pub fn parse_host_port(text: &str) -> std::result::Result<String, String> {
+    let help = "not HOST:PORT; try localhost:8080";
+    let (host, port) = text.rsplit_once(':').ok_or(help)?;
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let is_ipv6 = bare.contains(':');
+    if port.parse::<u16>().is_ok_and(|port| port > 0)
+        && !bare.is_empty()
+        && is_ipv6 == (host.starts_with('[') && host.ends_with(']'))
+        && text.len() <= ADDRESS_BYTES_MAX
+        && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'@')
+    {
+        return match bare.parse::<IpAddr>() {
+            Ok(address) if address.is_unspecified() => {
+                Err(format!("{address} stands for every interface and cannot be connected to"))
+            }
+            _ => Ok(text.into()),
+        };
+    }
+    Err(help.into())
+}
+
+/// Longest address: the longest host name and a port.
+const ADDRESS_BYTES_MAX: usize = 262;
+
+fn parse_cluster(text: &str) -> std::result::Result<String, String> {
+    let fits = (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+    fits.then(|| text.into()).ok_or_else(|| "1 to 64 printable characters without spaces".into())
+}
+
+/// The password: from a file, or from `KVSTORE_PASSWORD`; never from the command line, which every
+/// user of the machine can read.
+pub fn password(file: Option<&Path>) -> Result<Option<Vec<u8>>> {
+    let password = match file {
+        None => {
+            return Ok(std::env::var_os("KVSTORE_PASSWORD")
+                .map(OsString::into_encoded_bytes)
+                .filter(|p| !p.is_empty()));
+        }
+        Some(file) => std::fs::read(file)
+            .map_err(|error| Error::Usage(format!("cannot read the password file {}: {error}", file.display())))?,
+    };
+    let password = password.trim_ascii_end();
+    if password.is_empty() {
+        return Err(Error::Usage(format!("the password file {} is empty", file.unwrap_or(Path::new("")).display())));
+    }
+    Ok(Some(password.to_vec()))
+}
+
+/// As many connections as were asked for, or as the machine allows.
+fn fitting_connections(wanted: usize) -> usize {
+    let descriptors = read_number("/proc/self/limits", |text| {
+        text.lines().find(|line| line.starts_with("Max open files"))?.split_whitespace().nth(3)
+    });
+    let mappings = read_number("/proc/sys/vm/max_map_count", |text| Some(text.trim()));
+    let (fitting, reason) = fit(wanted, descriptors, mappings);
+    if let Some(reason) = reason {
+        warn!("at most {fitting} connections instead of {wanted}, because of {reason}");
+    }
+    fitting
+}
+
+/// A connection takes a descriptor and, with its stack, guard page and share of the allocator's
+/// arenas, at most five memory mappings.
+fn fit(wanted: usize, descriptors: Option<usize>, mappings: Option<usize>) -> (usize, Option<&'static str>) {
+    let by_descriptors = descriptors.map_or(usize::MAX, |limit| limit.saturating_sub(DESCRIPTORS_KEPT).max(1));
+    let by_mappings = mappings.map_or(usize::MAX, |limit| (limit / 5).max(1));
+    if wanted <= by_descriptors.min(by_mappings) {
+        (wanted, None)
+    } else if by_descriptors <= by_mappings {
+        (by_descriptors, Some("the limit of open files; raise it with ulimit -n"))
+    } else {
+        (by_mappings, Some("vm.max_map_count; raise it with sysctl"))
+    }
+}
+
+/// Descriptors for everything but clients: the listener, standard streams, files, links to peers.
+const DESCRIPTORS_KEPT: usize = 32;
+
+fn read_number(file: &str, find: impl Fn(&str) -> Option<&str>) -> Option<usize> {
+    find(&std::fs::read_to_string(file).ok()?)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Server {
+        #[command(flatten)]
+        options: ServerOptions,
+    }
+
+    fn configuration(arguments: &[&str]) -> Result<Configuration> {
+        let arguments = ["server"].iter().chain(arguments);
+        Server::try_parse_from(arguments).map_err(|error| Error::Usage(error.to_string()))?.options.into_configuration()
+    }
+
+    #[test]
+    fn the_defaults_of_options_and_limits_agree() {
+        let from_options = configuration(&[]).expect("defaults work");
+        let expected = Configuration::default();
+        assert_eq!((from_options.port, from_options.bind), (expected.port, expected.bind));
+        assert!(from_options.limits.connections_max <= expected.limits.connections_max);
+        assert_eq!(from_options.limits.idle_timeout, expected.limits.idle_timeout);
+    }
+
+    #[test]
+    fn a_public_address_needs_a_password() {
+        let refused = configuration(&["--bind", "0.0.0.0"]).expect_err("no password");
+        assert!(matches!(refused, Error::Usage(ref message) if message.contains("--password-file")), "{refused}");
+        assert!(configuration(&["--bind", "0.0.0.0", "--insecure"]).is_ok());
+        assert!(configuration(&["--bind", "::1"]).is_ok());
+        assert!(configuration(&["--bind", "localhost"]).is_ok());
+        assert!(configuration(&["--bind", "nonsense"]).is_err());
+    }
+
+    #[test]
+    fn connections_fit_the_machine() {
+        assert_eq!(fit(10_000, None, None), (10_000, None));
+        assert_eq!(fit(10_000, Some(20_000), Some(65_530)), (10_000, None));
+        let (fitting, reason) = fit(10_000, Some(1_024), Some(65_530));
+        assert!(fitting == 992 && reason.is_some_and(|reason| reason.contains("ulimit")));
+        let (fitting, reason) = fit(20_000, Some(65_536), Some(65_530));
+        assert!(fitting == 13_106 && reason.is_some_and(|reason| reason.contains("max_map_count")));
+        assert_eq!(fit(10, Some(3), None).0, 1);
+    }
+
+    #[test]
+    fn fsync_and_salvage_need_a_data_directory() {
+        for arguments in [&["--fsync", "always"][..], &["--salvage"]] {
+            assert!(matches!(configuration(arguments), Err(Error::Usage(_))));
+            let with_directory = [arguments, &["--data-dir", "data"]].concat();
+            assert!(configuration(&with_directory).is_ok());
+        }
+        assert!(configuration(&["--data-dir", "data", "--fsync", "sometimes"]).is_err());
+    }
+
+    #[test]
+    fn addresses_of_peers_are_checked() {
+        for good in ["localhost:8080", "10.0.0.1:1", "[::1]:8080", "kv-1.example:65535"] {
+            assert!(parse_host_port(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "localhost",
+            ":8080",
+            "h:0",
+            "h:65536",
+            "h:x",
+            "::1:8080",
+            "0.0.0.0:8080",
+            "[::]:8080",
+            "a b:1",
+            "a@b:1",
+        ] {
+            assert!(parse_host_port(bad).is_err(), "{bad}");
+        }
+        let several = configuration(&["--peer", "a:1,b:2", "--peer", "c:3"]).expect("works");
+        assert_eq!(several.replication.seeds, ["a:1", "b:2", "c:3"]);
+        let refused = configuration(&["--bind", "0.0.0.0", "--insecure", "--peer", "a:1"]);
+        assert!(refused.expect_err("no address to tell").to_string().contains("--advertise"));
+    }
+
+    #[test]
+    fn a_password_file_is_read_without_its_line_end() {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(file.path(), "secret\n").expect("written");
+        assert_eq!(password(Some(file.path())).expect("readable"), Some(b"secret".to_vec()));
+        std::fs::write(file.path(), "\n").expect("written");
+        assert!(password(Some(file.path())).is_err());
+        assert!(password(Some(Path::new("/nonexistent"))).is_err());
+    }
+}
