@@ -132,17 +132,27 @@ fn compare_throughput(rounds: usize, turns: usize) -> [[f64; 2]; 2] {
 
 #[test]
 fn a_useless_peer_slows_nobody() {
-    let ratios = compare_throughput(5, 2);
     // In so short a time, beside other things that run, only the processor's time says something.
-    assert!(ratios.iter().all(|[_, processor]| *processor > 0.7), "{ratios:?}");
+    is_so_in_one_of_three_tries(|| compare_throughput(5, 2), |[_, processor]| *processor > 0.7);
 }
 
 #[test]
 #[ignore = "takes half a minute"]
 fn a_useless_peer_slows_nobody_ten_rounds() {
-    let ratios = compare_throughput(10, 20);
     // The aim is 0.95; the rest is for a machine that does other things too.
-    assert!(ratios.iter().all(|[wall, _]| *wall > 0.85), "{ratios:?}");
+    is_so_in_one_of_three_tries(|| compare_throughput(10, 20), |[wall, _]| *wall > 0.85);
+}
+
+/// Other load on the machine can spoil a comparison, not make it better than it is.
+fn is_so_in_one_of_three_tries(measure: impl Fn() -> [[f64; 2]; 2], is_good: impl Fn(&[f64; 2]) -> bool) {
+    let mut tries = Vec::new();
+    while tries.len() < 3 {
+        tries.push(measure());
+        if tries.iter().flatten().rev().take(2).all(&is_good) {
+            return;
+        }
+    }
+    panic!("{tries:?}");
 }
 
 /// A peer that is away costs 65,536 places of 32 bytes and at most 16 MiB of keys with 32 bytes of
