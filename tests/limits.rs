@@ -150,11 +150,7 @@ fn the_connection_limit_is_lowered_to_fit_the_descriptors() {
     let mut shell = Command::new("sh");
     shell.args(["-c", "ulimit -n 100 && exec \"$0\" server 0"]).arg(common::binary());
     let server = Server::spawn(shell).expect("it starts");
-    assert!(
-        server.log().contains("at most 68 connections instead of 10000, because of the limit of open files"),
-        "{}",
-        server.log()
-    );
+    server.wait_for_log("at most 68 connections instead of 10000, because of the limit of open files");
     let mut wire = server.connect();
     wire.ask(resp(&[b"CONFIG", b"GET", b"maxclients"]), "*2\r\n$10\r\nmaxclients\r\n$2\r\n68\r\n");
 }

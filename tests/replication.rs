@@ -269,7 +269,7 @@ fn peer_commands_need_an_introduction_and_sense() {
     newer.ask(resp(&[b"PEER", b"MERGE", &records]), "*2\r\n:1\r\n:1\r\n");
     assert_eq!((get(&server, "good").as_deref(), get(&server, "late")), (Some("v"), None));
     assert_eq!(number(&server, "records_refused_clock_skew"), 1);
-    assert!(server.log().contains("clock"));
+    server.wait_for_log("clock");
 }
 
 /// Reads the three lists of an introduction; how many words the first has.

@@ -65,7 +65,7 @@ impl Server {
         let mut child = command.spawn().expect("the server can be run");
         let log = Arc::new(Mutex::new(String::new()));
         let (stderr, copy) = (child.stderr.take().expect("piped"), Arc::clone(&log));
-        thread::spawn(move || {
+        let reader = thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 let mut log = copy.lock().unwrap();
                 log.push_str(&line);
@@ -85,11 +85,9 @@ impl Server {
             line.clear();
         }
         let status = child.wait().expect("it ended");
-        // The reader of stderr ends with the pipe; give it the moment it needs.
-        let said = poll("the server's last words", || {
-            let log = log.lock().unwrap().clone();
-            (!log.is_empty()).then_some(log)
-        });
+        // The reader of stderr ends with the pipe: then all last words are there.
+        reader.join().expect("read");
+        let said = log.lock().unwrap().clone();
         Err(format!("{status}: {said}"))
     }
 
@@ -101,6 +99,12 @@ impl Server {
     /// A raw connection.
     pub fn connect(&self) -> Wire {
         Wire::connect(self.port)
+    }
+
+    /// Waits until the server has logged this: it may have done something before its words arrive here.
+    #[track_caller]
+    pub fn wait_for_log(&self, words: &str) {
+        poll(&format!("the log says '{words}'"), || self.log().contains(words).then_some(()));
     }
 
     /// What the server logged so far.
