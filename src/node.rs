@@ -20,8 +20,8 @@
 //! | `link-N` | the connection to one peer and what it must be told | its channel, then the peer's reply | when the peer is forgotten |
 //! | `client-N` | one socket, its buffers and its session | that socket | when the client leaves, errs or idles too long |
 //!
-//! **Locks.** A shard's; the log's `buffer`; the log's `file`; the log's `syncing`. Orders: shard, then buffer; `syncing`, then file,
-//! then buffer; never a shard and a file, and nobody holds two shards. A shard's lock is held for one lookup and the
+//! **Locks.** A shard's; the log's `buffer`; the log's `file`; the log's `syncing`; its `turn`. Orders: shard, then buffer; `syncing`, then file,
+//! then buffer; `turn` alone; never a shard and a file, and nobody holds two shards. A shard's lock is held for one lookup and the
 //! buffer's for one copy. Only `syncing` and `file` are held across I/O, and none across a channel send. The lock of
 //! a peer's connection is held while its batch is merged, so it comes before a shard's; the other locks of
 //! [`crate::replication`] are never held together with one of these, but for the one that orders changes of the file `node`.

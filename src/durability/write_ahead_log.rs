@@ -11,6 +11,7 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 use log::{error, info};
 
@@ -22,8 +23,8 @@ use crate::store::version::random_id;
 
 /// The log of a node. Safe to share between threads.
 ///
-/// Locks, in the order in which they may be taken: `syncing`, `file`, `buffer`. Only `syncing` and `file`
-/// are held across I/O.
+/// Locks, in the order in which they may be taken: `syncing`, `file`, `buffer`; `turn` alone. Only `syncing` and
+/// `file` are held across I/O.
 ///
 /// Invariants:
 /// - `a_record_is_in_the_buffer_or_in_a_frame` until a snapshot holds it: nothing is taken out of the
@@ -38,8 +39,10 @@ pub struct WriteAheadLog {
     pub(super) files: Arc<dyn FileLayer>,
     policy: FsyncPolicy,
     buffer: Mutex<Buffer>,
+    /// Whether somebody writes for all who wait.
+    turn: Mutex<bool>,
     /// Wakes those who wait for a frame that somebody else writes.
-    frame_done: Condvar,
+    turn_over: Condvar,
     file: Mutex<Current>,
     /// One fsync at a time: a failure is reported to one caller only, and the next must know.
     syncing: Mutex<()>,
@@ -72,8 +75,6 @@ struct Buffer {
     full: Vec<Frame>,
     /// The position behind the last record.
     end: u64,
-    /// Somebody is writing what was in the buffer.
-    is_writing: bool,
 }
 
 /// The youngest segment; `None` when it cannot be trusted any more.
@@ -108,6 +109,9 @@ struct Segment {
 /// Frames are given back to the buffer with at most so much memory.
 const FRAME_BYTES_KEPT: usize = 1024 * 1024;
 
+/// How often who writes for all lets others run before; more gained nothing.
+const YIELDS_MAX: u32 = 5;
+
 impl WriteAheadLog {
     /// Starts a new segment with this number, on top of `bytes` in older ones.
     pub fn start(files: Arc<dyn FileLayer>, policy: FsyncPolicy, number: u64, bytes: u64) -> io::Result<Self> {
@@ -118,7 +122,8 @@ impl WriteAheadLog {
             files,
             policy,
             buffer: Mutex::default(),
-            frame_done: Condvar::new(),
+            turn: Mutex::default(),
+            turn_over: Condvar::new(),
             file: Mutex::new(Current { segment: Some(segment), next_number: number + 1, spare: Frame::default() }),
             syncing: Mutex::default(),
             written: AtomicU64::default(),
@@ -148,12 +153,9 @@ impl WriteAheadLog {
         if position <= self.safe() {
             return Ok(());
         }
-        // Those who are ready to run get to append first, and one frame serves them too: with `always`, 50 clients and
-        // no pipelines 57,000 writes a second instead of 47,000.
-        std::thread::yield_now();
-        let mut buffer = lock(&self.buffer);
-        while buffer.is_writing {
-            buffer = self.frame_done.wait(buffer).unwrap_or_else(PoisonError::into_inner);
+        let mut is_taken = lock(&self.turn);
+        while *is_taken {
+            is_taken = self.turn_over.wait(is_taken).unwrap_or_else(PoisonError::into_inner);
             if position <= self.safe() {
                 return Ok(());
             }
@@ -161,15 +163,29 @@ impl WriteAheadLog {
         if position <= self.safe() {
             return Ok(());
         }
-        buffer.is_writing = true;
-        drop(buffer);
+        *is_taken = true;
+        drop(is_taken);
+        self.let_others_append();
         let result = match self.policy {
             FsyncPolicy::Always => self.sync(),
             FsyncPolicy::Everysec | FsyncPolicy::Never => self.write_out(&mut lock(&self.file)).map(|_| ()),
         };
-        lock(&self.buffer).is_writing = false;
-        self.frame_done.notify_all();
+        *lock(&self.turn) = false;
+        self.turn_over.notify_all();
         result
+    }
+
+    /// Those who are ready to run append first, and one frame serves them too: with `always`, 50 clients and no
+    /// pipelines, 64,000 writes a second instead of 57,000. On an idle machine it costs less than a microsecond.
+    fn let_others_append(&self) {
+        let mut end = self.end();
+        for _ in 0..YIELDS_MAX {
+            thread::yield_now();
+            let before = std::mem::replace(&mut end, self.end());
+            if end == before {
+                return;
+            }
+        }
     }
 
     /// How many bytes were appended and not yet handed to the operating system.

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use crate::config::Limits;
 
 /// How often a thread looks for bytes before it sleeps. Under load the next request is there after other threads
-/// had their turn, and a look costs a third of being put to sleep and woken.
-const LOOKS: u32 = 2;
+/// had their turn, and a look costs a third of being put to sleep and woken. With 50 clients and no pipelines, 16 looks
+/// gave 1.06 times the throughput of 2, and 2 gave 1.25 times that of none; an idle machine pays 10 microseconds.
+const LOOKS: u32 = 16;
 
 /// Longest sleep in one `write`; between two the other direction is looked after.
 const WRITE_SLICE: Duration = Duration::from_millis(100);
