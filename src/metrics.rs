@@ -3,7 +3,9 @@
 //! Connections count for themselves while they work and add up here once per batch of replies
 //! ([`crate::node::Batch`]), so counting costs a `GET` one addition and threads do not fight over a counter.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 /// Counts from the start of the process; they only grow, but for [`Metrics::connections_open`].
@@ -26,24 +28,71 @@ pub struct Metrics {
     /// arrived together wait for each other, so they all get the time of their batch. A sample:
     /// one batch in 16 is timed and stands for those before it.
     pub latency: Histogram,
+    history: Mutex<History>,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
+        let (started, zero) = (Instant::now(), AtomicU64::default);
+        let history = History { samples: VecDeque::new(), taken: started, commands: 0, latency: Histogram::default() };
         Metrics {
-            started: Instant::now(),
-            connections_open: AtomicU64::default(),
-            connections_accepted: AtomicU64::default(),
-            connections_rejected: AtomicU64::default(),
-            accept_errors: AtomicU64::default(),
-            protocol_errors: AtomicU64::default(),
-            commands: AtomicU64::default(),
-            hits: AtomicU64::default(),
-            misses: AtomicU64::default(),
-            input_bytes: AtomicU64::default(),
-            output_bytes: AtomicU64::default(),
+            started,
+            connections_open: zero(),
+            connections_accepted: zero(),
+            connections_rejected: zero(),
+            accept_errors: zero(),
+            protocol_errors: zero(),
+            commands: zero(),
+            hits: zero(),
+            misses: zero(),
+            input_bytes: zero(),
+            output_bytes: zero(),
             latency: Histogram::default(),
+            history: Mutex::new(history),
         }
+    }
+}
+
+/// The last minutes, for charts, with what the counters were at the newest sample.
+#[derive(Debug)]
+struct History {
+    samples: VecDeque<Sample>,
+    taken: Instant,
+    commands: u64,
+    latency: Histogram,
+}
+
+/// What went on between two looks at the counters.
+#[derive(Clone, Copy, Debug)]
+pub struct Sample {
+    /// Commands per second.
+    pub rate: f64,
+    /// The latency's p50 and p99 in nanoseconds, if there were commands.
+    pub latency: Option<(u64, u64)>,
+}
+
+impl Metrics {
+    /// Notes what has happened since the last sample, and keeps `samples_max` of them.
+    pub fn take_sample(&self, samples_max: usize) {
+        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let (now, commands) = (Instant::now(), read(&self.commands));
+        let seconds = (now - history.taken).as_secs_f64().max(1e-9);
+        let latency = history.latency.catch_up(&self.latency);
+        let sample = Sample {
+            rate: (commands - history.commands) as f64 / seconds,
+            latency: (latency.count() > 0).then(|| (latency.quantile(0.5), latency.quantile(0.99))),
+        };
+        (history.taken, history.commands) = (now, commands);
+        history.samples.push_back(sample);
+        if history.samples.len() > samples_max {
+            history.samples.pop_front();
+        }
+    }
+
+    /// The samples, oldest first.
+    pub fn samples(&self) -> Vec<Sample> {
+        let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        history.samples.iter().copied().collect()
     }
 }
 
@@ -85,6 +134,16 @@ impl Histogram {
             add(mine, read(theirs));
         }
         add(&self.sum, read(&other.sum));
+    }
+
+    /// Counts what `later` has counted beyond this one, which it was equal to before; and returns it.
+    fn catch_up(&self, later: &Histogram) -> Histogram {
+        let missed = Histogram::default();
+        for (index, count) in later.counts.iter().enumerate() {
+            add(&missed.counts[index], read(count) - read(&self.counts[index]));
+        }
+        self.absorb(&missed);
+        missed
     }
 
     /// How many values were counted.
@@ -171,6 +230,24 @@ mod tests {
             prop_assert!(index == 0 || value > bound(index - 1));
             prop_assert!(bound(index) - value <= value / STEPS as u64);
         }
+    }
+
+    #[test]
+    fn a_sample_is_about_the_time_since_the_last_one() {
+        let metrics = Metrics::default();
+        for latency in [1_000, 1_000_000] {
+            add(&metrics.commands, 10);
+            metrics.latency.observe(latency, 10);
+            metrics.take_sample(2);
+        }
+        let samples = metrics.samples();
+        for (sample, expected) in samples.iter().zip([1_000, 1_000_000]) {
+            let (p50, p99) = sample.latency.expect("commands");
+            assert!(sample.rate > 0.0 && p50 == p99 && (expected..expected * 33 / 32).contains(&p50), "{samples:?}");
+        }
+        metrics.take_sample(2);
+        let [busy, idle] = metrics.samples()[..] else { panic!("the oldest is dropped") };
+        assert!(busy.latency == samples[1].latency && idle.latency.is_none() && idle.rate == 0.0);
     }
 
     #[test]

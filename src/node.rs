@@ -10,7 +10,7 @@
 //!
 //! | name | owns | waits on | ends |
 //! |---|---|---|---|
-//! | `main` | the process | [`Node::wait_for_shutdown`] | ends the process |
+//! | `main` | the process, and the charts' samples | [`Node::wait_for_shutdown`], a second | ends the process |
 //! | `accept` | the listening socket | `accept` | with the process |
 //! | `start` | nothing | its channel of accepted sockets | with the process |
 //! | `log-sync` | nothing | a second, with `--fsync everysec` | with the node |
@@ -347,10 +347,13 @@ impl Node {
         let _ = self.shutdown.0.try_send(());
     }
 
-    /// Returns when somebody asked for a gentle stop.
+    /// Returns when somebody asked for a gentle stop. Until then it samples the counters for the page's charts.
     pub fn wait_for_shutdown(&self) {
-        // The node itself holds a sender, so this cannot fail while it waits.
-        let _ = self.shutdown.1.recv();
+        let limits = &self.configuration.limits;
+        // The node itself holds a sender, so it is the time that ends this early.
+        while self.shutdown.1.recv_timeout(limits.sample_interval).is_err() {
+            self.metrics.take_sample(limits.samples_max);
+        }
     }
 
     /// The one way of a client's write: stamp, merge, and only then hand on.

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::json;
 use crate::durability::write_ahead_log::Counts;
-use crate::metrics::{open_files, read, resident_bytes};
+use crate::metrics::{Sample, open_files, read, resident_bytes};
 use crate::node::Node;
 use crate::replication::PeerStatus;
 
@@ -99,7 +99,6 @@ fn figures(node: &Node) -> Vec<Figure> {
 /// `/status.json`: the figures without their prefix, and what has no number.
 pub fn json(node: &Node, address: SocketAddr) -> String {
     let text = |text: &str| json::string(text.as_bytes());
-    let buckets = node.metrics.latency.buckets();
     let advertised = node.replication.advertised_address();
     let rest = [
         ("version", text(env!("CARGO_PKG_VERSION"))),
@@ -111,12 +110,19 @@ pub fn json(node: &Node, address: SocketAddr) -> String {
         ("node_id", text(&format!("{:016x}", node.node_id))),
         ("peers", json::array(node.replication.peers().iter().map(peer))),
         ("fault_injection", node.configuration.replication.fault_injection.to_string()),
-        // The largest value of each bucket that is not empty, and its count.
-        ("latency_ns", json::array(buckets.map(|(bound, count)| format!("[{bound},{count}]")))),
+        ("history", json::array(node.metrics.samples().iter().map(sample))),
     ];
     let name = |name: &'static str| name.trim_start_matches("kvstore_").trim_start_matches("process_");
     let figures = figures(node).into_iter().map(|(long, _, value)| (name(long), value.to_string()));
     json::object(figures.chain(rest))
+}
+
+/// Commands per second, p50 and p99 of their latency in nanoseconds.
+fn sample(sample: &Sample) -> String {
+    match sample.latency {
+        Some((p50, p99)) => format!("[{:.1},{p50},{p99}]", sample.rate),
+        None => format!("[{:.1},null,null]", sample.rate),
+    }
 }
 
 #[rustfmt::skip]
