@@ -19,10 +19,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::client::shell::print;
 use crate::client::{encode, open};
 use crate::error::{Error, Result};
 use crate::metrics::Histogram;
-use crate::options::{BenchOptions, address, password};
+use crate::options::{BenchOptions, password};
 
 /// Longest wait for a reply.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -31,13 +32,11 @@ const STACK_BYTES: usize = 256 * 1024;
 /// Bytes of one read.
 const READ_BYTES: usize = 16 * 1024;
 
-/// Loads the server, prints the table. Always `true`: whatever fails is an error.
-pub fn run(options: &BenchOptions) -> Result<bool> {
-    let bench = Bench::new(options, password(options.password_file.as_deref())?);
-    let mut addresses = vec![address(&options.host, options.port)];
-    addresses.extend(options.compare.clone());
-    let is_comparison = addresses.len() > 1;
-    let rounds = options.rounds.unwrap_or(if is_comparison { 5 } else { 1 });
+/// Loads the server, prints the table.
+pub fn run(options: &BenchOptions) -> Result<()> {
+    let bench = Bench::new(options, password(options.target.password_file.as_deref())?);
+    let addresses: Vec<String> = [options.target.address()].into_iter().chain(options.compare.clone()).collect();
+    let rounds = options.rounds.unwrap_or(if options.compare.is_some() { 5 } else { 1 });
     for address in &addresses {
         bench.fill(address)?;
     }
@@ -49,8 +48,7 @@ pub fn run(options: &BenchOptions) -> Result<bool> {
     }
     let figures = |kind: usize| measured.iter().map(|kinds| kinds[kind].figures()).collect();
     let table = table(options, rounds, &addresses, [figures(READS), figures(WRITES)]);
-    io::stdout().write_all(table.as_bytes())?;
-    Ok(true)
+    print(&table)
 }
 
 /// Index of reads, and of writes, in what is kept for both.

@@ -6,13 +6,12 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::Duration;
 
 /// Counts from the start of the process; they only grow, but for [`Metrics::connections_open`].
-#[derive(Debug)]
+#[derive(Debug, Default)]
 #[allow(missing_docs)] // The names say it.
 pub struct Metrics {
-    pub started: Instant,
     pub connections_open: AtomicU64,
     pub connections_accepted: AtomicU64,
     pub connections_rejected: AtomicU64,
@@ -31,33 +30,11 @@ pub struct Metrics {
     history: Mutex<History>,
 }
 
-impl Default for Metrics {
-    fn default() -> Self {
-        let (started, zero) = (Instant::now(), AtomicU64::default);
-        let history = History { samples: VecDeque::new(), taken: started, commands: 0, latency: Histogram::default() };
-        Metrics {
-            started,
-            connections_open: zero(),
-            connections_accepted: zero(),
-            connections_rejected: zero(),
-            accept_errors: zero(),
-            protocol_errors: zero(),
-            commands: zero(),
-            hits: zero(),
-            misses: zero(),
-            input_bytes: zero(),
-            output_bytes: zero(),
-            latency: Histogram::default(),
-            history: Mutex::new(history),
-        }
-    }
-}
-
 /// The last minutes, for charts, with what the counters were at the newest sample.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct History {
     samples: VecDeque<Sample>,
-    taken: Instant,
+    uptime: Duration,
     commands: u64,
     latency: Histogram,
 }
@@ -73,16 +50,15 @@ pub struct Sample {
 
 impl Metrics {
     /// Notes what has happened since the last sample, and keeps `samples_max` of them.
-    pub fn take_sample(&self, samples_max: usize) {
+    pub fn take_sample(&self, uptime: Duration, samples_max: usize) {
         let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
-        let (now, commands) = (Instant::now(), read(&self.commands));
-        let seconds = (now - history.taken).as_secs_f64().max(1e-9);
+        let (commands, seconds) = (read(&self.commands), (uptime - history.uptime).as_secs_f64());
         let latency = history.latency.catch_up(&self.latency);
         let sample = Sample {
             rate: (commands - history.commands) as f64 / seconds,
             latency: (latency.count() > 0).then(|| (latency.quantile(0.5), latency.quantile(0.99))),
         };
-        (history.taken, history.commands) = (now, commands);
+        (history.uptime, history.commands) = (uptime, commands);
         history.samples.push_back(sample);
         if history.samples.len() > samples_max {
             history.samples.pop_front();
@@ -200,10 +176,8 @@ pub fn read(counter: &AtomicU64) -> u64 {
 
 /// Resident memory of this process in bytes, from `/proc`; 0 where there is none.
 pub fn resident_bytes() -> u64 {
-    let pages = std::fs::read_to_string("/proc/self/statm").ok().and_then(|text| {
-        let resident = text.split(' ').nth(1)?;
-        resident.parse::<u64>().ok()
-    });
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: Option<u64> = statm.split(' ').nth(1).and_then(|resident| resident.parse().ok());
     // statm counts pages; every platform this was run on has pages of 4 KiB.
     pages.unwrap_or(0) * 4096
 }
@@ -235,17 +209,17 @@ mod tests {
     #[test]
     fn a_sample_is_about_the_time_since_the_last_one() {
         let metrics = Metrics::default();
-        for latency in [1_000, 1_000_000] {
+        for (second, latency) in [(1, 1_000), (3, 1_000_000)] {
             add(&metrics.commands, 10);
             metrics.latency.observe(latency, 10);
-            metrics.take_sample(2);
+            metrics.take_sample(Duration::from_secs(second), 2);
         }
         let samples = metrics.samples();
-        for (sample, expected) in samples.iter().zip([1_000, 1_000_000]) {
+        for (sample, (rate, latency)) in samples.iter().zip([(10.0, 1_000), (5.0, 1_000_000)]) {
             let (p50, p99) = sample.latency.expect("commands");
-            assert!(sample.rate > 0.0 && p50 == p99 && (expected..expected * 33 / 32).contains(&p50), "{samples:?}");
+            assert!(sample.rate == rate && p50 == p99 && (latency..latency * 33 / 32).contains(&p50), "{samples:?}");
         }
-        metrics.take_sample(2);
+        metrics.take_sample(Duration::from_secs(4), 2);
         let [busy, idle] = metrics.samples()[..] else { panic!("the oldest is dropped") };
         assert!(busy.latency == samples[1].latency && idle.latency.is_none() && idle.rate == 0.0);
     }

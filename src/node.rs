@@ -32,6 +32,7 @@
 use std::fmt::Display;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use log::trace;
@@ -54,6 +55,8 @@ use crate::store::{KeyValueStore, Size};
 pub struct Node {
     /// What it was told at its start.
     pub configuration: Configuration,
+    /// When it started.
+    pub started: Instant,
     /// Counters.
     pub metrics: Metrics,
     /// 64 random bits, new at every start: the origin of this run's writes.
@@ -137,6 +140,7 @@ impl Node {
         let not_yet = (!configuration.replication.seeds.is_empty()).then_some(sender);
         Node {
             configuration,
+            started: Instant::now(),
             metrics: Metrics::default(),
             run_id,
             node_id,
@@ -352,7 +356,7 @@ impl Node {
         let limits = &self.configuration.limits;
         // The node itself holds a sender, so it is the time that ends this early.
         while self.shutdown.1.recv_timeout(limits.sample_interval).is_err() {
-            self.metrics.take_sample(limits.samples_max);
+            self.metrics.take_sample(self.started.elapsed(), limits.samples_max);
         }
     }
 

@@ -102,10 +102,10 @@ impl Client {
             self.reconnect_with_notice()?;
         }
         match self.exchange(words) {
-            Err(error) if is_read && is_lost_by(&error) => {
+            Ok(response) => Ok(response),
+            Err(error) if is_read && error.kind() != ErrorKind::InvalidData => {
                 self.reconnect_with_notice()?;
-                self.exchange(words)
-                    .map_err(|error| Error::Unreachable(format!("no reply from {}: {error}", self.address())))
+                self.exchange(words).map_err(|error| self.no_reply(&error))
             }
             Err(error) => {
                 self.connection = None;
@@ -115,8 +115,11 @@ impl Client {
                     self.address()
                 )))
             }
-            Ok(response) => Ok(response),
         }
+    }
+
+    fn no_reply(&self, error: &io::Error) -> Error {
+        Error::Unreachable(format!("no reply from {}: {error}", self.address()))
     }
 
     /// The address in use, as `host:port`.
@@ -175,7 +178,7 @@ impl Client {
                 Err(Error::Usage(format!("{} did not take the password: {message}", self.address())))
             }
             Ok(_) => Ok(()),
-            Err(error) => Err(Error::Unreachable(format!("no reply from {}: {error}", self.address()))),
+            Err(error) => Err(self.no_reply(&error)),
         }
     }
 
@@ -212,10 +215,6 @@ pub fn encode(words: &[&[u8]]) -> Vec<u8> {
         bytes.extend_from_slice(b"\r\n");
     }
     bytes
-}
-
-fn is_lost_by(error: &io::Error) -> bool {
-    error.kind() != ErrorKind::InvalidData
 }
 
 /// Connects to the first address of `host:port` that accepts.

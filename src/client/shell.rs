@@ -56,7 +56,7 @@ pub fn run_once(client: &mut Client, words: &[Vec<u8>]) -> Result<bool> {
             Ok(false)
         }
         Response::Error(code, message) => {
-            eprintln!("Error: {message}{}", hint(&code));
+            show_error(&code, &message);
             Ok(false)
         }
         response => {
@@ -108,7 +108,7 @@ impl Shell<'_> {
         match response {
             Ok(Response::Error(code, message)) => {
                 self.failed = true;
-                eprintln!("Error: {message}{}", hint(&code));
+                show_error(&code, &message);
             }
             Ok(response) => print(&format!("{label}{}\n", shown(&response, "")))?,
             Err(error) => self.fail(&error),
@@ -141,7 +141,8 @@ fn read_line(input: &mut impl BufRead) -> Result<Option<Vec<u8>>> {
     Ok((len > 0).then_some(line))
 }
 
-fn print(text: &str) -> Result<()> {
+/// Prints at once, and without the panic of `print!` when nobody reads.
+pub fn print(text: &str) -> Result<()> {
     let mut output = io::stdout().lock();
     output.write_all(text.as_bytes())?;
     Ok(output.flush()?)
@@ -153,8 +154,9 @@ fn show_notice(client: &mut Client) {
     }
 }
 
-fn hint(code: &str) -> &'static str {
-    if code == "NOAUTH" { " Give it with --password-file FILE or KVSTORE_PASSWORD." } else { "" }
+fn show_error(code: &str, message: &str) {
+    let hint = if code == "NOAUTH" { " Give it with --password-file FILE or KVSTORE_PASSWORD." } else { "" };
+    eprintln!("Error: {message}{hint}");
 }
 
 /// A response for a person: control characters escaped, lists one element a line.
@@ -169,7 +171,7 @@ fn shown(response: &Response, indent: &str) -> String {
             format!("\n{}", String::from_utf8_lossy(bytes).trim_end().replace('\r', ""))
         }
         Response::Bulk(bytes) => escaped(bytes),
-        Response::Array(list) | Response::Map(list) => {
+        Response::Array(list) => {
             let indent = format!("{indent}  ");
             let lines = list.iter().enumerate();
             let lines = lines.map(|(index, one)| format!("\n{indent}{}) {}", index + 1, shown(one, &indent)));
@@ -194,7 +196,7 @@ fn escaped(bytes: &[u8]) -> String {
 /// A response for a script: bytes as they are, one line each.
 fn write_bare(response: &Response, out: &mut Vec<u8>) {
     match response {
-        Response::Array(list) | Response::Map(list) => {
+        Response::Array(list) => {
             list.iter().for_each(|one| write_bare(one, out));
             return;
         }
@@ -206,18 +208,8 @@ fn write_bare(response: &Response, out: &mut Vec<u8>) {
 }
 
 fn help() -> String {
-    let width = TABLE.iter().map(usage_len).filter(|len| *len < 50).max().unwrap_or_default();
-    let mut text = String::new();
-    for row in TABLE {
-        let usage = format!("{} {}", row.name, row.arguments);
-        text.push_str(&format!("  {:width$}  {}\n", usage.trim_end(), row.summary));
-    }
-    text.push_str("  QUIT, EXIT or the end of input leaves.\n");
-    text
-}
-
-fn usage_len(row: &crate::protocol::command::Row) -> usize {
-    row.name.len() + 1 + row.arguments.len()
+    let rows = TABLE.iter().map(|row| format!("  {:48}  {}\n", format!("{} {}", row.name, row.arguments), row.summary));
+    rows.collect::<String>() + "  QUIT, EXIT or the end of input leaves.\n"
 }
 
 #[cfg(test)]

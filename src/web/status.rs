@@ -53,7 +53,7 @@ type Figure = (&'static str, &'static str, u64);
 #[rustfmt::skip]
 fn figures(node: &Node) -> Vec<Figure> {
     let (metrics, size) = (&node.metrics, node.size());
-    let uptime = metrics.started.elapsed();
+    let uptime = node.started.elapsed();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let replicated = node.replication.counters();
     let counts = node.durability().map(|durability| &durability.log.counts);
