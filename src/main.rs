@@ -16,7 +16,7 @@ use kvstore::client::shell::{self, print};
 use kvstore::error::{Error, Result};
 use kvstore::export;
 use kvstore::node::Node;
-use kvstore::options::{BenchOptions, ClientOptions, ServerOptions, Target, password};
+use kvstore::options::{BenchOptions, ClientOptions, ServerOptions, Target};
 use kvstore::server::NodeServer;
 
 /// A distributed key-value store
@@ -118,5 +118,5 @@ fn run_export(target: &Target) -> Result<()> {
 
 fn connect(target: &Target, also: Vec<String>) -> Result<Client> {
     let addresses = std::iter::once(target.address()).chain(also).collect();
-    Client::connect_any(addresses, password(target.password_file.as_deref())?)
+    Client::connect_any(addresses, target.password()?)
 }

@@ -85,6 +85,11 @@ impl Target {
         let Target { host, port, .. } = self;
         if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
     }
+
+    /// The password, if one was given.
+    pub fn password(&self) -> Result<Option<Vec<u8>>> {
+        password(self.password_file.as_deref())
+    }
 }
 
 /// `kvstore client`: whom to ask, and what.
@@ -217,15 +222,14 @@ fn parse_cluster(text: &str) -> std::result::Result<String, String> {
 
 /// The password: from a file, or from `KVSTORE_PASSWORD`; never from the command line, which every
 /// user of the machine can read.
-pub fn password(file: Option<&Path>) -> Result<Option<Vec<u8>>> {
+fn password(file: Option<&Path>) -> Result<Option<Vec<u8>>> {
     let Some(file) = file else {
         let password = std::env::var_os("KVSTORE_PASSWORD").map(OsString::into_encoded_bytes);
         return Ok(password.filter(|password| !password.is_empty()));
     };
-    let unusable = |what: &str| Error::Usage(format!("the password file {} {what}", file.display()));
-    let password = std::fs::read(file).map_err(|error| unusable(&format!("cannot be read: {error}")))?;
-    match password.trim_ascii_end() {
-        b"" => Err(unusable("is empty")),
+    let cannot = |error| Error::Usage(format!("cannot read the password file {}: {error}", file.display()));
+    match std::fs::read(file).map_err(cannot)?.trim_ascii_end() {
+        b"" => Err(Error::Usage(format!("the password file {} is empty", file.display()))),
         password => Ok(Some(password.to_vec())),
     }
 }

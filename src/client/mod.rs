@@ -147,16 +147,15 @@ impl Client {
     fn reconnect(&mut self) -> Result<()> {
         self.connection = None;
         let mut reasons = Vec::new();
-        for step in 0..self.addresses.len() {
-            let index = (self.current + step) % self.addresses.len();
-            match open(&self.addresses[index]) {
+        for _ in 0..self.addresses.len() {
+            match open(self.address()) {
                 Ok(stream) => {
-                    self.current = index;
                     self.connection = Some(BufReader::new(stream));
                     return self.authenticate();
                 }
-                Err(error) => reasons.push(format!("cannot connect to {}: {error}", self.addresses[index])),
+                Err(error) => reasons.push(format!("cannot connect to {}: {error}", self.address())),
             }
+            self.current = (self.current + 1) % self.addresses.len();
         }
         Err(Error::Unreachable(reasons.join("; ")))
     }
@@ -188,12 +187,9 @@ impl Client {
             return true;
         };
         let stream = reader.get_ref();
-        if stream.set_nonblocking(true).is_err() {
-            return true;
-        }
-        let peeked = stream.peek(&mut [0]);
-        let alive = matches!(peeked, Err(ref error) if error.kind() == ErrorKind::WouldBlock);
-        !alive || stream.set_nonblocking(false).is_err()
+        let peeked = stream.set_nonblocking(true).and_then(|()| stream.peek(&mut [0]));
+        let is_silent = peeked.is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
+        !is_silent || stream.set_nonblocking(false).is_err()
     }
 
     fn exchange(&mut self, words: &[&[u8]]) -> io::Result<Response> {

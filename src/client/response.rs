@@ -1,4 +1,4 @@
-//! Reading replies: RESP2, which every server speaks until it is asked for more.
+//! Reading replies: RESP as a client sees it.
 
 use std::io::{self, BufRead, ErrorKind, Read};
 
@@ -19,6 +19,8 @@ pub enum Response {
     Null,
     /// A list.
     Array(Vec<Response>),
+    /// Keys and values in turn.
+    Map(Vec<Response>),
 }
 
 /// Longest header line: an error message, with what the client sent in it.
@@ -47,9 +49,11 @@ impl Response {
                 Response::Error(code.into(), message.into())
             }
             b':' => Response::Integer(number()?),
-            b'$' | b'*' if number()? < 0 => Response::Null,
+            b'_' => Response::Null,
+            b'$' | b'*' | b'%' if number()? < 0 => Response::Null,
             b'$' => Response::Bulk(read_bulk(reader, number()? as u64)?),
             b'*' => Response::Array(read_list(reader, number()?, depth)?),
+            b'%' => Response::Map(read_list(reader, number()?.saturating_mul(2), depth)?),
             _ => return Err(bad("an unknown kind of reply; is this a kvstore or Redis server?")),
         })
     }
@@ -110,7 +114,9 @@ mod tests {
             (":-5\r\n", Response::Integer(-5)),
             ("$3\r\na\r\n\r\n", bulk("a\r\n")),
             ("$-1\r\n", Response::Null),
+            ("_\r\n", Response::Null),
             ("*2\r\n$1\r\na\r\n$-1\r\n", Response::Array(vec![bulk("a"), Response::Null])),
+            ("%1\r\n$1\r\na\r\n:1\r\n", Response::Map(vec![bulk("a"), Response::Integer(1)])),
         ] {
             assert_eq!(read(bytes.as_bytes()).expect("a reply"), expected);
         }

@@ -171,7 +171,7 @@ fn shown(response: &Response, indent: &str) -> String {
             format!("\n{}", String::from_utf8_lossy(bytes).trim_end().replace('\r', ""))
         }
         Response::Bulk(bytes) => escaped(bytes),
-        Response::Array(list) => {
+        Response::Array(list) | Response::Map(list) => {
             let indent = format!("{indent}  ");
             let lines = list.iter().enumerate();
             let lines = lines.map(|(index, one)| format!("\n{indent}{}) {}", index + 1, shown(one, &indent)));
@@ -196,7 +196,7 @@ fn escaped(bytes: &[u8]) -> String {
 /// A response for a script: bytes as they are, one line each.
 fn write_bare(response: &Response, out: &mut Vec<u8>) {
     match response {
-        Response::Array(list) => {
+        Response::Array(list) | Response::Map(list) => {
             list.iter().for_each(|one| write_bare(one, out));
             return;
         }

@@ -193,17 +193,13 @@ fn closing(status: &'static str, message: impl Into<String>) -> Error {
 /// Tells a client that asked to go on with its body.
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// The kinds of content that are sent.
+/// The kinds of content that are sent. A stored value is bytes, and nothing for a browser to show or run.
+#[allow(missing_docs)] // The names say it.
 pub mod content {
-    /// What a stored value is: bytes, and nothing for a browser to show or run.
     pub const BYTES: &str = "application/octet-stream";
-    /// Lines for a person.
     pub const TEXT: &str = "text/plain; charset=utf-8";
-    /// The page.
     pub const HTML: &str = "text/html; charset=utf-8";
-    /// For programs.
     pub const JSON: &str = "application/json";
-    /// Prometheus's text format.
     pub const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 }
 

@@ -184,17 +184,17 @@ fn latency(text: &mut String, node: &Node) {
     let name = "kvstore_command_duration_seconds";
     let help = "From a command's arrival to its settled reply.";
     let buckets: Vec<(u64, u64)> = node.metrics.latency.buckets().collect();
-    let count_below = |limit: u64| -> u64 {
+    let count_below = |limit: u64| {
         let below = buckets.iter().take_while(|(bound, _)| *bound < limit);
-        below.map(|(_, count)| count).sum()
+        below.map(|(_, count)| count).sum::<u64>().to_string()
     };
     let bounds = (10..=34).map(|bits| 1_u64 << bits);
-    let mut samples: Vec<(String, String)> = bounds
-        .map(|bound| (format!("_bucket{{le=\"{}\"}}", bound as f64 / 1e9), count_below(bound).to_string()))
-        .collect();
-    let count = count_below(u64::MAX).to_string();
-    samples.push(("_bucket{le=\"+Inf\"}".into(), count.clone()));
-    samples.push(("_sum".into(), (node.metrics.latency.sum() as f64 / 1e9).to_string()));
-    samples.push(("_count".into(), count));
+    let bucket = |bound: u64| (format!("_bucket{{le=\"{}\"}}", bound as f64 / 1e9), count_below(bound));
+    let count = count_below(u64::MAX);
+    let samples = bounds.map(bucket).chain([
+        ("_bucket{le=\"+Inf\"}".into(), count.clone()),
+        ("_sum".into(), (node.metrics.latency.sum() as f64 / 1e9).to_string()),
+        ("_count".into(), count),
+    ]);
     family(text, name, "histogram", help, samples);
 }
