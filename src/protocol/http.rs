@@ -14,15 +14,15 @@ use super::resp::decimal;
 use crate::config::Limits;
 use crate::error::{Error, Refusal, Result};
 
-/// Reads requests from the unread bytes. A head is short, so it is simply read again when more has arrived.
+/// Reads requests from the unread bytes. A head is short, so it is simply read again when more of it has arrived.
 ///
 /// Invariant: `pieces_do_not_matter`: the result depends on the bytes, not on how they arrived.
 #[derive(Debug, Default)]
 pub struct Parser {
     /// Bytes at the front after which the head was not complete.
     scanned: usize,
-    /// The client was told to go on, if it asked.
-    said_continue: bool,
+    /// Bytes of the request, once its head was returned and its body is awaited.
+    awaited: usize,
 }
 
 /// A request, borrowed from the read buffer. Its body may still be on its way.
@@ -44,7 +44,7 @@ pub struct Request<'a> {
     pub body: Option<&'a [u8]>,
     /// Bytes of the whole request.
     pub len: usize,
-    /// The client waits for [`CONTINUE`] before it sends the body. Said once.
+    /// The client waits for [`CONTINUE`] before it sends the body.
     pub wants_continue: bool,
     /// Whether the connection serves further requests.
     pub keep_alive: bool,
@@ -54,9 +54,12 @@ pub struct Request<'a> {
 }
 
 impl Parser {
-    /// The request at the start of `bytes`, as soon as its head is there; `None` until then. Once it was
-    /// returned with its body, the next call is about the next request.
+    /// The request at the start of `bytes`: once when its head is there, if its body is not, and once when all
+    /// of it is. `None` in between. Once it was returned with its body, the next call is about the next request.
     pub fn parse<'a>(&mut self, bytes: &'a [u8], limits: &Limits) -> Result<Option<Request<'a>>> {
+        if bytes.len() < self.awaited {
+            return Ok(None);
+        }
         let window = &bytes[..bytes.len().min(limits.http_head_bytes_max)];
         let is_longer = window[self.scanned..].contains(&b'\n');
         let head = if is_longer { Request::read_head(window, limits)? } else { None };
@@ -70,10 +73,10 @@ impl Parser {
         };
         request.len = start + request.content_length.unwrap_or(0);
         request.body = bytes.get(start..request.len);
-        request.wants_continue &= request.body.is_none() && !self.said_continue;
-        self.said_continue |= request.wants_continue;
-        if request.body.is_some() {
-            *self = Parser::default();
+        request.wants_continue &= request.body.is_none();
+        match request.body {
+            Some(_) => *self = Parser::default(),
+            None => self.awaited = request.len,
         }
         Ok(Some(request))
     }
@@ -379,12 +382,12 @@ mod tests {
         let mut parser = Parser::default();
         let (without_body, all) = (&bytes[..bytes.len() - 2], &bytes[..]);
         let mut ask = |bytes| {
-            let request = parser.parse(bytes, &limits).expect("a head").expect("a request");
-            (request.wants_continue, request.body.map(<[u8]>::to_vec))
+            let request = parser.parse(bytes, &limits).expect("sense");
+            request.map(|request| (request.wants_continue, request.body.map(<[u8]>::to_vec)))
         };
-        assert_eq!(ask(without_body), (true, None));
-        assert_eq!(ask(without_body), (false, None));
-        assert_eq!(ask(all), (false, Some(b"ab".to_vec())));
+        assert_eq!(ask(without_body), Some((true, None)));
+        assert_eq!(ask(without_body), None);
+        assert_eq!(ask(all), Some((false, Some(b"ab".to_vec()))));
     }
 
     #[test]
