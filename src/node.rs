@@ -25,6 +25,7 @@
 //! buffer's for one copy. Only `syncing` and `file` are held across I/O, and none across a channel send. The lock of
 //! a peer's connection is held while its batch is merged, so it comes before a shard's; the other locks of
 //! [`crate::replication`] are never held together with one of these, but for the one that orders changes of the file `node`.
+//! The lock of the charts' samples is held alone.
 //!
 //! **Crash-only.** There is no clean-up that must run: `kill -9` is a normal way to stop (Candea and Fox,
 //! "Crash-Only Software", 2003). A panic in any thread ends the process: half a node is worse than none.

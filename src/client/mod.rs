@@ -82,10 +82,7 @@ impl Client {
 
     /// Reads a value; `None` when the key is not there.
     pub fn get(&mut self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>> {
-        match self.checked(&[b"GET", key.as_ref()])? {
-            Response::Bulk(value) => Ok(Some(value)),
-            _ => Ok(None),
-        }
+        Ok(self.checked(&[b"GET", key.as_ref()])?.value())
     }
 
     /// Removes a key, whether it is there or not.

@@ -51,21 +51,16 @@ pub fn run_once(client: &mut Client, words: &[Vec<u8>]) -> Result<bool> {
     let response = client.request(&words);
     show_notice(client);
     match response? {
-        Response::Null => {
-            eprintln!("NOT_FOUND");
-            Ok(false)
-        }
-        Response::Error(code, message) => {
-            show_error(&code, &message);
-            Ok(false)
-        }
+        Response::Null => eprintln!("NOT_FOUND"),
+        Response::Error(code, message) => show_error(&code, &message),
         response => {
             let mut bytes = Vec::new();
             write_bare(&response, &mut bytes);
             io::stdout().write_all(&bytes)?;
-            Ok(true)
+            return Ok(true);
         }
     }
+    Ok(false)
 }
 
 struct Shell<'c> {
