@@ -19,10 +19,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::client::shell::print;
 use crate::client::{encode, open};
 use crate::error::{Error, Result};
 use crate::metrics::Histogram;
-use crate::options::{BenchOptions, address, password};
+use crate::options::BenchOptions;
 
 /// Longest wait for a reply.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -31,13 +32,11 @@ const STACK_BYTES: usize = 256 * 1024;
 /// Bytes of one read.
 const READ_BYTES: usize = 16 * 1024;
 
-/// Loads the server, prints the table. Always `true`: whatever fails is an error.
-pub fn run(options: &BenchOptions) -> Result<bool> {
-    let bench = Bench::new(options, password(options.password_file.as_deref())?);
-    let mut addresses = vec![address(&options.host, options.port)];
-    addresses.extend(options.compare.clone());
-    let is_comparison = addresses.len() > 1;
-    let rounds = options.rounds.unwrap_or(if is_comparison { 5 } else { 1 });
+/// Loads the server, prints the table.
+pub fn run(options: &BenchOptions) -> Result<()> {
+    let bench = Bench::new(options, options.target.password()?);
+    let addresses: Vec<String> = [options.target.address()].into_iter().chain(options.compare.clone()).collect();
+    let rounds = options.rounds.unwrap_or(if options.compare.is_some() { 5 } else { 1 });
     for address in &addresses {
         bench.fill(address)?;
     }
@@ -49,8 +48,7 @@ pub fn run(options: &BenchOptions) -> Result<bool> {
     }
     let figures = |kind: usize| measured.iter().map(|kinds| kinds[kind].figures()).collect();
     let table = table(options, rounds, &addresses, [figures(READS), figures(WRITES)]);
-    io::stdout().write_all(table.as_bytes())?;
-    Ok(true)
+    print(&table)
 }
 
 /// Index of reads, and of writes, in what is kept for both.
@@ -297,7 +295,10 @@ impl Connection {
             let len = match self.stream.read(&mut bytes) {
                 Ok(0) => return Err(Error::Unreachable("the server closed a connection".into())),
                 Ok(len) => len,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return self.not_yet(),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => match self.under_way {
+                    Some((due, _)) if due.elapsed() < REPLY_TIMEOUT => return Ok(false),
+                    _ => return Err(Error::Unreachable(format!("no reply in {REPLY_TIMEOUT:?}"))),
+                },
                 Err(error) => return Err(error.into()),
             };
             if expected.get(self.received..self.received + len) != Some(&bytes[..len]) {
@@ -309,13 +310,6 @@ impl Connection {
         }
         self.received = 0;
         Ok(true)
-    }
-
-    fn not_yet(&self) -> Result<bool> {
-        match self.under_way {
-            Some((due, _)) if due.elapsed() < REPLY_TIMEOUT => Ok(false),
-            _ => Err(Error::Unreachable(format!("no reply in {REPLY_TIMEOUT:?}"))),
-        }
     }
 }
 

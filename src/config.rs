@@ -199,6 +199,12 @@ pub struct Limits {
     pub tombstone_round: Duration,
     /// Tombstones asked about in one round; the rest waits for later rounds.
     pub tombstones_per_round_max: usize,
+
+    /// Time between two samples of the counters for the page's charts: fine enough to see a stall, and idle it
+    /// costs one short look a second.
+    pub sample_interval: Duration,
+    /// Samples kept: five minutes. More: the oldest goes.
+    pub samples_max: usize,
 }
 
 impl Default for Limits {
@@ -248,6 +254,8 @@ impl Default for Limits {
             peer_idle_timeout: Duration::from_secs(90),
             tombstone_round: Duration::from_secs(120),
             tombstones_per_round_max: 200_000,
+            sample_interval: Duration::from_secs(1),
+            samples_max: 300,
         }
     }
 }

@@ -27,10 +27,9 @@ pub fn run(client: &mut Client, output: &mut impl Write) -> Result<()> {
         let (next, keys) = list(client, &cursor)?;
         for (key, value) in keys.iter().zip(values(client, &keys)?) {
             // A key without a value was deleted meanwhile.
-            if let Some(value) = value {
-                output.write_all(&encode(&[b"SET", key, &value])).map_err(not_taken)?;
-                keys_written += 1;
-            }
+            let Some(value) = value else { continue };
+            output.write_all(&encode(&[b"SET", key, &value])).map_err(not_taken)?;
+            keys_written += 1;
         }
         if reported.elapsed() >= report_pause {
             reported = Instant::now();
@@ -57,10 +56,7 @@ fn list(client: &mut Client, cursor: &[u8]) -> Result<(Vec<u8>, Vec<Vec<u8>>)> {
     let (Some(Response::Array(keys)), Some(Response::Bulk(next))) = (parts.pop(), parts.pop()) else {
         return Err(strange("SCAN"));
     };
-    let keys = keys.into_iter().map(|key| match key {
-        Response::Bulk(key) => Ok(key),
-        _ => Err(strange("SCAN")),
-    });
+    let keys = keys.into_iter().map(|key| key.value().ok_or_else(|| strange("SCAN")));
     Ok((next, keys.collect::<Result<_>>()?))
 }
 
@@ -68,13 +64,7 @@ fn list(client: &mut Client, cursor: &[u8]) -> Result<(Vec<u8>, Vec<Vec<u8>>)> {
 fn values(client: &mut Client, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>> {
     let words: Vec<&[u8]> = [b"MGET".as_slice()].into_iter().chain(keys.iter().map(Vec::as_slice)).collect();
     match client.request(&words)? {
-        Response::Array(values) if values.len() == keys.len() => {
-            let value = |value| match value {
-                Response::Bulk(value) => Some(value),
-                _ => None,
-            };
-            Ok(values.into_iter().map(value).collect())
-        }
+        Response::Array(values) if values.len() == keys.len() => Ok(values.into_iter().map(Response::value).collect()),
         _ => keys.iter().map(|key| client.get(key)).collect(),
     }
 }

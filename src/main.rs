@@ -11,11 +11,12 @@ use std::thread;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use kvstore::bench;
-use kvstore::client::{Client, shell};
+use kvstore::client::Client;
+use kvstore::client::shell::{self, print};
 use kvstore::error::{Error, Result};
 use kvstore::export;
 use kvstore::node::Node;
-use kvstore::options::{BenchOptions, ClientOptions, ExportOptions, ServerOptions, address, password};
+use kvstore::options::{BenchOptions, ClientOptions, ServerOptions, Target};
 use kvstore::server::NodeServer;
 
 /// A distributed key-value store
@@ -35,7 +36,7 @@ enum Mode {
     /// Put a server under load and measure it
     Bench(BenchOptions),
     /// Write a node's data to stdout as SET commands, for redis-cli --pipe
-    Export(ExportOptions),
+    Export(Target),
 }
 
 /// 0: fine, 1: failed, 2: the options cannot be used (clap exits with 2 for those it finds itself).
@@ -44,8 +45,8 @@ fn main() -> ExitCode {
     let (title, result) = match parse_arguments() {
         Mode::Server(options) => ("Error starting server", run_server(options)),
         Mode::Client(options) => ("Error", run_client(options)),
-        Mode::Bench(options) => ("Error", bench::run(&options).map_err(with_way_out)),
-        Mode::Export(options) => ("Error", run_export(options)),
+        Mode::Bench(options) => ("Error", bench::run(&options).map(|()| true)),
+        Mode::Export(target) => ("Error", run_export(&target).map(|()| true)),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
@@ -53,7 +54,9 @@ fn main() -> ExitCode {
         // Somebody closed the pipe we print into: they have seen enough.
         Err(Error::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{title}: {error}");
+            let is_unreachable = matches!(error, Error::Unreachable(_));
+            let way_out = if is_unreachable { ". Start a server with ./run_server.sh [port]" } else { "" };
+            eprintln!("{title}: {error}{way_out}");
             ExitCode::from(if matches!(error, Error::Usage(_)) { 2 } else { 1 })
         }
     }
@@ -101,10 +104,7 @@ fn run_server(options: ServerOptions) -> Result<bool> {
 }
 
 fn run_client(options: ClientOptions) -> Result<bool> {
-    let first = address(&options.host, options.port);
-    let addresses = std::iter::once(first).chain(options.also).collect();
-    let mut client =
-        Client::connect_any(addresses, password(options.password_file.as_deref())?).map_err(with_way_out)?;
+    let mut client = connect(&options.target, options.also)?;
     if options.command.is_empty() {
         return shell::run(&mut client);
     }
@@ -112,25 +112,11 @@ fn run_client(options: ClientOptions) -> Result<bool> {
     shell::run_once(&mut client, &words)
 }
 
-fn run_export(options: ExportOptions) -> Result<bool> {
-    let addresses = vec![address(&options.host, options.port)];
-    let mut client =
-        Client::connect_any(addresses, password(options.password_file.as_deref())?).map_err(with_way_out)?;
-    export::run(&mut client, &mut io::stdout().lock()).map(|()| true)
+fn run_export(target: &Target) -> Result<()> {
+    export::run(&mut connect(target, Vec::new())?, &mut io::stdout().lock())
 }
 
-fn with_way_out(error: Error) -> Error {
-    match error {
-        Error::Unreachable(message) => {
-            Error::Unreachable(format!("{message}. Start a server with ./run_server.sh [port]"))
-        }
-        other => other,
-    }
-}
-
-/// Prints without the panic of `println!` when nobody reads.
-fn print(text: &str) -> io::Result<()> {
-    let mut output = io::stdout().lock();
-    output.write_all(text.as_bytes())?;
-    output.flush()
+fn connect(target: &Target, also: Vec<String>) -> Result<Client> {
+    let addresses = std::iter::once(target.address()).chain(also).collect();
+    Client::connect_any(addresses, target.password()?)
 }

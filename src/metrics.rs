@@ -3,14 +3,15 @@
 //! Connections count for themselves while they work and add up here once per batch of replies
 //! ([`crate::node::Batch`]), so counting costs a `GET` one addition and threads do not fight over a counter.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 /// Counts from the start of the process; they only grow, but for [`Metrics::connections_open`].
-#[derive(Debug)]
+#[derive(Debug, Default)]
 #[allow(missing_docs)] // The names say it.
 pub struct Metrics {
-    pub started: Instant,
     pub connections_open: AtomicU64,
     pub connections_accepted: AtomicU64,
     pub connections_rejected: AtomicU64,
@@ -26,24 +27,48 @@ pub struct Metrics {
     /// arrived together wait for each other, so they all get the time of their batch. A sample:
     /// one batch in 16 is timed and stands for those before it.
     pub latency: Histogram,
+    history: Mutex<History>,
 }
 
-impl Default for Metrics {
-    fn default() -> Self {
-        Metrics {
-            started: Instant::now(),
-            connections_open: AtomicU64::default(),
-            connections_accepted: AtomicU64::default(),
-            connections_rejected: AtomicU64::default(),
-            accept_errors: AtomicU64::default(),
-            protocol_errors: AtomicU64::default(),
-            commands: AtomicU64::default(),
-            hits: AtomicU64::default(),
-            misses: AtomicU64::default(),
-            input_bytes: AtomicU64::default(),
-            output_bytes: AtomicU64::default(),
-            latency: Histogram::default(),
+/// The last minutes, for charts, with what the counters were at the newest sample.
+#[derive(Debug, Default)]
+struct History {
+    samples: VecDeque<Sample>,
+    uptime: Duration,
+    commands: u64,
+    latency: Histogram,
+}
+
+/// What went on between two looks at the counters.
+#[derive(Clone, Copy, Debug)]
+pub struct Sample {
+    /// Commands per second.
+    pub rate: f64,
+    /// The latency's p50 and p99 in nanoseconds, if there were commands.
+    pub latency: Option<(u64, u64)>,
+}
+
+impl Metrics {
+    /// Notes what has happened since the last sample, and keeps `samples_max` of them.
+    pub fn take_sample(&self, uptime: Duration, samples_max: usize) {
+        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let (commands, seconds) = (read(&self.commands), (uptime - history.uptime).as_secs_f64());
+        let latency = history.latency.catch_up(&self.latency);
+        let sample = Sample {
+            rate: (commands - history.commands) as f64 / seconds,
+            latency: (latency.count() > 0).then(|| (latency.quantile(0.5), latency.quantile(0.99))),
+        };
+        (history.uptime, history.commands) = (uptime, commands);
+        history.samples.push_back(sample);
+        if history.samples.len() > samples_max {
+            history.samples.pop_front();
         }
+    }
+
+    /// The samples, oldest first.
+    pub fn samples(&self) -> Vec<Sample> {
+        let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        history.samples.iter().copied().collect()
     }
 }
 
@@ -85,6 +110,16 @@ impl Histogram {
             add(mine, read(theirs));
         }
         add(&self.sum, read(&other.sum));
+    }
+
+    /// Counts what `later` has counted beyond this one, which it was equal to before; and returns it.
+    fn catch_up(&self, later: &Histogram) -> Histogram {
+        let missed = Histogram::default();
+        for (index, count) in later.counts.iter().enumerate() {
+            add(&missed.counts[index], read(count) - read(&self.counts[index]));
+        }
+        self.absorb(&missed);
+        missed
     }
 
     /// How many values were counted.
@@ -141,10 +176,8 @@ pub fn read(counter: &AtomicU64) -> u64 {
 
 /// Resident memory of this process in bytes, from `/proc`; 0 where there is none.
 pub fn resident_bytes() -> u64 {
-    let pages = std::fs::read_to_string("/proc/self/statm").ok().and_then(|text| {
-        let resident = text.split(' ').nth(1)?;
-        resident.parse::<u64>().ok()
-    });
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: Option<u64> = statm.split(' ').nth(1).and_then(|resident| resident.parse().ok());
     // statm counts pages; every platform this was run on has pages of 4 KiB.
     pages.unwrap_or(0) * 4096
 }
@@ -171,6 +204,24 @@ mod tests {
             prop_assert!(index == 0 || value > bound(index - 1));
             prop_assert!(bound(index) - value <= value / STEPS as u64);
         }
+    }
+
+    #[test]
+    fn a_sample_is_about_the_time_since_the_last_one() {
+        let metrics = Metrics::default();
+        for (second, latency) in [(1, 1_000), (3, 1_000_000)] {
+            add(&metrics.commands, 10);
+            metrics.latency.observe(latency, 10);
+            metrics.take_sample(Duration::from_secs(second), 2);
+        }
+        let samples = metrics.samples();
+        for (sample, (rate, latency)) in samples.iter().zip([(10.0, 1_000), (5.0, 1_000_000)]) {
+            let (p50, p99) = sample.latency.expect("commands");
+            assert!(sample.rate == rate && p50 == p99 && (latency..latency * 33 / 32).contains(&p50), "{samples:?}");
+        }
+        metrics.take_sample(Duration::from_secs(4), 2);
+        let [busy, idle] = metrics.samples()[..] else { panic!("the oldest is dropped") };
+        assert!(busy.latency == samples[1].latency && idle.latency.is_none() && idle.rate == 0.0);
     }
 
     #[test]

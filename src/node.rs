@@ -10,7 +10,7 @@
 //!
 //! | name | owns | waits on | ends |
 //! |---|---|---|---|
-//! | `main` | the process | [`Node::wait_for_shutdown`] | ends the process |
+//! | `main` | the process, and the charts' samples | [`Node::wait_for_shutdown`], a second | ends the process |
 //! | `accept` | the listening socket | `accept` | with the process |
 //! | `start` | nothing | its channel of accepted sockets | with the process |
 //! | `log-sync` | nothing | a second, with `--fsync everysec` | with the node |
@@ -25,6 +25,7 @@
 //! buffer's for one copy. Only `syncing` and `file` are held across I/O, and none across a channel send. The lock of
 //! a peer's connection is held while its batch is merged, so it comes before a shard's; the other locks of
 //! [`crate::replication`] are never held together with one of these, but for the one that orders changes of the file `node`.
+//! The lock of the charts' samples is held alone.
 //!
 //! **Crash-only.** There is no clean-up that must run: `kill -9` is a normal way to stop (Candea and Fox,
 //! "Crash-Only Software", 2003). A panic in any thread ends the process: half a node is worse than none.
@@ -32,6 +33,7 @@
 use std::fmt::Display;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use log::trace;
@@ -54,6 +56,8 @@ use crate::store::{KeyValueStore, Size};
 pub struct Node {
     /// What it was told at its start.
     pub configuration: Configuration,
+    /// When it started.
+    pub started: Instant,
     /// Counters.
     pub metrics: Metrics,
     /// 64 random bits, new at every start: the origin of this run's writes.
@@ -137,6 +141,7 @@ impl Node {
         let not_yet = (!configuration.replication.seeds.is_empty()).then_some(sender);
         Node {
             configuration,
+            started: Instant::now(),
             metrics: Metrics::default(),
             run_id,
             node_id,
@@ -347,10 +352,13 @@ impl Node {
         let _ = self.shutdown.0.try_send(());
     }
 
-    /// Returns when somebody asked for a gentle stop.
+    /// Returns when somebody asked for a gentle stop. Until then it samples the counters for the page's charts.
     pub fn wait_for_shutdown(&self) {
-        // The node itself holds a sender, so this cannot fail while it waits.
-        let _ = self.shutdown.1.recv();
+        let limits = &self.configuration.limits;
+        // The node itself holds a sender, so it is the time that ends this early.
+        while self.shutdown.1.recv_timeout(limits.sample_interval).is_err() {
+            self.metrics.take_sample(self.started.elapsed(), limits.samples_max);
+        }
     }
 
     /// The one way of a client's write: stamp, merge, and only then hand on.

@@ -12,6 +12,7 @@ use log::warn;
 use crate::config::{Configuration, DEFAULT_HOST, DEFAULT_PORT, Limits, ReplicationOptions};
 use crate::durability::FsyncPolicy;
 use crate::error::{Error, Result};
+use crate::metrics::open_files;
 use crate::store::record::VALUE_BYTES_MAX;
 
 /// `kvstore server`: what a person can say about a node. Every option also as a `KVSTORE_…` variable.
@@ -64,21 +65,42 @@ pub struct ServerOptions {
     pub insecure: bool,
 }
 
-/// `kvstore client`: whom to ask, and what.
+/// Whom a client asks: all of `kvstore export`'s options.
 #[derive(Args, Clone, Debug)]
-pub struct ClientOptions {
+pub struct Target {
     /// Host to connect to
     #[arg(default_value = DEFAULT_HOST)]
     pub host: String,
     /// Port to connect to
     #[arg(default_value_t = DEFAULT_PORT)]
     pub port: u16,
-    /// Another server to try when the first cannot be reached; may be repeated
-    #[arg(long, env = "KVSTORE_ALSO", value_name = "HOST:PORT", value_delimiter = ',')]
-    pub also: Vec<String>,
     /// File with the server's password; KVSTORE_PASSWORD holds the password itself
     #[arg(long, env = "KVSTORE_PASSWORD_FILE", value_name = "FILE")]
     pub password_file: Option<PathBuf>,
+}
+
+impl Target {
+    /// `host:port`, with brackets around a host that is an IPv6 address.
+    pub fn address(&self) -> String {
+        let Target { host, port, .. } = self;
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    }
+
+    /// The password, if one was given.
+    pub fn password(&self) -> Result<Option<Vec<u8>>> {
+        password(self.password_file.as_deref())
+    }
+}
+
+/// `kvstore client`: whom to ask, and what.
+#[derive(Args, Clone, Debug)]
+pub struct ClientOptions {
+    #[command(flatten)]
+    #[allow(missing_docs)] // Would be taken for a text of the help.
+    pub target: Target,
+    /// Another server to try when the first cannot be reached; may be repeated
+    #[arg(long, env = "KVSTORE_ALSO", value_name = "HOST:PORT", value_delimiter = ',')]
+    pub also: Vec<String>,
     /// One command to carry out instead of the prompt: all that follows, hyphens included
     #[arg(value_name = "COMMAND ARG", trailing_var_arg = true, allow_hyphen_values = true)]
     pub command: Vec<OsString>,
@@ -87,12 +109,9 @@ pub struct ClientOptions {
 /// `kvstore bench`: whom to load, and how.
 #[derive(Args, Clone, Debug)]
 pub struct BenchOptions {
-    /// Host to connect to
-    #[arg(default_value = DEFAULT_HOST)]
-    pub host: String,
-    /// Port to connect to
-    #[arg(default_value_t = DEFAULT_PORT)]
-    pub port: u16,
+    #[command(flatten)]
+    #[allow(missing_docs)] // Would be taken for a text of the help.
+    pub target: Target,
     /// Connections
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub connections: u32,
@@ -120,28 +139,6 @@ pub struct BenchOptions {
     /// A second server that speaks RESP, loaded in turn with the first
     #[arg(long, value_name = "HOST:PORT")]
     pub compare: Option<String>,
-    /// File with the servers' password; KVSTORE_PASSWORD holds the password itself
-    #[arg(long, env = "KVSTORE_PASSWORD_FILE", value_name = "FILE")]
-    pub password_file: Option<PathBuf>,
-}
-
-/// `kvstore export`: whose data to write to stdout.
-#[derive(Args, Clone, Debug)]
-pub struct ExportOptions {
-    /// Host to connect to
-    #[arg(default_value = DEFAULT_HOST)]
-    pub host: String,
-    /// Port to connect to
-    #[arg(default_value_t = DEFAULT_PORT)]
-    pub port: u16,
-    /// File with the server's password; KVSTORE_PASSWORD holds the password itself
-    #[arg(long, env = "KVSTORE_PASSWORD_FILE", value_name = "FILE")]
-    pub password_file: Option<PathBuf>,
-}
-
-/// `host:port`, with brackets around a host that is an IPv6 address.
-pub fn address(host: &str, port: u16) -> String {
-    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 impl ServerOptions {
@@ -198,24 +195,21 @@ fn parse_address(text: &str) -> std::result::Result<IpAddr, String> {
 
 /// `host:port`, where the host is no wildcard and the port no 0: an address that can be connected to.
 pub fn parse_host_port(text: &str) -> std::result::Result<String, String> {
-    let help = "not HOST:PORT; try localhost:8080";
-    let (host, port) = text.rsplit_once(':').ok_or(help)?;
+    let (host, port) = text.rsplit_once(':').unwrap_or_default();
     let bare = host.trim_start_matches('[').trim_end_matches(']');
-    let is_ipv6 = bare.contains(':');
-    if port.parse::<u16>().is_ok_and(|port| port > 0)
+    let has_brackets = host.starts_with('[') && host.ends_with(']');
+    let fits = port.parse::<u16>().is_ok_and(|port| port > 0)
         && !bare.is_empty()
-        && is_ipv6 == (host.starts_with('[') && host.ends_with(']'))
+        && bare.contains(':') == has_brackets
         && text.len() <= ADDRESS_BYTES_MAX
-        && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'@')
-    {
-        return match bare.parse::<IpAddr>() {
-            Ok(address) if address.is_unspecified() => {
-                Err(format!("{address} stands for every interface and cannot be connected to"))
-            }
-            _ => Ok(text.into()),
-        };
+        && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'@');
+    match bare.parse::<IpAddr>() {
+        _ if !fits => Err("not HOST:PORT; try localhost:8080".into()),
+        Ok(address) if address.is_unspecified() => {
+            Err(format!("{address} stands for every interface and cannot be connected to"))
+        }
+        _ => Ok(text.into()),
     }
-    Err(help.into())
 }
 
 /// Longest address: the longest host name and a port.
@@ -228,29 +222,23 @@ fn parse_cluster(text: &str) -> std::result::Result<String, String> {
 
 /// The password: from a file, or from `KVSTORE_PASSWORD`; never from the command line, which every
 /// user of the machine can read.
-pub fn password(file: Option<&Path>) -> Result<Option<Vec<u8>>> {
-    let password = match file {
-        None => {
-            return Ok(std::env::var_os("KVSTORE_PASSWORD")
-                .map(OsString::into_encoded_bytes)
-                .filter(|p| !p.is_empty()));
-        }
-        Some(file) => std::fs::read(file)
-            .map_err(|error| Error::Usage(format!("cannot read the password file {}: {error}", file.display())))?,
+fn password(file: Option<&Path>) -> Result<Option<Vec<u8>>> {
+    let Some(file) = file else {
+        let password = std::env::var_os("KVSTORE_PASSWORD").map(OsString::into_encoded_bytes);
+        return Ok(password.filter(|password| !password.is_empty()));
     };
-    let password = password.trim_ascii_end();
-    if password.is_empty() {
-        return Err(Error::Usage(format!("the password file {} is empty", file.unwrap_or(Path::new("")).display())));
+    let cannot = |error| Error::Usage(format!("cannot read the password file {}: {error}", file.display()));
+    match std::fs::read(file).map_err(cannot)?.trim_ascii_end() {
+        b"" => Err(Error::Usage(format!("the password file {} is empty", file.display()))),
+        password => Ok(Some(password.to_vec())),
     }
-    Ok(Some(password.to_vec()))
 }
 
 /// As many connections as were asked for, or as the machine allows.
 fn fitting_connections(wanted: usize) -> usize {
-    let descriptors = read_number("/proc/self/limits", |text| {
-        text.lines().find(|line| line.starts_with("Max open files"))?.split_whitespace().nth(3)
-    });
-    let mappings = read_number("/proc/sys/vm/max_map_count", |text| Some(text.trim()));
+    let descriptors = open_files().map(|(_, max)| max as usize);
+    let mappings = std::fs::read_to_string("/proc/sys/vm/max_map_count");
+    let mappings = mappings.ok().and_then(|text| text.trim().parse().ok());
     let (fitting, reason) = fit(wanted, descriptors, mappings);
     if let Some(reason) = reason {
         warn!("at most {fitting} connections instead of {wanted}, because of {reason}");
@@ -274,10 +262,6 @@ fn fit(wanted: usize, descriptors: Option<usize>, mappings: Option<usize>) -> (u
 
 /// Descriptors for everything but clients: the listener, standard streams, files, links to peers.
 const DESCRIPTORS_KEPT: usize = 32;
-
-fn read_number(file: &str, find: impl Fn(&str) -> Option<&str>) -> Option<usize> {
-    find(&std::fs::read_to_string(file).ok()?)?.parse().ok()
-}
 
 #[cfg(test)]
 mod tests {

@@ -4,11 +4,11 @@
 
 mod common;
 
-use common::{Server, Wire, have, poll, resp};
+use common::{Program, Server, Wire, have, http, poll, resp};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 #[test]
 fn a_key_is_put_found_read_and_deleted_by_hand() {
@@ -69,20 +69,26 @@ fn stored_markup_is_shown_as_text_and_bytes_as_bytes() {
 }
 
 #[test]
-fn the_page_shows_load_fits_a_phone_and_notices_a_dead_node() {
+fn the_page_shows_the_last_minutes_fits_a_phone_and_notices_a_dead_node() {
     let Some(browser) = Browser::start() else {
         return;
     };
     let mut server = Server::start(&[]);
+    // The load is over before the page is opened: its charts begin with the last minutes all the same.
+    let mut wire = server.connect();
+    (0..50).for_each(|i| wire.ask(format!("PUT key{i} v\nGET key{i}\n"), "OK\nv\n"));
+    poll("the load is history", || {
+        let history = http::get(&server, "/status.json").json()["history"].take();
+        let of_load = |sample: &Value| sample[0].as_f64().unwrap() > 10.0 && sample[2].as_u64().unwrap() > 0;
+        history.as_array().unwrap().iter().any(of_load).then_some(())
+    });
     browser.call("POST", "/window/rect", &json!({ "width": 390, "height": 844 }));
     browser.open(server.port);
     browser.wait_for_text("#state", "ready");
-    let mut wire = server.connect();
-    let mut load = || (0..50).for_each(|i| wire.ask(format!("PUT key{i} v\nGET key{i}\n"), "OK\nv\n"));
-    load();
-    browser.wait_for("fifty keys and a curve", {
+    browser.wait_for("fifty keys and three curves", {
         "return document.getElementById('figures').textContent.includes('Keys50')\
-         && document.querySelector('#operations path').getAttribute('d').length > 20"
+         && [...document.querySelectorAll('#operations path, #latency path')]\
+            .filter(path => path.getAttribute('d').length > 20).length === 3"
     });
     let overflow = "return document.documentElement.scrollWidth <= window.innerWidth";
     assert_eq!(browser.run(overflow), true, "nothing sticks out on a narrow screen");
@@ -142,9 +148,9 @@ fn a_class_watches_a_partition_and_its_healing() {
 
 /// A browser with one window; both processes end when it is dropped.
 struct Browser {
-    driver: Child,
     port: u16,
     session: String,
+    _driver: Program,
     _profile: tempfile::TempDir,
 }
 
@@ -162,7 +168,7 @@ impl Browser {
             .expect("chromedriver says its port");
         std::thread::spawn(move || lines.for_each(drop));
         let profile = tempfile::tempdir().unwrap();
-        let mut browser = Browser { driver, port, session: String::new(), _profile: profile };
+        let mut browser = Browser { port, session: String::new(), _driver: Program(driver), _profile: profile };
         let options = json!({ "args": [
             "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync", "--no-proxy-server",
             "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",
@@ -235,24 +241,8 @@ impl Browser {
     }
 
     fn request(&self, method: &str, path: &str, body: &Value) -> Value {
-        let mut wire = Wire { stream: TcpStream::connect(("127.0.0.1", self.port)).unwrap() };
-        wire.stream.set_read_timeout(Some(common::SOON)).unwrap();
-        let body = body.to_string();
-        let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", body.len());
-        wire.stream.write_all((head + &body).as_bytes()).unwrap();
-        let mut len = 0;
-        loop {
-            let line = wire.line();
-            if line.is_empty() {
-                break;
-            }
-            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-                len = value.trim().parse().unwrap();
-            }
-        }
-        let mut answer = vec![0; len];
-        wire.stream.read_exact(&mut answer).unwrap();
-        let answer: Value = serde_json::from_slice(&answer).unwrap();
+        let mut wire = Wire::connect(self.port);
+        let answer = http::ask(&mut wire, method, path, &["Host: localhost"], body.to_string().as_bytes()).json();
         answer["value"].clone()
     }
 }
@@ -267,7 +257,5 @@ impl Drop for Browser {
             // The answer comes when the browser has ended.
             let _ = stream.read(&mut [0; 1024]);
         }
-        let _ = self.driver.kill();
-        let _ = self.driver.wait();
     }
 }

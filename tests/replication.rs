@@ -2,14 +2,14 @@
 
 mod common;
 
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::Write;
+use std::net::TcpListener;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use common::cluster::*;
-use common::{Server, Wire, binary, poll, repository, resp};
+use common::{Server, binary, poll, repository, resp};
 use kvstore::client::{Client, Response};
 
 #[test]
@@ -241,11 +241,7 @@ fn peer_commands_need_an_introduction_and_sense() {
     let mut wire = server.connect();
     wire.ask(resp(&[b"PEER", b"DIGESTS"]), "-ERR say PEER HELLO first\r\n");
     wire.ask(resp(&[b"PEER", b"MERGE", b""]), "-ERR say PEER HELLO first\r\n");
-    let hello = |id: &'static [u8], port: &'static [u8]| {
-        resp(&[b"PEER", b"HELLO", b"1", b"kvstore", id, b"00000000000000aa", b"memory", b"0", port])
-    };
-    wire.send(hello(b"00000000000000a1", b"localhost:1"));
-    assert_eq!(read_lists(&mut wire), 7);
+    introduce(&mut wire, b"00000000000000a1");
     wire.send(resp(&[b"PEER", b"DIGESTS"]));
     wire.expect("$8192\r\n");
     wire.expect(vec![0; 8192]);
@@ -255,36 +251,15 @@ fn peer_commands_need_an_introduction_and_sense() {
     wire.ask(resp(&[b"PEER", b"MERGE", b"nonsense"]), "-ERR record: shorter than its header\r\n");
     // A newer connection of the same node: the older one is closed.
     let mut newer = server.connect();
-    newer.send(hello(b"00000000000000a1", b"localhost:1"));
-    assert_eq!(read_lists(&mut newer), 7);
+    introduce(&mut newer, b"00000000000000a1");
     assert_eq!(wire.rest(), b"");
     newer.ask(resp(&[b"PEER", b"MERGE", b""]), "*2\r\n:0\r\n:0\r\n");
     // A record a day ahead is refused and counted, the rest merges.
-    let now_ms = kvstore::store::version::wall_clock_ms();
-    let mut records = Vec::new();
-    for (key, time_ms) in [(b"late", now_ms + 86_400_000), (b"good", now_ms)] {
-        let version = kvstore::store::version::Version { time: time_ms << 16, origin: 1 };
-        kvstore::store::record::Record { version, key, value: Some(b"v") }.encode(&mut records);
-    }
+    let records = records(&[(b"late", 86_400_000), (b"good", 0)]);
     newer.ask(resp(&[b"PEER", b"MERGE", &records]), "*2\r\n:1\r\n:1\r\n");
     assert_eq!((get(&server, "good").as_deref(), get(&server, "late")), (Some("v"), None));
     assert_eq!(number(&server, "records_refused_clock_skew"), 1);
     server.wait_for_log("clock");
-}
-
-/// Reads the three lists of an introduction; how many words the first has.
-fn read_lists(wire: &mut Wire) -> usize {
-    assert_eq!(wire.line(), "*3");
-    let mut lens = Vec::new();
-    for _ in 0..3 {
-        let len: usize = wire.line()[1..].parse().unwrap();
-        (0..len).for_each(|_| {
-            wire.line();
-            wire.line();
-        });
-        lens.push(len);
-    }
-    lens[0]
 }
 
 #[test]
@@ -333,16 +308,8 @@ fn a_dead_peer_costs_bounded_memory_and_is_caught_up_later() {
     wait_for(&first, second.port, "live");
     let port = second.port;
     second.kill();
-    let mut wire = first.connect();
     let count = 100_000;
-    let mut requests = String::new();
-    (0..count).for_each(|i| requests.push_str(&format!("PUT key{i} {i}\n")));
-    let reader = thread::spawn({
-        let mut stream: TcpStream = wire.stream.try_clone().unwrap();
-        move || stream.read_exact(&mut vec![0; 3 * count]).unwrap()
-    });
-    wire.send(&requests);
-    reader.join().unwrap();
+    put_all(&first, (0..count).map(|i| format!("key{i} {i}")));
     // The queue holds its fill and no more; the rest is marks.
     let queued: u64 = number(&first, "queued_keys");
     assert!((1..=65_537).contains(&queued), "{queued}");
@@ -382,25 +349,7 @@ fn a_clock_that_is_ahead_is_refused_and_shown_and_heals_by_itself() {
     let first = Server::start(&["--max-clock-skew", "10"]);
     let ahead = start(&[], &[&first]);
     wait_for(&ahead, first.port, "live");
-    let mut wire = ahead.connect();
-    wire.send(resp(&[
-        b"PEER",
-        b"HELLO",
-        b"1",
-        b"kvstore",
-        b"00000000000000a1",
-        b"00000000000000aa",
-        b"memory",
-        b"0",
-        b"localhost:1",
-    ]));
-    read_lists(&mut wire);
-    let time = (kvstore::store::version::wall_clock_ms() + 20_000) << 16;
-    let version = kvstore::store::version::Version { time, origin: 1 };
-    let (key, value) = (&b"future"[..], Some(&b"v"[..]));
-    let mut record = Vec::new();
-    kvstore::store::record::Record { version, key, value }.encode(&mut record);
-    wire.ask(resp(&[b"PEER", b"MERGE", &record]), "*2\r\n:1\r\n:0\r\n");
+    merge_from_the_future(&ahead, 20_000);
     ask(&ahead, &["PUT", "k", "v"]);
     wait_for(&ahead, first.port, "refused: clock skew");
     assert_eq!(get(&first, "k"), None);

@@ -4,14 +4,23 @@
 
 mod common;
 
-use common::{Output, Server, binary, clients_folder, have, resp, run, skip};
+use common::cluster::free_port;
+use common::{Output, Program, Server, binary, clients_folder, cluster, have, http, resp, run, skip};
 use std::collections::HashMap;
 use std::io::{Read, Write};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-fn kvstore(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
-    run(Command::new(binary()).args(arguments).envs(variables.iter().copied()), "")
+/// The program with these arguments, divided by spaces.
+fn kvstore(arguments: &str, variables: &[(&str, &str)]) -> Output {
+    run(Command::new(binary()).args(arguments.split(' ')).envs(variables.iter().copied()), "")
+}
+
+/// `kvstore export`, its output still to be read.
+fn export(port: u16) -> Child {
+    let mut command = Command::new(binary());
+    command.args(["export", "127.0.0.1", &port.to_string()]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().unwrap()
 }
 
 fn ok(output: &Output) -> &str {
@@ -46,12 +55,7 @@ fn holds(port: u16, data: &HashMap<Vec<u8>, Vec<u8>>) {
 
 /// `kvstore export | redis-cli --pipe`.
 fn pipe(from: u16, to: u16) -> (Option<i32>, String) {
-    let mut export = Command::new(binary())
-        .args(["export", "127.0.0.1", &from.to_string()])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut export = export(from);
     let stream = export.stdout.take().unwrap();
     let cli = Command::new("redis-cli").args(["-p", &to.to_string(), "--pipe"]).stdin(stream).output().unwrap();
     let said = String::from_utf8_lossy(&cli.stdout).into_owned();
@@ -85,12 +89,7 @@ fn an_export_is_taken_by_a_real_redis_and_by_another_node_of_ours() {
 fn an_export_that_is_cut_off_fails() {
     let mut server = Server::start(&[]);
     fill(&server);
-    let mut export = Command::new(binary())
-        .args(["export", "127.0.0.1", &server.port.to_string()])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut export = export(server.port);
     // It is held up by the full pipe, as it has more than that to say.
     let mut start = [0; 1000];
     export.stdout.as_mut().unwrap().read_exact(&mut start).unwrap();
@@ -99,7 +98,7 @@ fn an_export_that_is_cut_off_fails() {
     let output = export.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(!output.stderr.is_empty());
-    let nobody = kvstore(&["export", "127.0.0.1", &server.port.to_string()], &[]);
+    let nobody = kvstore(&format!("export 127.0.0.1 {}", server.port), &[]);
     assert_eq!((nobody.code, nobody.stdout.as_str()), (Some(1), ""));
 }
 
@@ -116,22 +115,8 @@ fn row(table: &str, server: &str, command: &str) -> Vec<f64> {
 #[test]
 fn a_bench_writes_its_keys_and_reports_what_it_measured() {
     let server = Server::start_on(0, &[], &[("KVSTORE_PASSWORD", "secret")]);
-    let port = server.port.to_string();
-    let arguments = [
-        "bench",
-        "127.0.0.1",
-        &port,
-        "--seconds",
-        "1",
-        "--keys",
-        "500",
-        "--connections",
-        "3",
-        "--pipeline",
-        "7",
-        "--reads",
-        "30",
-    ];
+    let arguments =
+        format!("bench 127.0.0.1 {} --seconds 1 --keys 500 --connections 3 --pipeline 7 --reads 30", server.port);
     let output = kvstore(&arguments, &[("KVSTORE_PASSWORD", "secret")]);
     let table = ok(&output);
     assert!(
@@ -157,23 +142,9 @@ fn a_bench_writes_its_keys_and_reports_what_it_measured() {
 #[test]
 fn at_a_fixed_rate_a_stall_is_seen_by_all_requests_that_it_delayed() {
     let server = Server::start(&[]);
-    let port = server.port.to_string();
-    let arguments = [
-        "bench",
-        "127.0.0.1",
-        &port,
-        "--seconds",
-        "2",
-        "--keys",
-        "10",
-        "--connections",
-        "4",
-        "--rate",
-        "400",
-        "--reads",
-        "100",
-    ];
-    let child = Command::new(binary()).args(arguments).stdout(Stdio::piped()).spawn().unwrap();
+    let arguments =
+        format!("bench 127.0.0.1 {} --seconds 2 --keys 10 --connections 4 --rate 400 --reads 100", server.port);
+    let child = Command::new(binary()).args(arguments.split(' ')).stdout(Stdio::piped()).spawn().unwrap();
     let signal = |name: &str| {
         assert!(Command::new("kill").args([name, &server.pid().to_string()]).status().unwrap().success());
     };
@@ -202,25 +173,10 @@ fn a_bench_compares_with_a_real_redis() {
         return;
     }
     let (server, redis) = (Server::start(&[]), Redis::start());
-    let (port, other) = (server.port.to_string(), format!("127.0.0.1:{}", redis.port));
-    let output = kvstore(
-        &[
-            "bench",
-            "127.0.0.1",
-            &port,
-            "--seconds",
-            "1",
-            "--rounds",
-            "1",
-            "--keys",
-            "100",
-            "--reads",
-            "0",
-            "--compare",
-            &other,
-        ],
-        &[],
-    );
+    let other = format!("127.0.0.1:{}", redis.port);
+    let arguments =
+        format!("bench 127.0.0.1 {} --seconds 1 --rounds 1 --keys 100 --reads 0 --compare {other}", server.port);
+    let output = kvstore(&arguments, &[]);
     let table = ok(&output);
     let (ours, theirs, ratio) =
         (row(table, &server.address(), "SET"), row(table, &other, "SET"), row(table, "ratio", "SET"));
@@ -239,16 +195,13 @@ fn prometheus_reads_the_metrics() {
     }
     let server = Server::start(&[]);
     server.connect().ask("PUT a 1\nGET a\nGET b\n", "OK\n1\nNOT_FOUND\n");
-    let text = common::poll("three commands are counted", || {
-        let mut wire = server.connect();
-        wire.send("GET /metrics HTTP/1.0\r\n\r\n");
-        let text = String::from_utf8(wire.rest()).unwrap();
-        text.contains("kvstore_commands_processed_total 3\n").then_some(text)
+    let answer = common::poll("three commands are counted", || {
+        let answer = http::get(&server, "/metrics");
+        answer.text().contains("kvstore_commands_processed_total 3\n").then_some(answer)
     });
-    let (head, body) = text.split_once("\r\n\r\n").unwrap();
-    assert!(head.contains("Content-Type: text/plain; version=0.0.4; charset=utf-8"));
-    assert!(body.ends_with('\n'));
-    let output = run(Command::new(python).args(["-c", program]), body);
+    assert_eq!(answer.header("Content-Type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    assert!(answer.text().ends_with('\n'));
+    let output = run(Command::new(python).args(["-c", program]), answer.text());
     let families: serde_json::Value = serde_json::from_str(ok(&output)).unwrap();
     // Every sample belongs to a family with a type and a help text.
     for (name, family) in families.as_object().unwrap() {
@@ -297,47 +250,110 @@ fn redis_cli_shows_statistics() {
     assert!(row[1].starts_with(|digit: char| digit.is_ascii_digit()), "memory: {text}");
 }
 
+/// The real `redis_exporter`, which turns `INFO` into what the Redis dashboards show.
 #[test]
-fn a_trace_tells_the_story_of_one_write() {
+fn redis_exporter_finds_true_figures() {
+    if !have("prometheus-redis-exporter", "prometheus-redis-exporter") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let server =
+        Server::start_on(0, &["--data-dir", folder.path().to_str().unwrap()], &[("KVSTORE_PASSWORD", "secret")]);
+    let mut wire = server.connect();
+    wire.ask("AUTH secret\nPUT a 1\nPUT b 2\nGET a\nGET a\nGET c\n", "OK\nOK\nOK\n1\n1\nNOT_FOUND\n");
+    let listen = format!("127.0.0.1:{}", free_port());
+    let mut command = Command::new("prometheus-redis-exporter");
+    command.args(["--redis.addr", &format!("redis://{}", server.address()), "--web.listen-address", &listen]);
+    let _exporter = Program(command.env("REDIS_PASSWORD", "secret").stderr(Stdio::null()).spawn().unwrap());
+    let text = common::poll("the exporter answers", || {
+        let stream = std::net::TcpStream::connect(&listen).ok()?;
+        let mut wire = common::Wire { stream };
+        wire.send("GET /metrics HTTP/1.0\r\n\r\n");
+        Some(String::from_utf8(wire.rest()).unwrap())
+    });
+    let value = |name: &str| -> f64 {
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("no {name} in\n{text}")).parse().unwrap()
+    };
+    for (name, expected) in [
+        ("redis_up", 1.0),
+        ("redis_exporter_last_scrape_error{err=\"\"}", 0.0),
+        ("redis_connected_clients", 2.0), // This test and the exporter.
+        ("redis_config_maxclients", 10_000.0),
+        ("redis_db_keys{db=\"db0\"}", 2.0),
+        ("redis_keyspace_hits_total", 2.0),
+        ("redis_keyspace_misses_total", 1.0),
+        ("redis_connections_received_total", 2.0),
+        ("redis_rejected_connections_total", 0.0),
+        ("redis_connected_slaves", 0.0),
+        ("redis_aof_enabled", 1.0),
+        ("redis_aof_last_write_status", 1.0),
+        ("redis_process_id", f64::from(server.pid())),
+    ] {
+        assert_eq!(value(name), expected, "{name}");
+    }
+    // Six of ours, and what the exporter asked before INFO.
+    assert!((6.0..12.0).contains(&value("redis_commands_processed_total")), "{text}");
+    assert!(value("redis_net_input_bytes_total") > 50.0 && value("redis_aof_current_size_bytes") > 50.0, "{text}");
+    let resident = common::resident_bytes(server.pid()) as f64;
+    assert!((0.5..2.0).contains(&(value("redis_memory_used_rss_bytes") / resident)), "{text}");
+}
+
+#[test]
+fn a_trace_tells_the_story_of_one_write_on_two_nodes() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().to_str().unwrap();
     let trace = [("RUST_LOG", "kvstore=trace")];
     let server = Server::start_on(0, &["--data-dir", data, "--fsync", "always"], &trace);
-    server.connect().ask("PUT name Dylan\n", "OK\n");
-    let story = [
-        "client-1 TRACE kvstore::server::connection] received 15 bytes",
-        "client-1 TRACE kvstore::node] key \"name\", 5 bytes: merged with version ",
-        "client-1 TRACE kvstore::node] committed up to position 33: on the disk",
-        "client-1 TRACE kvstore::server::connection] replied with 3 bytes",
-    ];
-    let log = common::poll("the reply is in the log", || {
-        let log = server.log();
-        log.contains(story[3]).then_some(log)
-    });
-    let places: Vec<usize> =
-        story.iter().map(|line| log.find(line).unwrap_or_else(|| panic!("no {line:?} in\n{log}"))).collect();
-    assert!(places.is_sorted(), "{log}");
+    let peer = Server::start_on(0, &["--peer", &server.address()], &trace);
+    cluster::wait_for(&server, peer.port, "live");
+    let mut wire = server.connect();
+    wire.ask("PUT name Dylan\n", "OK\n");
+    server.wait_for_log(" acknowledged ");
+    peer.wait_for_log("merged 1 records from a peer, refused 0");
+    server.wait_for_log("replied with 3 bytes");
+    let log = server.log();
+    let thread = |words: &str| {
+        let line = log.lines().find(|line| line.ends_with(words)).unwrap_or_else(|| panic!("no '{words}' in\n{log}"));
+        line.split(' ').nth(1).unwrap().to_string()
+    };
+    // Two threads of the first node tell it: the client's, and its peer's link.
+    let (client, link) = (thread("up to position 33"), thread("bytes of records"));
+    assert!(client.starts_with("client-") && link.starts_with("link-"), "{client} {link}");
+    for story in [
+        vec![
+            format!("{client} TRACE kvstore::server::connection] received 15 bytes\n"),
+            format!("{client} TRACE kvstore::node] key \"name\", 5 bytes: merged with version "),
+            format!("{client} TRACE kvstore::replication] told 1 links which key changed\n"),
+            format!("{client} TRACE kvstore::node] committed up to position 33: on the disk\n"),
+            format!("{client} TRACE kvstore::server::connection] replied with 3 bytes\n"),
+        ],
+        vec![
+            format!("{client} TRACE kvstore::node] key \"name\", 5 bytes: merged with version "),
+            format!("{link} TRACE kvstore::replication::worker] localhost:{} acknowledged 33 bytes", peer.port),
+        ],
+    ] {
+        let places: Vec<usize> =
+            story.iter().map(|line| log.find(line).unwrap_or_else(|| panic!("no {line:?} in\n{log}"))).collect();
+        assert!(places.is_sorted(), "{log}");
+    }
 }
 
 /// A real `redis-server` on a free port; killed when dropped.
 struct Redis {
     port: u16,
-    child: std::process::Child,
+    _program: Program,
     _folder: tempfile::TempDir,
 }
 
 impl Redis {
     fn start() -> Redis {
         let folder = tempfile::tempdir().unwrap();
-        // The port was free a moment ago; redis-server cannot pick one itself.
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let child = Command::new("redis-server")
-            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port", &port.to_string()])
-            .current_dir(folder.path())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let redis = Redis { port, child, _folder: folder };
+        // It cannot pick one itself.
+        let port = free_port();
+        let mut command = Command::new("redis-server");
+        command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port", &port.to_string()]);
+        let program = Program(command.current_dir(folder.path()).stdout(Stdio::null()).spawn().unwrap());
         common::poll("Redis answers", || {
             let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).ok()?;
             stream.write_all(b"PING\r\n").ok()?;
@@ -345,13 +361,6 @@ impl Redis {
             stream.read_exact(&mut reply).ok()?;
             (reply == *b"+PONG\r\n").then_some(())
         });
-        redis
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        Redis { port, _program: program, _folder: folder }
     }
 }

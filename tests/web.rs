@@ -4,74 +4,15 @@
 
 mod common;
 
-use common::{Server, Wire, have, poll, resp, run};
-use serde_json::Value;
-use std::io::Read;
+use common::cluster::{merge_from_the_future, start};
+use common::http::{ask, get, once, read_response};
+use common::{SOON, Server, Wire, have, poll, resp, run};
+use kvstore::config::Configuration;
+use kvstore::node::Node;
+use kvstore::server::NodeServer;
+use std::net::TcpListener;
 use std::process::Command;
-
-/// A response, taken apart.
-#[derive(Debug)]
-struct Response {
-    status: u16,
-    head: String,
-    body: Vec<u8>,
-}
-
-impl Response {
-    fn header(&self, name: &str) -> Option<&str> {
-        self.head.lines().find_map(|line| {
-            let (found, value) = line.split_once(": ")?;
-            found.eq_ignore_ascii_case(name).then_some(value)
-        })
-    }
-
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.body).into_owned()
-    }
-
-    fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
-    }
-}
-
-fn read_response(wire: &mut Wire, method: &str) -> Response {
-    let mut head = String::new();
-    loop {
-        match wire.line() {
-            line if line.is_empty() => break,
-            line => head.push_str(&format!("{line}\n")),
-        }
-    }
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-    let mut response =
-        Response { status: status.unwrap_or_else(|| panic!("no response: {head:?}")), head, body: vec![] };
-    let len = response.header("Content-Length").map_or(0, |len| len.parse().unwrap());
-    if method != "HEAD" {
-        response.body = vec![0; len];
-        wire.stream.read_exact(&mut response.body).expect("the whole body");
-    }
-    response
-}
-
-/// One request on an open connection, with a Host and a length.
-fn ask(wire: &mut Wire, method: &str, target: &str, headers: &[&str], body: &[u8]) -> Response {
-    let mut head = format!("{method} {target} HTTP/1.1\r\n");
-    if !headers.iter().any(|header| header.starts_with("Host:")) {
-        head.push_str("Host: localhost:8080\r\n");
-    }
-    headers.iter().for_each(|header| head.push_str(&format!("{header}\r\n")));
-    if method == "PUT" || !body.is_empty() {
-        head.push_str(&format!("Content-Length: {}\r\n", body.len()));
-    }
-    head.push_str("\r\n");
-    wire.send([head.as_bytes(), body].concat());
-    read_response(wire, method)
-}
-
-/// One request on a connection of its own.
-fn once(server: &Server, method: &str, target: &str, headers: &[&str], body: &[u8]) -> Response {
-    ask(&mut server.connect(), method, target, headers, body)
-}
+use std::thread;
 
 #[test]
 fn a_key_is_put_read_and_deleted_on_one_connection_and_seen_by_the_other_protocols() {
@@ -186,7 +127,7 @@ fn a_body_never_reaches_another_parser() {
         wire.send(format!("{head}{commands}"));
         wire.finish();
         wire.rest();
-        assert_eq!(once(&server, "GET", "/keys/evil", &[], b"").status, 404, "{head}");
+        assert_eq!(get(&server, "/keys/evil").status, 404, "{head}");
     }
     // A connection that began as HTTP has no other language.
     let mut wire = server.connect();
@@ -286,14 +227,14 @@ fn stored_values_are_inert_and_the_page_runs_only_its_own_script() {
     let server = Server::start(&[]);
     let hostile = b"<html><script>alert(1)</script>";
     once(&server, "PUT", "/keys/hostile.html", &[], hostile);
-    let value = once(&server, "GET", "/keys/hostile.html", &[], b"");
+    let value = get(&server, "/keys/hostile.html");
     assert_eq!(value.header("Content-Type"), Some("application/octet-stream"));
     assert_eq!(value.header("X-Content-Type-Options"), Some("nosniff"));
     let policy = value.header("Content-Security-Policy").unwrap();
     assert!(policy.contains("sandbox;") && policy.contains("default-src 'none'"), "{policy}");
 
     let nonces = [0, 1].map(|_| {
-        let page = once(&server, "GET", "/", &[], b"");
+        let page = get(&server, "/");
         assert_eq!((page.status, page.header("Content-Type")), (200, Some("text/html; charset=utf-8")));
         let policy = page.header("Content-Security-Policy").unwrap().to_string();
         assert!(policy.contains("frame-ancestors 'none'") && policy.contains("default-src 'none'"), "{policy}");
@@ -330,7 +271,7 @@ fn with_a_password_only_the_probes_are_open() {
         ("/readyz", 200),
         ("/livez/../keys/k", 401),
     ] {
-        let response = once(&server, "GET", target, &[], b"");
+        let response = get(&server, target);
         assert_eq!(response.status, status, "{target}");
         assert_eq!(response.header("WWW-Authenticate").is_some(), status == 401);
     }
@@ -368,8 +309,12 @@ fn health_and_status_tell_what_happened() {
     assert_eq!(status["keyspace_hits_total"], 2);
     assert_eq!(status["keyspace_misses_total"], 1);
     assert_eq!((&status["db_keys"], &status["connected_clients"]), (&1.into(), &2.into()));
-    let timed: u64 = status["latency_ns"].as_array().unwrap().iter().map(|pair| pair[1].as_u64().unwrap()).sum();
-    assert_eq!(timed, 4, "every command has its time");
+    let timed = "\nkvstore_command_duration_seconds_count 4\n";
+    assert!(ask("/metrics").text().contains(timed), "every command has its time");
+    poll("the charts show them", || {
+        let history = ask("/status.json").json()["history"].take();
+        history.as_array()?.iter().any(|sample| sample[0].as_f64() > Some(1.0) && sample[2].is_u64()).then_some(())
+    });
 
     let third = server.connect();
     let unready = poll("the third connection is seen", || {
@@ -380,6 +325,62 @@ fn health_and_status_tell_what_happened() {
     assert_eq!(ask("/status.json").json()["not_ready"][0], "all 3 connections are in use");
     drop(third);
     poll("the node is ready again", || (ask("/readyz").status == 200).then_some(()));
+}
+
+#[test]
+fn a_node_is_not_ready_until_its_seeds_have_answered_or_failed() {
+    // A seed that takes the connection and says nothing, and a node that has all the time to wait for it.
+    let seed = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut configuration = Configuration { port: 0, ..Configuration::default() };
+    configuration.replication.seeds = vec![seed.local_addr().unwrap().to_string()];
+    configuration.limits.seeds_timeout = 2 * SOON;
+    configuration.limits.link_reply_timeout = 2 * SOON;
+    let starting = thread::spawn(|| NodeServer::start(Node::new(configuration)).unwrap());
+    let mut seed = Wire { stream: seed.accept().unwrap().0 };
+    seed.stream.set_read_timeout(Some(SOON)).unwrap();
+    // Its introduction ends with the address where it listens.
+    let address = (0..20).map(|_| seed.line()).find(|line| line.starts_with("localhost:")).expect("an address");
+    let port = address["localhost:".len()..].parse().unwrap();
+    let mut wire = Wire::connect(port);
+    let unready = ask(&mut wire, "GET", "/readyz", &[], b"");
+    assert_eq!(
+        (unready.status, unready.text().as_str()),
+        (503, "not ready: starting: waiting for the seeds to answer\n")
+    );
+    assert_eq!(ask(&mut wire, "GET", "/livez", &[], b"").status, 200, "it lives");
+    // A write is taken and waits.
+    let mut writer = Wire::connect(port);
+    writer.send("PUT /keys/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\n1");
+    assert_eq!(ask(&mut wire, "GET", "/readyz", &[], b"").status, 503);
+    drop(seed);
+    assert_eq!(read_response(&mut writer, "PUT").status, 204);
+    assert_eq!(ask(&mut wire, "GET", "/readyz", &[], b"").text(), "ready\n");
+    assert_eq!(starting.join().unwrap().address.port(), port);
+}
+
+#[test]
+fn a_node_whose_clock_differs_from_most_is_not_ready_and_says_by_how_much() {
+    let strict = ["--max-clock-skew", "10"];
+    // Its clock was set 20 s ahead by a record, before it knew anybody.
+    let ahead = Server::start(&[]);
+    merge_from_the_future(&ahead, 20_000);
+    let first = start(&strict, &[&ahead]);
+    let unready =
+        poll("the clock differs", || Some(get(&first, "/readyz")).filter(|answer| answer.status == 503)).text();
+    let (said, rest) = unready.split_once(" ms from that of ").unwrap_or_else(|| panic!("{unready}"));
+    let ms: u64 = said.strip_prefix("not ready: the clock differs by ").unwrap().parse().unwrap();
+    assert!((10_000..=20_000).contains(&ms), "{unready}");
+    let address = get(&first, "/status.json").json()["peers"][0]["address"].as_str().unwrap().to_string();
+    let expected = format!("{address} and by too much from those of 1 of 1 peers; set it right (NTP)\n");
+    assert_eq!(rest, expected);
+    assert!(get(&first, "/metrics").text().contains("\nkvstore_ready 0\n"));
+    // Where most clocks agree, the other one is wrong.
+    let second = start(&strict, &[&first]);
+    let third = start(&strict, &[&first]);
+    for server in [&second, &third] {
+        poll("three peers", || (get(server, "/status.json").json()["peers"].as_array()?.len() == 3).then_some(()));
+    }
+    poll("two peers with the same clock outvote one", || (get(&first, "/readyz").status == 200).then_some(()));
 }
 
 #[test]
@@ -419,10 +420,10 @@ fn links_are_shown_cut_and_healed() {
     let peer = |server: &Server| once(server, "GET", "/status.json", &[], b"").json()["peers"][0].clone();
     let live = |server: &Server| poll("the link is live", || Some(peer(server)).filter(|peer| peer["state"] == "live"));
     let id = live(&second)["id"].as_str().unwrap().to_string();
-    assert_eq!(id, once(&first, "GET", "/status.json", &[], b"").json()["node_id"]);
+    assert_eq!(id, get(&first, "/status.json").json()["node_id"]);
     once(&second, "PUT", "/keys/k", &[], b"1");
-    poll("the key has arrived", || (once(&first, "GET", "/keys/k", &[], b"").status == 200).then_some(()));
-    let metrics = once(&second, "GET", "/metrics", &[], b"").text();
+    poll("the key has arrived", || (get(&first, "/keys/k").status == 200).then_some(()));
+    let metrics = get(&second, "/metrics").text();
     let up = format!("kvstore_replication_up{{peer=\"{}\"}} 1\n", peer(&second)["address"].as_str().unwrap());
     assert!(metrics.contains(&up) && metrics.contains("kvstore_connected_slaves 1\n"), "{metrics}");
 

@@ -82,10 +82,7 @@ impl Client {
 
     /// Reads a value; `None` when the key is not there.
     pub fn get(&mut self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>> {
-        match self.checked(&[b"GET", key.as_ref()])? {
-            Response::Bulk(value) => Ok(Some(value)),
-            _ => Ok(None),
-        }
+        Ok(self.checked(&[b"GET", key.as_ref()])?.value())
     }
 
     /// Removes a key, whether it is there or not.
@@ -102,10 +99,10 @@ impl Client {
             self.reconnect_with_notice()?;
         }
         match self.exchange(words) {
-            Err(error) if is_read && is_lost_by(&error) => {
+            Ok(response) => Ok(response),
+            Err(error) if is_read && error.kind() != ErrorKind::InvalidData => {
                 self.reconnect_with_notice()?;
-                self.exchange(words)
-                    .map_err(|error| Error::Unreachable(format!("no reply from {}: {error}", self.address())))
+                self.exchange(words).map_err(|error| self.no_reply(&error))
             }
             Err(error) => {
                 self.connection = None;
@@ -115,8 +112,11 @@ impl Client {
                     self.address()
                 )))
             }
-            Ok(response) => Ok(response),
         }
+    }
+
+    fn no_reply(&self, error: &io::Error) -> Error {
+        Error::Unreachable(format!("no reply from {}: {error}", self.address()))
     }
 
     /// The address in use, as `host:port`.
@@ -144,16 +144,15 @@ impl Client {
     fn reconnect(&mut self) -> Result<()> {
         self.connection = None;
         let mut reasons = Vec::new();
-        for step in 0..self.addresses.len() {
-            let index = (self.current + step) % self.addresses.len();
-            match open(&self.addresses[index]) {
+        for _ in 0..self.addresses.len() {
+            match open(self.address()) {
                 Ok(stream) => {
-                    self.current = index;
                     self.connection = Some(BufReader::new(stream));
                     return self.authenticate();
                 }
-                Err(error) => reasons.push(format!("cannot connect to {}: {error}", self.addresses[index])),
+                Err(error) => reasons.push(format!("cannot connect to {}: {error}", self.address())),
             }
+            self.current = (self.current + 1) % self.addresses.len();
         }
         Err(Error::Unreachable(reasons.join("; ")))
     }
@@ -175,7 +174,7 @@ impl Client {
                 Err(Error::Usage(format!("{} did not take the password: {message}", self.address())))
             }
             Ok(_) => Ok(()),
-            Err(error) => Err(Error::Unreachable(format!("no reply from {}: {error}", self.address()))),
+            Err(error) => Err(self.no_reply(&error)),
         }
     }
 
@@ -185,12 +184,9 @@ impl Client {
             return true;
         };
         let stream = reader.get_ref();
-        if stream.set_nonblocking(true).is_err() {
-            return true;
-        }
-        let peeked = stream.peek(&mut [0]);
-        let alive = matches!(peeked, Err(ref error) if error.kind() == ErrorKind::WouldBlock);
-        !alive || stream.set_nonblocking(false).is_err()
+        let peeked = stream.set_nonblocking(true).and_then(|()| stream.peek(&mut [0]));
+        let is_silent = peeked.is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
+        !is_silent || stream.set_nonblocking(false).is_err()
     }
 
     fn exchange(&mut self, words: &[&[u8]]) -> io::Result<Response> {
@@ -212,10 +208,6 @@ pub fn encode(words: &[&[u8]]) -> Vec<u8> {
         bytes.extend_from_slice(b"\r\n");
     }
     bytes
-}
-
-fn is_lost_by(error: &io::Error) -> bool {
-    error.kind() != ErrorKind::InvalidData
 }
 
 /// Connects to the first address of `host:port` that accepts.

@@ -36,6 +36,11 @@ impl Response {
         Response::read_nested(reader, DEPTH_MAX)
     }
 
+    /// The value, if it is one.
+    pub fn value(self) -> Option<Vec<u8>> {
+        if let Response::Bulk(value) = self { Some(value) } else { None }
+    }
+
     fn read_nested(reader: &mut impl BufRead, depth: u32) -> io::Result<Response> {
         let line = read_line(reader)?;
         let (kind, rest) = line.split_first().ok_or_else(|| bad("an empty line"))?;
@@ -54,9 +59,7 @@ impl Response {
             b'$' => Response::Bulk(read_bulk(reader, number()? as u64)?),
             b'*' => Response::Array(read_list(reader, number()?, depth)?),
             b'%' => Response::Map(read_list(reader, number()?.saturating_mul(2), depth)?),
-            _ => {
-                return Err(bad("an unknown kind of reply; is this a kvstore or Redis server?"));
-            }
+            _ => return Err(bad("an unknown kind of reply; is this a kvstore or Redis server?")),
         })
     }
 }

@@ -51,21 +51,16 @@ pub fn run_once(client: &mut Client, words: &[Vec<u8>]) -> Result<bool> {
     let response = client.request(&words);
     show_notice(client);
     match response? {
-        Response::Null => {
-            eprintln!("NOT_FOUND");
-            Ok(false)
-        }
-        Response::Error(code, message) => {
-            eprintln!("Error: {message}{}", hint(&code));
-            Ok(false)
-        }
+        Response::Null => eprintln!("NOT_FOUND"),
+        Response::Error(code, message) => show_error(&code, &message),
         response => {
             let mut bytes = Vec::new();
             write_bare(&response, &mut bytes);
             io::stdout().write_all(&bytes)?;
-            Ok(true)
+            return Ok(true);
         }
     }
+    Ok(false)
 }
 
 struct Shell<'c> {
@@ -108,7 +103,7 @@ impl Shell<'_> {
         match response {
             Ok(Response::Error(code, message)) => {
                 self.failed = true;
-                eprintln!("Error: {message}{}", hint(&code));
+                show_error(&code, &message);
             }
             Ok(response) => print(&format!("{label}{}\n", shown(&response, "")))?,
             Err(error) => self.fail(&error),
@@ -141,7 +136,8 @@ fn read_line(input: &mut impl BufRead) -> Result<Option<Vec<u8>>> {
     Ok((len > 0).then_some(line))
 }
 
-fn print(text: &str) -> Result<()> {
+/// Prints at once, and without the panic of `print!` when nobody reads.
+pub fn print(text: &str) -> Result<()> {
     let mut output = io::stdout().lock();
     output.write_all(text.as_bytes())?;
     Ok(output.flush()?)
@@ -153,8 +149,9 @@ fn show_notice(client: &mut Client) {
     }
 }
 
-fn hint(code: &str) -> &'static str {
-    if code == "NOAUTH" { " Give it with --password-file FILE or KVSTORE_PASSWORD." } else { "" }
+fn show_error(code: &str, message: &str) {
+    let hint = if code == "NOAUTH" { " Give it with --password-file FILE or KVSTORE_PASSWORD." } else { "" };
+    eprintln!("Error: {message}{hint}");
 }
 
 /// A response for a person: control characters escaped, lists one element a line.
@@ -206,18 +203,8 @@ fn write_bare(response: &Response, out: &mut Vec<u8>) {
 }
 
 fn help() -> String {
-    let width = TABLE.iter().map(usage_len).filter(|len| *len < 50).max().unwrap_or_default();
-    let mut text = String::new();
-    for row in TABLE {
-        let usage = format!("{} {}", row.name, row.arguments);
-        text.push_str(&format!("  {:width$}  {}\n", usage.trim_end(), row.summary));
-    }
-    text.push_str("  QUIT, EXIT or the end of input leaves.\n");
-    text
-}
-
-fn usage_len(row: &crate::protocol::command::Row) -> usize {
-    row.name.len() + 1 + row.arguments.len()
+    let rows = TABLE.iter().map(|row| format!("  {:48}  {}\n", format!("{} {}", row.name, row.arguments), row.summary));
+    rows.collect::<String>() + "  QUIT, EXIT or the end of input leaves.\n"
 }
 
 #[cfg(test)]

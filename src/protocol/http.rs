@@ -9,44 +9,24 @@
 //! command. Errors carry their status code as the code word of their
 //! [`Refusal`]; those of the framing close the connection.
 
-use super::words::Span;
+use super::line::trimmed;
+use super::resp::decimal;
 use crate::config::Limits;
 use crate::error::{Error, Refusal, Result};
 
-/// Reads requests from the unread bytes.
+/// Reads requests from the unread bytes. A head is short, so it is simply read again when more of it has arrived.
 ///
 /// Invariant: `pieces_do_not_matter`: the result depends on the bytes, not on how they arrived.
 #[derive(Debug, Default)]
 pub struct Parser {
-    /// Bytes at the front that were looked at.
+    /// Bytes at the front after which the head was not complete.
     scanned: usize,
-    /// Where the line begins that is not complete yet.
-    line: usize,
-    head: Head,
-    /// The head is complete.
-    has_head: bool,
-    /// The client was told to go on, if it asked.
-    said_continue: bool,
-}
-
-/// What a head says; spans are relative to the start of the request.
-#[derive(Clone, Copy, Debug, Default)]
-struct Head {
-    method: Option<Span>,
-    target: Span,
-    host: Option<Span>,
-    origin: Option<Span>,
-    fetch_site: Option<Span>,
-    authorization: Option<Span>,
-    content_length: Option<usize>,
-    has_transfer_encoding: bool,
-    expects_continue: bool,
-    old_version: bool,
-    close: bool,
+    /// Bytes of the request, once its head was returned and its body is awaited.
+    awaited: usize,
 }
 
 /// A request, borrowed from the read buffer. Its body may still be on its way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Request<'a> {
     /// In capitals: `GET`.
     pub method: &'a [u8],
@@ -64,111 +44,95 @@ pub struct Request<'a> {
     pub body: Option<&'a [u8]>,
     /// Bytes of the whole request.
     pub len: usize,
-    /// The client waits for [`CONTINUE`] before it sends the body. Said once.
+    /// The client waits for [`CONTINUE`] before it sends the body.
     pub wants_continue: bool,
     /// Whether the connection serves further requests.
     pub keep_alive: bool,
+    content_length: Option<usize>,
+    has_transfer_encoding: bool,
+    is_old_version: bool,
 }
 
 impl Parser {
-    /// The request at the start of `bytes`, as soon as its head is there; `None` until then. Once it was
-    /// returned with its body, the next call is about the next request.
+    /// The request at the start of `bytes`: once when its head is there, if its body is not, and once when all
+    /// of it is. `None` in between. Once it was returned with its body, the next call is about the next request.
     pub fn parse<'a>(&mut self, bytes: &'a [u8], limits: &Limits) -> Result<Option<Request<'a>>> {
-        if !self.has_head && !self.read_head(bytes, limits)? {
+        if bytes.len() < self.awaited {
             return Ok(None);
         }
-        let (head, start) = (self.head, self.line);
-        let text = |span: Option<Span>| span.map(|span| span.of(bytes));
-        let len = start + head.content_length.unwrap_or(0);
-        let body = bytes.get(start..len);
-        let wants_continue = head.expects_continue && body.is_none() && !self.said_continue;
-        self.said_continue |= wants_continue;
-        if body.is_some() {
-            *self = Parser::default();
-        }
-        Ok(Some(Request {
-            method: text(head.method).unwrap_or_default(),
-            target: head.target.of(bytes),
-            host: text(head.host),
-            origin: text(head.origin),
-            fetch_site: text(head.fetch_site),
-            authorization: text(head.authorization),
-            body,
-            len,
-            wants_continue,
-            keep_alive: !head.close && !head.old_version,
-        }))
-    }
-
-    /// Reads lines up to the empty one; whether it was there.
-    fn read_head(&mut self, bytes: &[u8], limits: &Limits) -> Result<bool> {
         let window = &bytes[..bytes.len().min(limits.http_head_bytes_max)];
-        while let Some(at) = window[self.scanned..].iter().position(|&byte| byte == b'\n') {
-            let end = self.scanned + at;
-            let line = super::line::trimmed(&window[self.line..=end]);
-            let span = Span::new(self.line, self.line + line.len());
-            match (self.head.method, line.is_empty()) {
-                // Empty lines before a request are no part of it.
-                (None, true) => {}
-                (None, false) => self.head.read_request_line(bytes, span)?,
-                (Some(_), false) => self.head.read_header(bytes, span, limits)?,
-                (Some(_), true) => {
-                    self.head.check(bytes)?;
-                    self.has_head = true;
-                }
+        let is_longer = window[self.scanned..].contains(&b'\n');
+        let head = if is_longer { Request::read_head(window, limits)? } else { None };
+        let Some((mut request, start)) = head else {
+            self.scanned = window.len();
+            if window.len() == limits.http_head_bytes_max {
+                let message = format!("request head too long: at most {} bytes", window.len());
+                return Err(closing("431", message));
             }
-            (self.scanned, self.line) = (end + 1, end + 1);
-            if self.has_head {
-                return Ok(true);
-            }
+            return Ok(None);
+        };
+        request.len = start + request.content_length.unwrap_or(0);
+        request.body = bytes.get(start..request.len);
+        request.wants_continue &= request.body.is_none();
+        match request.body {
+            Some(_) => *self = Parser::default(),
+            None => self.awaited = request.len,
         }
-        self.scanned = window.len();
-        if window.len() == limits.http_head_bytes_max {
-            let message = format!("request head too long: at most {} bytes", window.len());
-            return Err(closing("431", message));
-        }
-        Ok(false)
+        Ok(Some(request))
     }
 }
 
-impl Head {
-    fn read_request_line(&mut self, bytes: &[u8], line: Span) -> Result<()> {
-        let words: Vec<Span> = line.split(bytes, b' ').collect();
-        let [method, target, version] = words[..] else {
-            return Err(closing("400", "a request line is: METHOD /target HTTP/1.1"));
-        };
-        let target_bytes = target.of(bytes);
-        if !method.of(bytes).iter().all(u8::is_ascii_uppercase)
-            || !target_bytes.starts_with(b"/")
-            || !target_bytes.iter().all(u8::is_ascii_graphic)
-        {
-            return Err(closing("400", "a request line is: METHOD /target HTTP/1.1"));
+impl<'a> Request<'a> {
+    /// Reads lines up to the empty one: what they say, and where the body begins. `None` if it is not there.
+    fn read_head(bytes: &'a [u8], limits: &Limits) -> Result<Option<(Self, usize)>> {
+        let (mut request, mut start) = (Request::default(), 0);
+        for line in bytes.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n")) {
+            start += line.len();
+            let line = trimmed(line);
+            match (request.method.is_empty(), line.is_empty()) {
+                // Empty lines before a request are no part of it.
+                (true, true) => {}
+                (true, false) => request.read_request_line(line)?,
+                (false, false) => request.read_header(line, limits)?,
+                (false, true) => return request.checked().map(|request| Some((request, start))),
+            }
         }
-        self.old_version = match version.of(bytes) {
+        Ok(None)
+    }
+
+    fn read_request_line(&mut self, line: &'a [u8]) -> Result<()> {
+        let words: Vec<&[u8]> = line.split(|&byte| byte == b' ').collect();
+        let (method, target, version) = match words[..] {
+            [method, target, version]
+                if !method.is_empty()
+                    && method.iter().all(u8::is_ascii_uppercase)
+                    && target.starts_with(b"/")
+                    && target.iter().all(u8::is_ascii_graphic) =>
+            {
+                (method, target, version)
+            }
+            _ => return Err(closing("400", "a request line is: METHOD /target HTTP/1.1")),
+        };
+        self.is_old_version = match version {
             b"HTTP/1.1" => false,
             b"HTTP/1.0" => true,
             _ => return Err(closing("505", "HTTP/1.1 is spoken here")),
         };
-        (self.method, self.target) = (Some(method), target);
+        (self.method, self.target, self.keep_alive) = (method, target, !self.is_old_version);
         Ok(())
     }
 
-    fn read_header(&mut self, bytes: &[u8], line: Span, limits: &Limits) -> Result<()> {
-        let text = line.of(bytes);
-        let colon = text.iter().position(|&byte| byte == b':').unwrap_or(0);
-        let name = text[..colon].to_ascii_lowercase();
+    fn read_header(&mut self, line: &'a [u8], limits: &Limits) -> Result<()> {
+        let colon = line.iter().position(|&byte| byte == b':').unwrap_or(0);
+        let (name, value) = (line[..colon].to_ascii_lowercase(), line[colon + 1..].trim_ascii());
         // A name is a token: with this a folded line and a space before the colon are refused, too.
         if name.is_empty() || !name.iter().all(|&byte| is_token(byte)) {
             return Err(closing("400", "a header is: Name: value"));
         }
-        let value = text[colon + 1..].trim_ascii();
         if value.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t') {
             return Err(closing("400", "a control character in a header"));
         }
-        let padding = text[colon + 1..].len() - text[colon + 1..].trim_ascii_start().len();
-        let start = line.start() + colon + 1 + padding;
-        let span = Span::new(start, start + value.len());
-        let once = |slot: &mut Option<Span>| match slot.replace(span) {
+        let once = |slot: &mut Option<&'a [u8]>| match slot.replace(value) {
             None => Ok(()),
             Some(_) => Err(closing("400", "a header that may stand only once stands twice")),
         };
@@ -180,12 +144,10 @@ impl Head {
             b"content-length" => self.read_length(value, limits)?,
             b"transfer-encoding" => self.has_transfer_encoding = true,
             b"connection" => {
-                self.close |=
-                    value.split(|&byte| byte == b',').any(|word| word.trim_ascii().eq_ignore_ascii_case(b"close"));
+                let mut words = value.split(|&byte| byte == b',');
+                self.keep_alive &= !words.any(|word| word.trim_ascii().eq_ignore_ascii_case(b"close"));
             }
-            b"expect" if value.eq_ignore_ascii_case(b"100-continue") => {
-                self.expects_continue = true;
-            }
+            b"expect" if value.eq_ignore_ascii_case(b"100-continue") => self.wants_continue = true,
             b"expect" => return Err(closing("417", "the only expectation is 100-continue")),
             _ => {}
         }
@@ -201,28 +163,22 @@ impl Head {
         }
         let max = limits.value_bytes_max;
         // Digits that do not parse are a number beyond all limits.
-        let len = super::resp::decimal(value).and_then(|len| usize::try_from(len).ok());
-        match len.filter(|len| *len <= max) {
-            None => Err(closing("413", format!("value too long: at most {max} bytes"))),
-            fitting => {
-                self.content_length = fitting;
-                Ok(())
-            }
-        }
+        let len = decimal(value).and_then(|len| usize::try_from(len).ok()).filter(|len| *len <= max);
+        self.content_length = Some(len.ok_or_else(|| closing("413", format!("value too long: at most {max} bytes")))?);
+        Ok(())
     }
 
     /// What can only be said of the head as a whole.
-    fn check(&self, bytes: &[u8]) -> Result<()> {
-        let is_put = self.method.is_some_and(|method| method.of(bytes) == b"PUT");
+    fn checked(self) -> Result<Self> {
         match (self.has_transfer_encoding, self.content_length) {
             (true, Some(_)) => Err(closing("400", "both Content-Length and Transfer-Encoding")),
             (true, None) => Err(closing(
                 "501",
                 "Transfer-Encoding is not spoken here, send Content-Length (curl: --data-binary @file)",
             )),
-            (false, None) if is_put => Err(closing("411", "PUT needs a Content-Length")),
-            _ if self.host.is_none() && !self.old_version => Err(closing("400", "Host is missing")),
-            _ => Ok(()),
+            (false, None) if self.method == b"PUT" => Err(closing("411", "PUT needs a Content-Length")),
+            _ if self.host.is_none() && !self.is_old_version => Err(closing("400", "Host is missing")),
+            _ => Ok(self),
         }
     }
 }
@@ -240,17 +196,13 @@ fn closing(status: &'static str, message: impl Into<String>) -> Error {
 /// Tells a client that asked to go on with its body.
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// The kinds of content that are sent.
+/// The kinds of content that are sent. A stored value is bytes, and nothing for a browser to show or run.
+#[allow(missing_docs)] // The names say it.
 pub mod content {
-    /// What a stored value is: bytes, and nothing for a browser to show or run.
     pub const BYTES: &str = "application/octet-stream";
-    /// Lines for a person.
     pub const TEXT: &str = "text/plain; charset=utf-8";
-    /// The page.
     pub const HTML: &str = "text/html; charset=utf-8";
-    /// For programs.
     pub const JSON: &str = "application/json";
-    /// Prometheus's text format.
     pub const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 }
 
@@ -430,12 +382,12 @@ mod tests {
         let mut parser = Parser::default();
         let (without_body, all) = (&bytes[..bytes.len() - 2], &bytes[..]);
         let mut ask = |bytes| {
-            let request = parser.parse(bytes, &limits).expect("a head").expect("a request");
-            (request.wants_continue, request.body.map(<[u8]>::to_vec))
+            let request = parser.parse(bytes, &limits).expect("sense");
+            request.map(|request| (request.wants_continue, request.body.map(<[u8]>::to_vec)))
         };
-        assert_eq!(ask(without_body), (true, None));
-        assert_eq!(ask(without_body), (false, None));
-        assert_eq!(ask(all), (false, Some(b"ab".to_vec())));
+        assert_eq!(ask(without_body), Some((true, None)));
+        assert_eq!(ask(without_body), None);
+        assert_eq!(ask(all), Some((false, Some(b"ab".to_vec()))));
     }
 
     #[test]

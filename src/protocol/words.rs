@@ -14,24 +14,9 @@ impl Span {
         Span { start: start as u32, end: end as u32 }
     }
 
-    /// Where the first byte lies.
-    pub fn start(self) -> usize {
-        self.start as usize
-    }
-
     /// The bytes at this place.
     pub fn of(self, bytes: &[u8]) -> &[u8] {
         &bytes[self.start as usize..self.end as usize]
-    }
-
-    /// The pieces between separators.
-    pub fn split(self, bytes: &[u8], separator: u8) -> impl Iterator<Item = Span> {
-        let pieces = self.of(bytes).split(move |&byte| byte == separator);
-        pieces.scan(self.start(), |start, piece| {
-            let span = Span::new(*start, *start + piece.len());
-            *start += piece.len() + 1;
-            Some(span)
-        })
     }
 }
 

@@ -31,7 +31,7 @@ type Section = (&'static str, Vec<(&'static str, String)>);
 fn sections(node: &Node, address: SocketAddr) -> Vec<Section> {
     let (metrics, size) = (&node.metrics, node.size());
     let count = |counter| read(counter).to_string();
-    let uptime = metrics.started.elapsed().as_secs();
+    let uptime = node.started.elapsed().as_secs();
     vec![
         (
             "Server",

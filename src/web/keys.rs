@@ -14,25 +14,18 @@ pub fn one(request: &Request, key: &[u8], node: &Node, batch: &mut Batch, reply:
     }
     batch.commands += 1;
     match request.method {
-        b"GET" | b"HEAD" => node.get(&key, batch, |value| match value {
-            Some(value) => {
-                reply.content("200", content::BYTES, value);
+        b"GET" | b"HEAD" => {
+            return node.get(&key, batch, |value| {
+                reply.content("200", content::BYTES, value.ok_or_else(|| refused("404", "no such key"))?);
                 Ok(())
-            }
-            None => Err(refused("404", "no such key")),
-        }),
-        b"PUT" => {
-            node.put(&key, request.body.unwrap_or_default(), batch)?;
-            reply.no_content();
-            Ok(())
+            });
         }
-        b"DELETE" => {
-            node.delete(&key, batch)?;
-            reply.no_content();
-            Ok(())
-        }
-        _ => Err(refused("405 GET, HEAD, PUT, DELETE", "a key takes GET, HEAD, PUT and DELETE")),
+        b"PUT" => node.put(&key, request.body.unwrap_or_default(), batch)?,
+        b"DELETE" => drop(node.delete(&key, batch)?),
+        _ => return Err(refused("405 GET, HEAD, PUT, DELETE", "a key takes GET, HEAD, PUT and DELETE")),
     }
+    reply.no_content();
+    Ok(())
 }
 
 /// `/keys?prefix=&cursor=&count=`: `{"keys":[…],"paths":[…],"cursor":n}`. A path is where its key's value is,

@@ -70,10 +70,8 @@ pub fn answer(
     batch: &mut Batch,
     reply: &mut HttpReply,
 ) -> Result<()> {
-    let (path, query) = match request.target.iter().position(|&byte| byte == b'?') {
-        Some(at) => (&request.target[..at], &request.target[at + 1..]),
-        None => (request.target, &b""[..]),
-    };
+    let mut parts = request.target.splitn(2, |&byte| byte == b'?');
+    let (path, query) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     let is_read = matches!(request.method, b"GET" | b"HEAD");
     if let Some(key) = path.strip_prefix(b"/keys/") {
         node.wait_until_serving();
@@ -93,24 +91,15 @@ pub fn answer(
         }
         b"/livez" => reply.content("200", content::TEXT, b"alive\n"),
         b"/readyz" => {
-            let reasons = status::reasons_not_ready(node);
-            let text: String = reasons.iter().map(|reason| format!("not ready: {reason}\n")).collect();
-            match reasons.is_empty() {
-                true => reply.content("200", content::TEXT, b"ready\n"),
-                false => reply.content("503", content::TEXT, text.as_bytes()),
+            let reasons = status::reasons_not_ready(node).into_iter();
+            match reasons.map(|reason| format!("not ready: {reason}\n")).collect::<String>().as_str() {
+                "" => reply.content("200", content::TEXT, b"ready\n"),
+                text => reply.content("503", content::TEXT, text.as_bytes()),
             }
         }
-        b"/status.json" => {
-            let text = status::json(node, address);
-            reply.content("200", content::JSON, text.as_bytes());
-        }
-        b"/metrics" => {
-            let text = status::prometheus(node);
-            reply.content("200", content::PROMETHEUS, text.as_bytes());
-        }
-        _ => {
-            return Err(refused("404", "no such page; try /, /keys, /status.json or /metrics"));
-        }
+        b"/status.json" => reply.content("200", content::JSON, status::json(node, address).as_bytes()),
+        b"/metrics" => reply.content("200", content::PROMETHEUS, status::prometheus(node).as_bytes()),
+        _ => return Err(refused("404", "no such page; try /, /keys, /status.json or /metrics")),
     }
     Ok(())
 }
@@ -124,9 +113,7 @@ fn change_link(request: &Request, link: &[u8], node: &Node, reply: &mut HttpRepl
     match link.rsplit_once('/') {
         Some((peer, "cut")) => node.replication.partition(peer)?,
         Some((peer, "heal")) => node.replication.heal(peer)?,
-        _ => {
-            return Err(refused("404", "a link takes /links/<id>/cut and /links/<id>/heal"));
-        }
+        _ => return Err(refused("404", "a link takes /links/<id>/cut and /links/<id>/heal")),
     }
     reply.no_content();
     Ok(())
@@ -164,10 +151,7 @@ fn without_port(host: &str) -> &str {
 
 /// Whether our own page sent a request, or a person or program without any page.
 fn is_from_here(request: &Request) -> bool {
-    let site_fits = match request.fetch_site {
-        None => true,
-        Some(site) => matches!(site, b"same-origin" | b"none"),
-    };
+    let site_fits = request.fetch_site.is_none_or(|site| matches!(site, b"same-origin" | b"none"));
     let origin_fits = request.origin.is_none_or(|origin| {
         let host = origin.strip_prefix(b"http://").or(origin.strip_prefix(b"https://"));
         host.is_some_and(|host| request.host.is_some_and(|ours| ours.eq_ignore_ascii_case(host)))
@@ -181,11 +165,9 @@ fn is_authorized(request: &Request, node: &Node) -> bool {
         let (scheme, rest) = value.split_at_checked(6)?;
         scheme.eq_ignore_ascii_case(b"Basic ").then(|| base64_decoded(rest.trim_ascii()))?
     });
-    let Some(credentials) = credentials else {
-        return false;
-    };
-    let at = credentials.iter().position(|&byte| byte == b':');
-    at.is_some_and(|at| matches!(&credentials[..at], b"" | b"default") && node.is_password(&credentials[at + 1..]))
+    let credentials = credentials.unwrap_or_default();
+    let password = credentials.strip_prefix(b"default:").or(credentials.strip_prefix(b":"));
+    password.is_some_and(|password| node.is_password(password))
 }
 
 /// Base64 (RFC 4648, section 4); `None` if it is not.

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::json;
 use crate::durability::write_ahead_log::Counts;
-use crate::metrics::{open_files, read, resident_bytes};
+use crate::metrics::{Sample, open_files, read, resident_bytes};
 use crate::node::Node;
 use crate::replication::PeerStatus;
 
@@ -53,7 +53,7 @@ type Figure = (&'static str, &'static str, u64);
 #[rustfmt::skip]
 fn figures(node: &Node) -> Vec<Figure> {
     let (metrics, size) = (&node.metrics, node.size());
-    let uptime = metrics.started.elapsed();
+    let uptime = node.started.elapsed();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let replicated = node.replication.counters();
     let counts = node.durability().map(|durability| &durability.log.counts);
@@ -99,7 +99,6 @@ fn figures(node: &Node) -> Vec<Figure> {
 /// `/status.json`: the figures without their prefix, and what has no number.
 pub fn json(node: &Node, address: SocketAddr) -> String {
     let text = |text: &str| json::string(text.as_bytes());
-    let buckets = node.metrics.latency.buckets();
     let advertised = node.replication.advertised_address();
     let rest = [
         ("version", text(env!("CARGO_PKG_VERSION"))),
@@ -111,12 +110,19 @@ pub fn json(node: &Node, address: SocketAddr) -> String {
         ("node_id", text(&format!("{:016x}", node.node_id))),
         ("peers", json::array(node.replication.peers().iter().map(peer))),
         ("fault_injection", node.configuration.replication.fault_injection.to_string()),
-        // The largest value of each bucket that is not empty, and its count.
-        ("latency_ns", json::array(buckets.map(|(bound, count)| format!("[{bound},{count}]")))),
+        ("history", json::array(node.metrics.samples().iter().map(sample))),
     ];
     let name = |name: &'static str| name.trim_start_matches("kvstore_").trim_start_matches("process_");
     let figures = figures(node).into_iter().map(|(long, _, value)| (name(long), value.to_string()));
     json::object(figures.chain(rest))
+}
+
+/// Commands per second, p50 and p99 of their latency in nanoseconds.
+fn sample(sample: &Sample) -> String {
+    match sample.latency {
+        Some((p50, p99)) => format!("[{:.1},{p50},{p99}]", sample.rate),
+        None => format!("[{:.1},null,null]", sample.rate),
+    }
 }
 
 #[rustfmt::skip]
@@ -178,17 +184,17 @@ fn latency(text: &mut String, node: &Node) {
     let name = "kvstore_command_duration_seconds";
     let help = "From a command's arrival to its settled reply.";
     let buckets: Vec<(u64, u64)> = node.metrics.latency.buckets().collect();
-    let count_below = |limit: u64| -> u64 {
+    let count_below = |limit: u64| {
         let below = buckets.iter().take_while(|(bound, _)| *bound < limit);
-        below.map(|(_, count)| count).sum()
+        below.map(|(_, count)| count).sum::<u64>().to_string()
     };
     let bounds = (10..=34).map(|bits| 1_u64 << bits);
-    let mut samples: Vec<(String, String)> = bounds
-        .map(|bound| (format!("_bucket{{le=\"{}\"}}", bound as f64 / 1e9), count_below(bound).to_string()))
-        .collect();
-    let count = count_below(u64::MAX).to_string();
-    samples.push(("_bucket{le=\"+Inf\"}".into(), count.clone()));
-    samples.push(("_sum".into(), (node.metrics.latency.sum() as f64 / 1e9).to_string()));
-    samples.push(("_count".into(), count));
+    let bucket = |bound: u64| (format!("_bucket{{le=\"{}\"}}", bound as f64 / 1e9), count_below(bound));
+    let count = count_below(u64::MAX);
+    let samples = bounds.map(bucket).chain([
+        ("_bucket{le=\"+Inf\"}".into(), count.clone()),
+        ("_sum".into(), (node.metrics.latency.sum() as f64 / 1e9).to_string()),
+        ("_count".into(), count),
+    ]);
     family(text, name, "histogram", help, samples);
 }

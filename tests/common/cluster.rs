@@ -4,8 +4,10 @@ use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::thread;
 
-use super::{Server, poll};
+use super::{Server, Wire, poll, resp};
 use kvstore::client::{Client, Response};
+use kvstore::store::record::Record;
+use kvstore::store::version::{Version, wall_clock_ms};
 
 /// Options of a node that names these others.
 pub fn peers(of: &[&Server]) -> Vec<String> {
@@ -97,17 +99,49 @@ pub fn two_with_keys(count: usize) -> [Server; 2] {
     let first = Server::start(&["--enable-fault-injection"]);
     let second = start(&["--enable-fault-injection"], &[&first]);
     wait_for(&first, second.port, "live");
-    let mut wire = first.connect();
-    let mut requests = String::new();
-    (0..count).for_each(|i| requests.push_str(&format!("PUT key{i} value of key {i}\n")));
-    let reader = thread::spawn({
-        let mut stream: TcpStream = wire.stream.try_clone().unwrap();
-        move || stream.read_exact(&mut vec![0; 3 * count]).unwrap()
-    });
-    wire.send(&requests);
-    reader.join().unwrap();
+    put_all(&first, (0..count).map(|i| format!("key{i} value of key {i}")));
     poll("the other has them", || (ask(&second, &["DBSIZE"]) == Response::Integer(count as i64)).then_some(()));
     [first, second]
+}
+
+/// Puts all these keys, each with its value behind a space, in one go.
+pub fn put_all(server: &Server, pairs: impl ExactSizeIterator<Item = String>) {
+    let mut wire = server.connect();
+    let mut stream: TcpStream = wire.stream.try_clone().unwrap();
+    let mut replies = vec![0; "OK\n".len() * pairs.len()];
+    let reader = thread::spawn(move || stream.read_exact(&mut replies).unwrap());
+    wire.send(pairs.map(|pair| format!("PUT {pair}\n")).collect::<String>());
+    reader.join().unwrap();
+}
+
+/// Introduces a connection as that of a peer, whose address nobody listens at.
+pub fn introduce(wire: &mut Wire, id: &[u8]) {
+    let run_id = b"00000000000000aa";
+    wire.send(resp(&[b"PEER", b"HELLO", b"1", b"kvstore", id, run_id, b"memory", b"0", b"localhost:1"]));
+    assert_eq!(wire.line(), "*3");
+    let lists = [(); 3].map(|()| {
+        let len: usize = wire.line()[1..].parse().unwrap();
+        (0..2 * len).for_each(|_| drop(wire.line()));
+        len
+    });
+    assert_eq!(lists[0], 7);
+}
+
+/// Records of these keys, stamped so many milliseconds from now.
+pub fn records(keys: &[(&[u8], i64)]) -> Vec<u8> {
+    let mut records = Vec::new();
+    for (key, ahead_ms) in keys {
+        let version = Version { time: wall_clock_ms().saturating_add_signed(*ahead_ms) << 16, origin: 1 };
+        Record { version, key, value: Some(b"v") }.encode(&mut records);
+    }
+    records
+}
+
+/// Sets a node's clock ahead with a record from a peer.
+pub fn merge_from_the_future(server: &Server, ahead_ms: i64) {
+    let mut wire = server.connect();
+    introduce(&mut wire, b"00000000000000a1");
+    wire.ask(resp(&[b"PEER", b"MERGE", &records(&[(b"future", ahead_ms)])]), "*2\r\n:1\r\n:0\r\n");
 }
 
 /// A port that was free a moment ago.

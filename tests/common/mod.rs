@@ -2,6 +2,7 @@
 #![allow(dead_code)] // Each test file uses its part.
 
 pub mod cluster;
+pub mod http;
 
 use std::fmt::Debug;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -140,6 +141,17 @@ impl Drop for Server {
         if thread::panicking() {
             eprintln!("--- log of the server on port {} ---\n{}", self.port, self.log());
         }
+    }
+}
+
+/// A program in the background; killed when dropped.
+#[derive(Debug)]
+pub struct Program(pub Child);
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -305,7 +317,7 @@ pub fn short(value: &impl Debug) -> String {
 /// A program at a terminal: what a person would see and type. Uses `script` (util-linux).
 #[derive(Debug)]
 pub struct Terminal {
-    child: Child,
+    program: Program,
     keyboard: std::process::ChildStdin,
     screen: Receiver<u8>,
     /// Everything shown so far, with plain line ends.
@@ -327,7 +339,7 @@ impl Terminal {
         thread::spawn(move || {
             BufReader::new(stdout).bytes().map_while(Result::ok).try_for_each(|byte| sender.send(byte))
         });
-        Terminal { child, keyboard, screen, shown: String::new(), typed_at: 0 }
+        Terminal { program: Program(child), keyboard, screen, shown: String::new(), typed_at: 0 }
     }
 
     /// Types a line.
@@ -356,14 +368,7 @@ impl Terminal {
                 self.shown.push(char::from(byte));
             }
         }
-        let _ = self.child.wait();
+        let _ = self.program.0.wait();
         std::mem::take(&mut self.shown)
-    }
-}
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
