@@ -90,7 +90,6 @@ struct SimNode {
 }
 
 /// The receiving end of a connection.
-#[derive(Default)]
 struct Inbound {
     connection: u64,
     heard_ms: u64,
@@ -498,9 +497,9 @@ impl Cluster {
             }
             self.adopt(to, from.clock);
             self.update_links(to);
-            let newest = self.nodes[to].inbound.entry(from.node_id).or_default();
-            newest.connection = connection.max(newest.connection);
-            newest.heard_ms = self.now_ms;
+            // The last to arrive counts, also if it was under way for long: the others end.
+            let newest = Inbound { connection, heard_ms: self.now_ms, exchange: 0 };
+            self.nodes[to].inbound.insert(from.node_id, newest);
             return vec![Reply::Introduction(self.introduction(to, true))];
         }
         let silence_max_ms = self.limits.peer_idle_timeout.as_millis() as u64;
