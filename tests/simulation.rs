@@ -972,6 +972,38 @@ fn empty_joiner_and_stale_returner(seed: u64, fault: Fault) {
     cluster.check_convergence();
 }
 
+/// Who is away with old data is remembered, though everybody who ever met it has lost its memory since.
+#[test]
+fn a_delete_survives_restarts_of_all_who_met_the_one_that_is_away() {
+    let mut cluster = Cluster::new(0, Fault::None);
+    cluster.nodes.clear();
+    for index in 0..3 {
+        let node = cluster.fresh(index, 3, index == 2, 0);
+        cluster.nodes.push(node);
+    }
+    (0..3).for_each(|index| cluster.update_links(index));
+    cluster.is_healthy = true;
+    cluster.run(5_000, 100);
+    cluster.write_at(2, "a", false);
+    cluster.run(cluster.now_ms + 10_000, 100);
+    let value = cluster.nodes[0].store.version(b"a").expect("it arrived");
+    cluster.crash(2);
+    cluster.write_at(0, "a", true);
+    for index in [1, 0, 1] {
+        cluster.run(cluster.now_ms + 1_000, 100);
+        cluster.crash(index);
+        cluster.restart(index);
+        // The other one notices.
+        cluster.write_at(1 - index, "b", false);
+        cluster.run(cluster.now_ms + 9_000, 100);
+    }
+    assert!(cluster.nodes[..2].iter().all(|node| node.store.version(b"a") > Some(value)), "both know of the delete");
+    cluster.run(cluster.now_ms + 600_000, 500);
+    cluster.restart(2);
+    cluster.run(cluster.now_ms + 100_000, 500);
+    cluster.check_convergence();
+}
+
 #[test]
 fn a_connection_that_does_not_keep_its_order_is_caught() {
     let found = run_seeds(0..10, Fault::OrderNotKept, late_copy_on_a_living_connection);
