@@ -16,11 +16,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::queue::{Change, Queue};
-use super::sync::{ShardSet, Sync, View};
+use super::sync::{Revived, ShardSet, Sync, View};
 use super::{Introduction, Reply, Request};
 use crate::config::Limits;
 use crate::error::{Error, Result};
-use crate::store::version::Version;
 
 /// What to do next.
 #[derive(Debug)]
@@ -36,8 +35,8 @@ pub enum Step {
     Synced {
         /// When it began.
         began_ms: u64,
-        /// Aged tombstones of which the peer still held an older value; they were sent.
-        revived: Vec<(Box<[u8]>, Version)>,
+        /// What the peer held older values of: now, or in a comparison before it that broke or was about marks.
+        revived: Revived,
     },
 }
 
@@ -63,6 +62,8 @@ pub struct Held {
 pub struct Link {
     phase: Phase,
     sync: Option<Running>,
+    /// For the next [`Step::Synced`].
+    revived: Revived,
     is_introduced: bool,
     is_waiting_for_replies: bool,
     /// Changes taken from the queue so far.
@@ -109,6 +110,7 @@ impl Default for Link {
         Link {
             phase: Phase::Down,
             sync: None,
+            revived: Revived::new(),
             is_introduced: false,
             is_waiting_for_replies: false,
             taken: 0,
@@ -137,7 +139,9 @@ impl Link {
         self.phase = Phase::Down;
         self.is_introduced = false;
         self.is_refused = false;
-        self.sync = None;
+        if let Some(running) = self.sync.take() {
+            self.revived.extend(running.sync.revived);
+        }
         self.is_waiting_for_replies = false;
         self.is_unsettled = true;
     }
@@ -314,6 +318,7 @@ impl Link {
 
     fn finish_sync(&mut self, done: Running, now_ms: u64, limits: &Limits) -> Step {
         self.changes_go_next = false;
+        self.revived.extend(done.sync.revived);
         if done.is_refused {
             // The clocks may come together by themselves: try again soon, not at once.
             self.idle_sync_ms = Some(now_ms + limits.sync_idle.as_millis() as u64);
@@ -330,8 +335,7 @@ impl Link {
         (self.is_unsettled, self.is_refused) = (false, false);
         self.held.is_complete = true;
         self.holds_all_taken();
-        let (began_ms, revived) = (done.began_ms, done.sync.revived);
-        Step::Synced { began_ms, revived }
+        Step::Synced { began_ms: done.began_ms, revived: std::mem::take(&mut self.revived) }
     }
 
     fn holds_all_taken(&mut self) {
@@ -370,5 +374,61 @@ impl Link {
             self.holds_all_taken();
         }
         batch
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::KeyValueStore;
+    use crate::store::record::{Record, decode_all};
+    use crate::store::version::Version;
+
+    /// What a peer with this store answers.
+    fn reply(request: &Request, store: &KeyValueStore) -> Reply {
+        let view = View { store, cutoff: 0 };
+        match request {
+            Request::Hello => Reply::Introduction(Introduction::default()),
+            Request::ShardDigests => Reply::Bytes(view.shard_digests()),
+            Request::BucketDigests(shard) => Reply::Bytes(view.bucket_digests(*shard)),
+            Request::Versions(shard, bucket) => Reply::Bytes(view.versions(*shard, *bucket)),
+            Request::Merge(records) => {
+                for record in decode_all(records) {
+                    store.merge(&record.expect("our own bytes"), |_| 0);
+                }
+                Reply::Merged { merged: 1, refused: 0 }
+            }
+        }
+    }
+
+    #[test]
+    fn an_older_value_that_was_met_is_told_though_the_connection_broke() {
+        let (ours, theirs) = (KeyValueStore::new(), KeyValueStore::new());
+        let (deleted, written) = (Version { time: 5, origin: 1 }, Version { time: 4, origin: 1 });
+        ours.merge(&Record { version: deleted, key: b"k", value: None }, |_| 0);
+        theirs.merge(&Record { version: written, key: b"k", value: Some(b"v") }, |_| 0);
+        let view = View { store: &ours, cutoff: 6 };
+        let (queue, limits) = (Queue::new(10, 1_000), Limits::default());
+        let (mut link, mut breaks) = (Link::default(), 0);
+        link.connected();
+        let revived = loop {
+            match link.next(0, &queue, view, &limits) {
+                Step::Send(requests) => {
+                    let replies = requests.iter().map(|request| reply(request, &theirs)).collect();
+                    if matches!(requests[..], [Request::Merge(_)]) {
+                        // The peer took the tombstone, and its answer is lost.
+                        link.broken();
+                        link.connected();
+                        breaks += 1;
+                    } else {
+                        link.take(&requests, replies, view).expect("it makes sense");
+                    }
+                }
+                Step::Wait { .. } => panic!("there is nothing to wait for"),
+                Step::Synced { revived, .. } => break revived,
+            }
+        };
+        assert_eq!((breaks, theirs.version(b"k")), (1, Some(deleted)));
+        assert_eq!(revived, Revived::from([(b"k"[..].into(), deleted)]));
     }
 }

@@ -7,7 +7,9 @@
 //!
 //! **The rules.**
 //! - One contact for each node id; the newest advertised address is tried first, the one that worked before next.
-//! - Only members are introduced to others: an address on which nobody ever answered does not spread.
+//! - Members are introduced to others, and so is whom another member introduced: who is away with old data must be
+//!   remembered when all that met it have lost their memory, or deletes would be forgotten without it
+//!   ([`super::tombstones`]). What only a stranger said of itself does not spread.
 //! - An in-memory node that answers with a new id has been restarted: the old id is gone with its data. A node
 //!   with stored data stays a member until it is forgotten, as it may return with old data.
 //! - A banned id never comes back. Bans travel with every introduction.
@@ -53,6 +55,8 @@ pub struct Contact {
     pub id: Option<u64>,
     /// Its node id as others say.
     pub introduced_as: Option<u64>,
+    /// Whether a member said so, not only the node itself.
+    pub is_vouched_for: bool,
     /// Whether its data survives a restart.
     pub is_durable: bool,
     /// Whether it was named on the command line.
@@ -132,10 +136,10 @@ impl Members {
         &self.contacts
     }
 
-    /// Ids and addresses of the members: what is told to others.
+    /// Ids and addresses of the members, and of those that other members call so: what is told to others.
     pub fn members(&self) -> Vec<(u64, String)> {
-        let known = self.contacts.values();
-        known.filter_map(|contact| Some((contact.id?, contact.addresses[0].clone()))).collect()
+        let known = self.contacts.values().filter(|contact| contact.id.is_some() || contact.is_vouched_for);
+        known.filter_map(|contact| Some((contact.any_id()?, contact.addresses[0].clone()))).collect()
     }
 
     /// What must survive a restart.
@@ -153,12 +157,11 @@ impl Members {
         self.bans.iter().copied().collect()
     }
 
-    /// Numbers of the links to all who may hold data: members, and those that others call so. A seed that
+    /// All who may hold data, by the numbers of their links: members, and those that others call so. A seed that
     /// never answered is not among them.
-    pub fn holders(&self) -> BTreeSet<u64> {
-        let may_hold = |contact: &&Contact| contact.id.is_some() || contact.introduced_as.is_some();
+    pub fn holders(&self) -> BTreeMap<u64, u64> {
         let contacts = self.contacts.iter();
-        contacts.filter(|(_, contact)| may_hold(contact)).map(|(number, _)| *number).collect()
+        contacts.filter_map(|(number, contact)| Some((*number, contact.any_id()?))).collect()
     }
 
     /// Somebody connected and introduced itself. Whether it may stay; an error says why not.
@@ -230,7 +233,7 @@ impl Members {
         }
         for number in &meant {
             if let Some(contact) = self.contacts.remove(number) {
-                self.bans.extend(contact.id.or(contact.introduced_as));
+                self.bans.extend(contact.any_id());
             }
         }
         self.bans.extend(id);
@@ -281,8 +284,7 @@ impl Members {
         let Some(contact) = self.contacts.get(&number) else {
             return false;
         };
-        let id = contact.id.or(contact.introduced_as);
-        contact.addresses.iter().any(|address| self.is_cut_off(id, address))
+        contact.addresses.iter().any(|address| self.is_cut_off(contact.any_id(), address))
     }
 
     /// Whether whoever says that this is its id and address is behind a partition.
@@ -362,11 +364,14 @@ impl Members {
         Verdict::Member
     }
 
-    /// Notes where a node is; makes it a contact if it is none.
-    fn learn(&mut self, id: u64, address: &str, is_newest: bool) -> Result<()> {
+    /// Notes where a node is, as it says itself (then that is the newest) or as a member says; makes it a contact if
+    /// it is none.
+    fn learn(&mut self, id: u64, address: &str, by_itself: bool) -> Result<()> {
+        let is_vouched_for = !by_itself;
         if let Some(number) = self.find(id) {
             if let Some(contact) = self.contacts.get_mut(&number) {
-                contact.add_address(address, is_newest);
+                contact.add_address(address, by_itself);
+                contact.is_vouched_for |= is_vouched_for;
             }
             return Ok(());
         }
@@ -374,13 +379,15 @@ impl Members {
             // Its own link will find out who answers there now.
             if contact.id.is_none() {
                 contact.introduced_as = Some(id);
+                contact.is_vouched_for = is_vouched_for;
             }
             return Ok(());
         }
         if self.contacts.len() >= self.contacts_max {
             return Err(Error::refused(format!("there are {} peers already, the most a node has", self.contacts_max)));
         }
-        self.add(Contact { addresses: vec![address.into()], introduced_as: Some(id), ..Contact::default() });
+        let addresses = vec![address.into()];
+        self.add(Contact { addresses, introduced_as: Some(id), is_vouched_for, ..Contact::default() });
         Ok(())
     }
 
@@ -408,6 +415,11 @@ impl Members {
 }
 
 impl Contact {
+    /// Its node id, by its own word or by that of others.
+    pub fn any_id(&self) -> Option<u64> {
+        self.id.or(self.introduced_as)
+    }
+
     fn add_address(&mut self, address: &str, is_newest: bool) {
         if !is_newest && self.addresses.iter().any(|known| known == address) {
             return;
@@ -485,6 +497,16 @@ mod tests {
         assert_eq!(members.answered(3, "n3:1", &says(30, "n3:1")), Verdict::Member);
         let ids: Vec<u64> = members.members().iter().map(|(id, _)| *id).collect();
         assert_eq!(ids, [20, 3, 30]);
+    }
+
+    #[test]
+    fn whom_a_member_introduced_is_introduced_to_others_and_a_stranger_is_not() {
+        let mut members = members(&["n2:1"]);
+        let answer = Introduction { members: vec![(3, "n3:1".into())], ..says(2, "n2:1") };
+        assert_eq!(members.answered(1, "n2:1", &answer), Verdict::Member);
+        members.heard(&says(4, "n4:1")).expect("it may stay");
+        assert_eq!(members.members(), [(2, "n2:1".into()), (3, "n3:1".into())]);
+        assert_eq!(members.holders(), BTreeMap::from([(1, 2), (2, 3), (3, 4)]));
     }
 
     #[test]

@@ -19,6 +19,7 @@
 //! **The rules.**
 //! - A client's write never waits for a peer, and no lock is held across a channel send.
 //! - One exchange at a time on a link, each with a time limit. A link that breaks starts again with a comparison.
+//!   TCP delivers once and in order, so nothing that was sent arrives behind a later comparison of that link.
 //! - The list of links, or the number of the list already known, is read after the merge, and a link is on the list
 //!   before its first digest is asked: a write is in that list's queues or in that comparison.
 //! - A node's HELLO closes all its older connections, and nothing more is merged from them: a batch that was
@@ -379,8 +380,7 @@ impl ReplicationManager {
         let links = self.shared.links();
         let shown = links.values().filter_map(|link| {
             let contact = members.contacts().get(&link.number)?;
-            let id = contact.id.or(contact.introduced_as);
-            Some(link.status(id, self.shared.monotonic_ms()))
+            Some(link.status(contact.any_id(), self.shared.monotonic_ms()))
         });
         shown.collect()
     }

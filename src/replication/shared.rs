@@ -13,7 +13,7 @@ use super::handle::{Handle, State};
 use super::inbound::Inbound;
 use super::link::Link;
 use super::members::{Members, Stored, Verdict};
-use super::sync::{self, View};
+use super::sync::{self, Revived, View};
 use super::tombstones::{Rounds, Tombstone};
 use super::{Counters, Introduction, SaveFunction, lock, worker};
 use crate::config::{Limits, ReplicationOptions};
@@ -232,7 +232,7 @@ impl Shared {
     }
 
     /// A link has compared everything with its peer.
-    pub(super) fn synced(&self, handle: &Handle, began_ms: u64, revived: &[Tombstone]) {
+    pub(super) fn synced(&self, handle: &Handle, began_ms: u64, revived: &Revived) {
         let now_ms = self.monotonic_ms();
         metrics::add(&self.counters.syncs_finished, 1);
         lock(&handle.shown).last_sync_ms = Some(now_ms);

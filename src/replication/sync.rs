@@ -10,7 +10,7 @@
 //!
 //! Nothing here knows a socket, a thread or a clock; times are arguments.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
 use super::{Reply, Request};
@@ -102,6 +102,9 @@ impl View<'_> {
     }
 }
 
+/// Aged tombstones that were not forgotten everywhere: somebody held an older value. Keys and versions.
+pub type Revived = BTreeMap<Box<[u8]>, Version>;
+
 /// What a merged batch did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Merged {
@@ -173,8 +176,8 @@ pub struct Sync {
     /// Keys to be sent that did not fit into a batch.
     keys: VecDeque<Box<[u8]>>,
     batch: Vec<u8>,
-    /// Aged tombstones whose keys the peer still holds an older value of. They were sent.
-    pub revived: Vec<(Box<[u8]>, Version)>,
+    /// What the peer still holds older values of. It was sent.
+    pub revived: Revived,
 }
 
 impl Sync {
@@ -188,7 +191,7 @@ impl Sync {
             buckets: VecDeque::new(),
             keys: VecDeque::new(),
             batch: Vec::new(),
-            revived: Vec::new(),
+            revived: Revived::new(),
         }
     }
 
@@ -265,7 +268,7 @@ impl Sync {
             if is_wanted {
                 self.keys.push_back(key.into());
                 if !counts {
-                    self.revived.push((key.into(), version));
+                    self.revived.insert(key.into(), version);
                 }
             }
         });
