@@ -165,9 +165,11 @@ impl WriteAheadLog {
         }
         *is_taken = true;
         drop(is_taken);
-        self.let_others_append();
         let result = match self.policy {
-            FsyncPolicy::Always => self.sync(),
+            FsyncPolicy::Always => {
+                self.let_others_append();
+                self.sync()
+            }
             FsyncPolicy::Everysec | FsyncPolicy::Never => self.write_out(&mut lock(&self.file)).map(|_| ()),
         };
         *lock(&self.turn) = false;
