@@ -15,6 +15,7 @@
 
 use std::io::{self, ErrorKind, IsTerminal, Read, Write};
 use std::net::TcpStream;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -78,7 +79,8 @@ impl Measured {
 struct Bench<'o> {
     options: &'o BenchOptions,
     password: Option<Vec<u8>>,
-    value: Vec<u8>,
+    /// Requests: a read and a write.
+    templates: [Template; 2],
     /// Replies to a batch of reads and to one of writes.
     replies: [Vec<u8>; 2],
 }
@@ -89,18 +91,18 @@ impl<'o> Bench<'o> {
         let got = [format!("${}\r\n", value.len()).as_bytes(), &value, b"\r\n"].concat();
         let pipeline = options.pipeline as usize;
         let replies = [got.repeat(pipeline), b"+OK\r\n".repeat(pipeline)];
-        Bench { options, password, value, replies }
+        Bench { options, password, templates: [Template::new(None), Template::new(Some(&value))], replies }
     }
 
     /// Writes all keys once, so that every read finds one.
     fn fill(&self, address: &str) -> Result<()> {
         let mut connection = self.connect(address)?;
         // Long values go one by one: nobody keeps a hundred of them.
-        let step = (READ_BYTES / self.value.len().max(1)).clamp(1, 100);
+        let step = (READ_BYTES / self.options.value_bytes.max(1) as usize).clamp(1, 100);
         for first in (0..self.options.keys).step_by(step) {
             let keys = first..(first + step as u64).min(self.options.keys);
             let replies = b"+OK\r\n".repeat((keys.end - first) as usize);
-            keys.for_each(|key| push_request(&mut connection.requests, key, Some(&self.value)));
+            keys.for_each(|key| self.templates[WRITES].push(&mut connection.requests, key));
             connection.send()?;
             connection.receive(&replies)?;
         }
@@ -191,9 +193,8 @@ impl Round<'_> {
                     return Ok(());
                 }
                 let kind = if random.below(100) < options.reads.into() { READS } else { WRITES };
-                let value = (kind == WRITES).then_some(self.bench.value.as_slice());
                 for _ in 0..options.pipeline {
-                    push_request(&mut connection.requests, random.below(options.keys), value);
+                    self.bench.templates[kind].push(&mut connection.requests, random.below(options.keys));
                 }
                 connection.under_way = Some((due, kind));
                 connection.send()?;
@@ -313,14 +314,34 @@ impl Connection {
     }
 }
 
-/// `SET key value`, or `GET key` without a value.
-fn push_request(buffer: &mut Vec<u8>, key: u64, value: Option<&[u8]>) {
-    // As redis-benchmark names its keys.
-    let key = format!("key:{key:012}");
-    buffer.extend_from_slice(&match value {
-        Some(value) => encode(&[b"SET", key.as_bytes(), value]),
-        None => encode(&[b"GET", key.as_bytes()]),
-    });
+/// A request for any key, made once: only the digits of the key differ.
+struct Template {
+    request: Vec<u8>,
+    /// Where the digits are.
+    digits: Range<usize>,
+}
+
+impl Template {
+    /// `SET key value`, or `GET key` without a value.
+    fn new(value: Option<&[u8]>) -> Self {
+        // As redis-benchmark names its keys.
+        let key = b"key:000000000000";
+        let (request, after_key) = match value {
+            Some(value) => (encode(&[b"SET", key, value]), encode(&[value]).len() - b"*1\r\n".len()),
+            None => (encode(&[b"GET", key]), 0),
+        };
+        let end = request.len() - after_key - b"\r\n".len();
+        Template { request, digits: end - 12..end }
+    }
+
+    fn push(&self, buffer: &mut Vec<u8>, mut key: u64) {
+        let start = buffer.len();
+        buffer.extend_from_slice(&self.request);
+        for digit in buffer[start + self.digits.start..start + self.digits.end].iter_mut().rev() {
+            *digit = b'0' + (key % 10) as u8;
+            key /= 10;
+        }
+    }
 }
 
 /// xorshift64 (Marsaglia 2003): the same keys in every run.

@@ -125,8 +125,8 @@ pub struct Limits {
     /// First size of a connection's read buffer: most requests fit, and 10,000 idle connections
     /// stay cheap.
     pub read_buffer_bytes_min: usize,
-    /// Size a read buffer grows to while reads fill it: larger ones were not faster. A request
-    /// that needs more gets more, and the buffer shrinks afterwards.
+    /// Size a read buffer grows to while reads fill it: larger ones were not faster, and with half of it values of 64 KiB
+    /// were stored a fifth slower. A request that needs more gets more, and the buffer shrinks afterwards.
     pub read_buffer_bytes: usize,
     /// Replies are written before the read buffer is drained once they are this long.
     pub write_buffer_bytes: usize,
@@ -225,7 +225,7 @@ impl Default for Limits {
             http_listing_keys_max: 1_000,
             http_listing_visits_max: 200_000,
             read_buffer_bytes_min: 1024,
-            read_buffer_bytes: 64 * 1024,
+            read_buffer_bytes: 128 * 1024,
             write_buffer_bytes: 256 * 1024,
             unread_bytes_max: 16 * 1024 * 1024,
             partial_request_timeout: Duration::from_secs(30),

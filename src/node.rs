@@ -383,7 +383,7 @@ impl Node {
         );
         self.wrote(written.position, batch);
         batch.has_written = true;
-        self.replication.changed(key, wall_ms, &mut batch.links);
+        self.replication.changed(key, written.shard, wall_ms, &mut batch.links);
         written.existed
     }
 

@@ -278,10 +278,10 @@ impl Cluster {
             version
         };
         let value = value.as_ref().map(|value| &value[..]);
-        node.store.write(key.as_bytes(), value, keep, stamp, |_| 0);
+        let shard = node.store.write(key.as_bytes(), value, keep, stamp, |_| 0).shard;
         trace(|| format!("{} node {index} writes {key} {version:?} delete={is_delete}", self.now_ms));
         for (number, link) in &node.links {
-            link.queue.offer(Change { key: key.as_bytes().into(), at_ms: wall_ms });
+            link.queue.offer(Change { key: key.as_bytes().into(), at_ms: wall_ms }, shard);
             let (sent, overflows) = (link.queue.sent(), link.queue.overflows());
             self.tickets.push(Ticket { node: index, link: *number, key, version, sent, overflows });
         }
@@ -552,7 +552,7 @@ impl Cluster {
         if self.fault == Fault::ReceivedRecordForwarded {
             for record in decode_all(records).flatten() {
                 for link in node.links.values() {
-                    link.queue.offer(Change { key: record.key.into(), at_ms: wall_ms });
+                    link.queue.offer(Change { key: record.key.into(), at_ms: wall_ms }, shard_of(key_hash(record.key)));
                 }
             }
         }

@@ -5,9 +5,10 @@
 mod common;
 
 use common::cluster::free_port;
+use common::redis::Redis;
 use common::{Output, Program, Server, binary, clients_folder, cluster, have, http, resp, run, skip};
 use std::collections::HashMap;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -336,31 +337,5 @@ fn a_trace_tells_the_story_of_one_write_on_two_nodes() {
         let places: Vec<usize> =
             story.iter().map(|line| log.find(line).unwrap_or_else(|| panic!("no {line:?} in\n{log}"))).collect();
         assert!(places.is_sorted(), "{log}");
-    }
-}
-
-/// A real `redis-server` on a free port; killed when dropped.
-struct Redis {
-    port: u16,
-    _program: Program,
-    _folder: tempfile::TempDir,
-}
-
-impl Redis {
-    fn start() -> Redis {
-        let folder = tempfile::tempdir().unwrap();
-        // It cannot pick one itself.
-        let port = free_port();
-        let mut command = Command::new("redis-server");
-        command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port", &port.to_string()]);
-        let program = Program(command.current_dir(folder.path()).stdout(Stdio::null()).spawn().unwrap());
-        common::poll("Redis answers", || {
-            let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).ok()?;
-            stream.write_all(b"PING\r\n").ok()?;
-            let mut reply = [0; 7];
-            stream.read_exact(&mut reply).ok()?;
-            (reply == *b"+PONG\r\n").then_some(())
-        });
-        Redis { port, _program: program, _folder: folder }
     }
 }

@@ -61,7 +61,6 @@ use crate::config::Configuration;
 use crate::error::{Error, Result};
 use crate::metrics;
 use crate::store::KeyValueStore;
-use crate::store::digest::{key_hash, shard_of};
 use crate::store::version::HybridClock;
 use handle::Handle;
 pub use handle::{PeerStatus, State};
@@ -187,8 +186,8 @@ impl ReplicationManager {
         Ok(())
     }
 
-    /// Hands a changed key to every link. Called after the merge; never waits.
-    pub fn changed(&self, key: &[u8], at_ms: u64, known: &mut KnownLinks) {
+    /// Hands a changed key of this shard to every link. Called after the merge; never waits.
+    pub fn changed(&self, key: &[u8], shard: usize, at_ms: u64, known: &mut KnownLinks) {
         if !self.shared.has_links.load(Ordering::SeqCst) {
             return;
         }
@@ -201,10 +200,10 @@ impl ReplicationManager {
         for link in links.values() {
             if link.queue.has_room(key.len()) {
                 let key = Arc::clone(shared_key.get_or_insert_with(|| key.into()));
-                link.queue.offer(Change { key, at_ms });
+                link.queue.offer(Change { key, at_ms }, shard);
             } else {
                 // A peer that is away for long must not cost an allocation for each write.
-                link.queue.mark(shard_of(key_hash(key)));
+                link.queue.mark(shard);
             }
         }
         trace!("told {} links which key changed", links.len());

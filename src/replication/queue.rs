@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 
 use super::sync::ShardSet;
-use crate::store::digest::{key_hash, shard_of};
 
 /// A key that changed.
 #[derive(Clone, Debug)]
@@ -61,8 +60,8 @@ impl Queue {
     }
 
     /// Takes a change in, or marks its shard.
-    pub fn offer(&self, change: Change) {
-        let (len, shard) = (change.key.len(), shard_of(key_hash(&change.key)));
+    pub fn offer(&self, change: Change, shard: usize) {
+        let len = change.key.len();
         self.sent.fetch_add(1, Ordering::SeqCst);
         let before = self.bytes.fetch_add(len, Ordering::Relaxed);
         if before + len > self.bytes_max || self.sender.try_send(change).is_err() {
@@ -156,15 +155,15 @@ mod tests {
             let queue = Queue::new(keys_max, bytes_max);
             for i in 0..10 {
                 let key: Arc<[u8]> = format!("key{i}").into_bytes().into();
-                queue.offer(Change { key, at_ms: 0 });
+                queue.offer(Change { key, at_ms: 0 }, i);
             }
             assert_eq!((queue.len(), queue.sent(), queue.overflows()), (3, 3, 7));
             assert!(queue.has_marks());
             let marks = queue.take_marks();
-            assert!((3..10).all(|i| marks.contains(shard_of(key_hash(format!("key{i}").as_bytes())))));
+            assert!((3..10).all(|i| marks.contains(i)));
             assert!(!queue.has_marks());
             while queue.take().is_ok() {}
-            queue.offer(Change { key: b"key0"[..].into(), at_ms: 0 });
+            queue.offer(Change { key: b"key0"[..].into(), at_ms: 0 }, 0);
             assert_eq!(queue.len(), 1, "there is room again");
         }
     }

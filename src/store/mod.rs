@@ -96,6 +96,8 @@ pub struct Written {
     pub won: bool,
     /// Whether the key had a value before.
     pub existed: bool,
+    /// The shard of the key.
+    pub shard: usize,
     /// The shard's log position: what must be durable before anyone is told.
     pub position: u64,
 }
@@ -145,7 +147,8 @@ impl KeyValueStore {
         journal: impl FnOnce(&[u8]) -> u64,
     ) -> Written {
         let hash = key_hash(key);
-        let mut shard = self.lock(shard_of(hash));
+        let index = shard_of(hash);
+        let mut shard = self.lock(index);
         let old = shard.take(hash, key);
         let existed = old.as_ref().is_some_and(|entry| !entry.is_tombstone());
         let floor = old.as_ref().map_or(0, |entry| entry.version().time);
@@ -157,26 +160,27 @@ impl KeyValueStore {
             shard.put(hash, new);
         }
         shard.position = position;
-        Written { won: true, existed, position }
+        Written { won: true, existed, shard: index, position }
     }
 
     /// Keeps the larger version of `record` and what is here. The one way in for records that were
     /// stamped elsewhere: a peer's, or a log's.
     pub fn merge(&self, record: &Record, journal: impl FnOnce(&[u8]) -> u64) -> Written {
         let hash = key_hash(record.key);
-        let mut shard = self.lock(shard_of(hash));
+        let index = shard_of(hash);
+        let mut shard = self.lock(index);
         let old = shard.take(hash, record.key);
         let existed = old.as_ref().is_some_and(|entry| !entry.is_tombstone());
         match old {
             Some(old) if old.version() >= record.version => {
                 shard.put(hash, old);
-                Written { won: false, existed, position: shard.position }
+                Written { won: false, existed, shard: index, position: shard.position }
             }
             old => {
                 let new = old.map_or_else(|| Entry::new(record), |entry| entry.rewrite(record));
                 shard.position = journal(new.bytes());
                 shard.put(hash, new);
-                Written { won: true, existed, position: shard.position }
+                Written { won: true, existed, shard: index, position: shard.position }
             }
         }
     }

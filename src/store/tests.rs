@@ -275,7 +275,7 @@ fn an_older_record_changes_nothing_and_is_not_logged() {
     let older = Record { version: Version { time: 4, origin: 9 }, key: b"k", value: None };
     assert!(store.merge(&newer, |_| 17).won);
     let merged = store.merge(&older, |_| panic!("a record that lost is not logged"));
-    assert_eq!(merged, Written { won: false, existed: true, position: 17 });
+    assert_eq!(merged, Written { won: false, existed: true, shard: shard_of(key_hash(b"k")), position: 17 });
     assert_eq!(store.get(b"k", |value| value.map(<[u8]>::to_vec)), (Some(b"new".to_vec()), 17));
 }
 

@@ -3,6 +3,7 @@
 
 pub mod cluster;
 pub mod http;
+pub mod redis;
 
 use std::fmt::Debug;
 use std::io::{BufRead, BufReader, Read, Write};
