@@ -21,7 +21,7 @@ use std::time::Duration;
 use kvstore::config::Limits;
 use kvstore::replication::link::{Held, Link, Step};
 use kvstore::replication::members::{Identity, Members, Stored, Verdict};
-use kvstore::replication::queue::{Change, Queue};
+use kvstore::replication::queue::{Change, Overflows, Queue};
 use kvstore::replication::sync::{self, View};
 use kvstore::replication::tombstones::{CLEAN_ROUNDS, Rounds};
 use kvstore::replication::{Introduction, Reply, Request};
@@ -142,7 +142,7 @@ struct Ticket {
     key: &'static str,
     version: Version,
     sent: u64,
-    overflows: u64,
+    overflows: Overflows,
 }
 
 struct Cluster {
@@ -732,7 +732,7 @@ impl Cluster {
                 return false;
             };
             let Held { is_complete, sent, overflows } = sim.link.held();
-            if !is_complete || sent < ticket.sent || overflows < ticket.overflows {
+            if !is_complete || sent < ticket.sent || !overflows.covers(&ticket.overflows) {
                 return true;
             }
             let holder = self.nodes.iter().find(|node| Some(node.members.identity().node_id) == sim.peer);

@@ -15,7 +15,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::queue::{Change, Queue};
+use super::queue::{Change, Overflows, Queue};
 use super::sync::{Revived, ShardSet, Sync, View};
 use super::{Introduction, Reply, Request};
 use crate::config::Limits;
@@ -48,7 +48,7 @@ pub struct Held {
     /// Changes of the queue that the peer holds.
     pub sent: u64,
     /// Marks that a finished comparison has dealt with.
-    pub overflows: u64,
+    pub overflows: Overflows,
 }
 
 /// The state of the conversation.
@@ -101,7 +101,7 @@ struct Running {
     is_full: bool,
     began_ms: u64,
     /// Marks dealt with when this has finished.
-    overflows: u64,
+    overflows: Overflows,
     is_refused: bool,
 }
 

@@ -67,7 +67,7 @@ pub use handle::{PeerStatus, State};
 use inbound::Inbound;
 use members::{Identity, Members, Stored};
 pub use messages::{Introduction, Reply, Request};
-use queue::Change;
+use queue::{Change, Overflows};
 use shared::{Save, Shared};
 use sync::View;
 use tombstones::{CLEAN_ROUNDS, Rounds};
@@ -104,7 +104,7 @@ pub type SaveFunction = dyn Fn(&Stored) -> Result<()> + Send + std::marker::Sync
 
 /// What a connection's writes must reach at each link before its peer counts for `WAIT`.
 #[derive(Debug)]
-pub struct Ticket(Vec<(Arc<Handle>, u64, u64)>);
+pub struct Ticket(Vec<(Arc<Handle>, u64, Overflows)>);
 
 /// The list of links as a connection read it last: to read it for every write would make the processors pass
 /// its lock to and fro. It is let go with each batch of replies, so that nobody holds the queues of links that are gone.
@@ -335,9 +335,9 @@ impl ReplicationManager {
 
     /// How many peers hold what the ticket is about.
     pub fn holding(&self, ticket: &Ticket) -> usize {
-        let holds = |(link, sent, overflows): &&(Arc<Handle>, u64, u64)| {
+        let holds = |(link, sent, overflows): &&(Arc<Handle>, u64, Overflows)| {
             let held = lock(&link.shown).held;
-            held.is_complete && held.sent >= *sent && held.overflows >= *overflows
+            held.is_complete && held.sent >= *sent && held.overflows.covers(overflows)
         };
         ticket.0.iter().filter(holds).count()
     }
@@ -392,7 +392,7 @@ impl ReplicationManager {
     /// Changes that found a queue full since the start of its link, and marked a shard instead.
     pub fn queue_overflows(&self) -> u64 {
         let links = self.shared.links();
-        links.values().map(|link| link.queue.overflows()).sum()
+        links.values().map(|link| link.queue.overflows().total()).sum()
     }
 
     /// Where others reach this node; empty when nobody was told.
