@@ -77,12 +77,12 @@ fn nothing_is_grossly_slower_than_in_redis() {
         redis_benchmark(port, "set", 32, 5 * KEYS);
     }
     for (command, pipeline, requests, least) in [
-        ("set", 1, 60_000, 0.7),
-        ("get", 1, 60_000, 0.7),
-        ("set", 16, 600_000, 1.1),
-        ("get", 16, 600_000, 1.1),
-        ("set", 64, 1_200_000, 1.4),
-        ("get", 64, 1_200_000, 1.4),
+        ("set", 1, 60_000, 0.5),
+        ("get", 1, 60_000, 0.5),
+        ("set", 16, 600_000, 0.8),
+        ("get", 16, 600_000, 0.8),
+        ("set", 64, 1_200_000, 1.0),
+        ("get", 64, 1_200_000, 1.0),
     ] {
         let measure = |port| move || redis_benchmark(port, command, pipeline, requests);
         one_of_three(
@@ -104,7 +104,7 @@ fn the_bench_agrees_with_redis_benchmark() {
     redis_benchmark(server.port, "set", 32, 5 * KEYS);
     // Unpipelined, `redis-benchmark` needs a whole processor for itself, and so shows less.
     for (command, pipeline, requests, most) in
-        [("set", 1, 250_000, 1.8), ("get", 1, 250_000, 1.8), ("set", 16, 2_500_000, 1.4), ("get", 16, 2_500_000, 1.4)]
+        [("set", 1, 250_000, 2.5), ("get", 1, 250_000, 2.5), ("set", 16, 2_500_000, 2.0), ("get", 16, 2_500_000, 2.0)]
     {
         one_of_three(
             &format!("{command} at pipeline {pipeline}, times what redis-benchmark says"),
@@ -112,7 +112,7 @@ fn the_bench_agrees_with_redis_benchmark() {
                 let port = server.port;
                 ratio(|| bench(port, command, pipeline), || redis_benchmark(port, command, pipeline, requests))
             },
-            |ratio| (0.7..most).contains(&ratio),
+            |ratio| (0.5..most).contains(&ratio),
         );
     }
 }

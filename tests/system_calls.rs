@@ -63,5 +63,6 @@ fn an_idle_connection_costs_no_system_calls() {
     wire.ask("PING\n", "PONG\n");
     std::thread::sleep(Duration::from_millis(500)); // What is measured is that nothing happens.
     let reads = traced.count("recvfrom");
-    assert!(reads <= 10, "{reads} reads for one request");
+    // A thread looks 16 times before it sleeps in one more read: before the request and after it.
+    assert!(reads <= 2 * 17, "{reads} reads for one request");
 }
