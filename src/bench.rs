@@ -21,7 +21,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::client::shell::print;
-use crate::client::{encode, open};
+use crate::client::{self, CONNECT_TIMEOUT, encode, open};
 use crate::error::{Error, Result};
 use crate::metrics::Histogram;
 use crate::options::BenchOptions;
@@ -111,7 +111,7 @@ impl<'o> Bench<'o> {
 
     fn connect(&self, address: &str) -> Result<Connection> {
         let cannot = |error| Error::Unreachable(format!("cannot connect to {address}: {error}"));
-        let stream = open(address).map_err(cannot)?;
+        let stream = open(address, CONNECT_TIMEOUT, client::REPLY_TIMEOUT).map_err(cannot)?;
         stream.set_read_timeout(Some(REPLY_TIMEOUT))?;
         let mut connection = Connection { stream, requests: vec![], under_way: None, received: 0 };
         if let Some(password) = &self.password {
@@ -326,11 +326,10 @@ impl Template {
     fn new(value: Option<&[u8]>) -> Self {
         // As redis-benchmark names its keys.
         let key = b"key:000000000000";
-        let (request, after_key) = match value {
-            Some(value) => (encode(&[b"SET", key, value]), encode(&[value]).len() - b"*1\r\n".len()),
-            None => (encode(&[b"GET", key]), 0),
-        };
-        let end = request.len() - after_key - b"\r\n".len();
+        let get = encode(&[b"GET", key]);
+        // Both names have three letters, so the key ends at the same place.
+        let end = get.len() - b"\r\n".len();
+        let request = value.map_or(get, |value| encode(&[b"SET", key, value]));
         Template { request, digits: end - 12..end }
     }
 

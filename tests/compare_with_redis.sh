@@ -50,6 +50,11 @@ load() { # port keys
     test "$(redis-cli -p "$1" dbsize)" = "$2"
 }
 
+load_both() { # keys
+    load "$ours" "$1"
+    load "$theirs" "$1"
+}
+
 median() { sort -n | awk '{ a[NR] = $1 } END { print a[int((NR + 1) / 2)] }'; }
 
 keys=100000 value_bytes=64
@@ -86,8 +91,7 @@ case $what in
 memory)
     start_kvstore ours
     start_redis theirs --appendonly no
-    load "$ours" 100000
-    load "$theirs" 100000
+    load_both 100000
     compare "memory, pipeline 1" "$ours" "$theirs" set,get 50 1 200000
     compare "memory, pipeline 16" "$ours" "$theirs" set,get 50 16 1600000
     compare "memory, pipeline 64" "$ours" "$theirs" set,get 50 64 3200000
@@ -106,8 +110,7 @@ log)
 recovery)
     start_kvstore ours --data-dir "$work/data"
     start_redis theirs --appendonly yes --aof-use-rdb-preamble no
-    load "$ours" 1000000
-    load "$theirs" 1000000
+    load_both 1000000
     for round in $(seq "$rounds"); do
         kill -9 "$ours_pid" "$theirs_pid"
         wait "$ours_pid" "$theirs_pid" 2>/dev/null || true
@@ -125,8 +128,7 @@ recovery)
 wide)
     start_kvstore ours
     start_redis theirs --appendonly no
-    load "$ours" 100000
-    load "$theirs" 100000
+    load_both 100000
     compare "500 connections, pipeline 1" "$ours" "$theirs" set,get 500 1 200000
     compare "500 connections, pipeline 16" "$ours" "$theirs" set,get 500 16 1600000
     value_bytes=1024
@@ -158,8 +160,7 @@ replication)
     start_redis theirs --appendonly no --repl-diskless-sync-delay 0
     start_redis theirs_second --replicaof "127.0.0.1 $theirs"
     start_redis theirs_third --replicaof "127.0.0.1 $theirs"
-    load "$ours" 100000
-    load "$theirs" 100000
+    load_both 100000
     for port in "$ours_second" "$ours_third" "$theirs_second" "$theirs_third"; do
         until [ "$(redis-cli -p "$port" dbsize 2>/dev/null)" = 100000 ]; do sleep 0.05; done
     done
@@ -197,8 +198,7 @@ LAG
     kill -9 "$ours_pid" "$ours_second_pid" "$ours_third_pid" "$theirs_pid" "$theirs_second_pid" "$theirs_third_pid"
     start_kvstore ours
     start_redis theirs --appendonly no --repl-diskless-sync-delay 0
-    load "$ours" 1000000
-    load "$theirs" 1000000
+    load_both 1000000
     for round in $(seq "$rounds"); do
         for name in $([ $((round % 2)) = 0 ] && echo ours theirs || echo theirs ours); do
             start=$(date +%s%N)

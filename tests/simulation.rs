@@ -883,7 +883,11 @@ fn check_seeds(seeds: std::ops::Range<u64>) {
     if let Ok(seed) = std::env::var("SEED") {
         return simulate(seed.parse().expect("SEED is a number"), Fault::None);
     }
-    if let Some((seed, message)) = run_seeds(seeds, Fault::None, simulate) {
+    passes(seeds, simulate);
+}
+
+fn passes(seeds: std::ops::Range<u64>, play: fn(u64, Fault)) {
+    if let Some((seed, message)) = run_seeds(seeds, Fault::None, play) {
         panic!("SEED={seed}: {message}");
     }
 }
@@ -901,8 +905,12 @@ fn clusters_converge_through_any_trouble_100_000_times() {
 
 /// The checks can fail: each mistake is found by some seed, and the same seeds pass without it.
 fn is_caught(fault: Fault, seeds: u64) {
-    let (seed, message) = run_seeds(0..seeds, fault, simulate).unwrap_or_else(|| panic!("{fault:?} was not caught"));
-    simulate(seed, Fault::None);
+    is_caught_in(simulate, fault, seeds);
+}
+
+fn is_caught_in(play: fn(u64, Fault), fault: Fault, seeds: u64) {
+    let (seed, message) = run_seeds(0..seeds, fault, play).unwrap_or_else(|| panic!("{fault:?} was not caught"));
+    play(seed, Fault::None);
     println!("{fault:?}: SEED={seed}: {message}");
 }
 
@@ -928,16 +936,12 @@ fn a_mark_cleared_after_the_digest_is_asked_is_caught() {
 
 #[test]
 fn a_tombstone_dropped_after_one_round_is_caught() {
-    let found = run_seeds(0..400, Fault::TombstoneDroppedAfterOneRound, empty_joiner_and_stale_returner);
-    let (seed, message) = found.expect("caught");
-    println!("SEED={seed}: {message}");
+    is_caught_in(empty_joiner_and_stale_returner, Fault::TombstoneDroppedAfterOneRound, 400);
 }
 
 #[test]
 fn a_delete_survives_an_empty_joiner_with_a_stale_returner() {
-    if let Some((seed, message)) = run_seeds(0..SEEDS / 4, Fault::None, empty_joiner_and_stale_returner) {
-        panic!("SEED={seed}: {message}");
-    }
+    passes(0..SEEDS / 4, empty_joiner_and_stale_returner);
 }
 
 /// The hardest case for forgetting deletes. A node is away with an old value until the tombstone has aged; another
@@ -1006,16 +1010,12 @@ fn a_delete_survives_restarts_of_all_who_met_the_one_that_is_away() {
 
 #[test]
 fn a_connection_that_does_not_keep_its_order_is_caught() {
-    let found = run_seeds(0..10, Fault::OrderNotKept, late_copy_on_a_living_connection);
-    let (seed, message) = found.expect("caught");
-    println!("SEED={seed}: {message}");
+    is_caught_in(late_copy_on_a_living_connection, Fault::OrderNotKept, 10);
 }
 
 #[test]
 fn a_delete_survives_a_late_copy_on_a_living_connection() {
-    if let Some((seed, message)) = run_seeds(0..SEEDS / 4, Fault::None, late_copy_on_a_living_connection) {
-        panic!("SEED={seed}: {message}");
-    }
+    passes(0..SEEDS / 4, late_copy_on_a_living_connection);
 }
 
 /// Why forgetting deletes needs the order that TCP keeps. A node sends a value and deletes it; all learn of that, compare

@@ -7,19 +7,13 @@
 
 mod common;
 
+use common::measure::{alone, median, one_of_three};
 use common::redis::Redis;
 use common::{Server, binary, have, run};
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const KEYS: u32 = 100_000;
 const ROUNDS: usize = 3;
-
-/// One measurement at a time.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 fn has_tools() -> bool {
     have("redis-benchmark", "redis-tools") && have("redis-server", "redis-server")
@@ -46,22 +40,7 @@ fn bench(port: u16, command: &str, pipeline: u32) -> f64 {
 
 /// The median of the ratios of two measurements, taken in turn.
 fn ratio(one: impl Fn() -> f64, other: impl Fn() -> f64) -> f64 {
-    let mut ratios: Vec<f64> = (0..ROUNDS).map(|_| one() / other()).collect();
-    ratios.sort_by(f64::total_cmp);
-    ratios[ROUNDS / 2]
-}
-
-/// One of three tries must be good; says what they were.
-fn one_of_three(what: &str, measure: impl Fn() -> f64, is_good: impl Fn(f64) -> bool) {
-    let mut tries = Vec::new();
-    while tries.len() < 3 {
-        tries.push(measure());
-        if tries.last().is_some_and(|ratio| is_good(*ratio)) {
-            println!("{what}: {tries:.2?}");
-            return;
-        }
-    }
-    panic!("{what}: {tries:.2?}");
+    median((0..ROUNDS).map(|_| one() / other()).collect())
 }
 
 #[test]
@@ -88,7 +67,7 @@ fn nothing_is_grossly_slower_than_in_redis() {
         one_of_three(
             &format!("{command} at pipeline {pipeline}, times Redis"),
             || ratio(measure(ours.port), measure(theirs.port)),
-            |ratio| ratio > least,
+            |ratio| *ratio > least,
         );
     }
 }
@@ -112,7 +91,7 @@ fn the_bench_agrees_with_redis_benchmark() {
                 let port = server.port;
                 ratio(|| bench(port, command, pipeline), || redis_benchmark(port, command, pipeline, requests))
             },
-            |ratio| (0.5..most).contains(&ratio),
+            |ratio| (0.5..most).contains(ratio),
         );
     }
 }

@@ -46,9 +46,9 @@ use crate::error::{Error, Result};
 use crate::protocol::command;
 
 /// Longest wait for one address to accept a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Longest wait for a reply; a server under the heaviest load answers sooner, a dead machine never.
-const REPLY_TIMEOUT: Duration = Duration::from_secs(60);
+pub const REPLY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A connection to one of several servers.
 #[derive(Debug)]
@@ -145,7 +145,7 @@ impl Client {
         self.connection = None;
         let mut reasons = Vec::new();
         for _ in 0..self.addresses.len() {
-            match open(self.address()) {
+            match open(self.address(), CONNECT_TIMEOUT, REPLY_TIMEOUT) {
                 Ok(stream) => {
                     self.connection = Some(BufReader::new(stream));
                     return self.authenticate();
@@ -180,13 +180,7 @@ impl Client {
 
     /// Whether the server closed the connection while nothing was under way.
     fn is_lost(&self) -> bool {
-        let Some(reader) = &self.connection else {
-            return true;
-        };
-        let stream = reader.get_ref();
-        let peeked = stream.set_nonblocking(true).and_then(|()| stream.peek(&mut [0]));
-        let is_silent = peeked.is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
-        !is_silent || stream.set_nonblocking(false).is_err()
+        self.connection.as_ref().is_none_or(|reader| has_ended(reader.get_ref()))
     }
 
     fn exchange(&mut self, words: &[&[u8]]) -> io::Result<Response> {
@@ -210,14 +204,21 @@ pub fn encode(words: &[&[u8]]) -> Vec<u8> {
     bytes
 }
 
+/// Whether the other side closed a blocking connection, or sent what nobody asked for.
+pub fn has_ended(stream: &TcpStream) -> bool {
+    let peeked = stream.set_nonblocking(true).and_then(|()| stream.peek(&mut [0]));
+    let is_silent = peeked.is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
+    !is_silent || stream.set_nonblocking(false).is_err()
+}
+
 /// Connects to the first address of `host:port` that accepts.
-pub fn open(address: &str) -> io::Result<TcpStream> {
+pub fn open(address: &str, connect_timeout: Duration, write_timeout: Duration) -> io::Result<TcpStream> {
     let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
     for address in address.to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
+        match TcpStream::connect_timeout(&address, connect_timeout) {
             Ok(stream) => {
                 stream.set_nodelay(true)?;
-                stream.set_write_timeout(Some(REPLY_TIMEOUT))?;
+                stream.set_write_timeout(Some(write_timeout))?;
                 return Ok(stream);
             }
             Err(error) => last = error,

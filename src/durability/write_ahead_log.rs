@@ -153,13 +153,9 @@ impl WriteAheadLog {
         if position <= self.safe() {
             return Ok(());
         }
-        let mut is_taken = lock(&self.turn);
-        while *is_taken {
-            is_taken = self.turn_over.wait(is_taken).unwrap_or_else(PoisonError::into_inner);
-            if position <= self.safe() {
-                return Ok(());
-            }
-        }
+        let is_early = |is_taken: &mut bool| *is_taken && position > self.safe();
+        let turn = self.turn_over.wait_while(lock(&self.turn), is_early);
+        let mut is_taken = turn.unwrap_or_else(PoisonError::into_inner);
         if position <= self.safe() {
             return Ok(());
         }

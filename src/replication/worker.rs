@@ -1,7 +1,7 @@
 //! A link's thread: drives the state machine of [`super::link`] over a socket.
 
 use std::io::{self, BufReader, ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream, ToSocketAddrs};
+use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use super::link::{Link, Step};
 use super::members::Verdict;
 use super::messages::{Introduction, Reply, Request};
 use super::shared::Shared;
-use crate::client::{Response, encode};
+use crate::client::{Response, encode, has_ended, open};
 use crate::config::Limits;
 use crate::error::{Error, Result};
 use crate::metrics;
@@ -177,7 +177,7 @@ impl Worker<'_> {
             },
             default(Duration::from_millis(wait_ms).min(LOOK_INTERVAL)) => {}
         }
-        if wire.has_ended() {
+        if has_ended(&wire.reader.get_ref().stream) {
             return Err(io::Error::new(ErrorKind::ConnectionReset, "the peer hung up").into());
         }
         Ok(())
@@ -237,25 +237,9 @@ impl Read for Timed<'_> {
 
 impl<'a> Wire<'a> {
     fn connect(address: &str, handle: &'a Handle, limits: &Limits) -> io::Result<Self> {
-        let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
-        for address in address.to_socket_addrs()? {
-            match TcpStream::connect_timeout(&address, limits.link_connect_timeout) {
-                Ok(stream) => {
-                    stream.set_nodelay(true)?;
-                    stream.set_write_timeout(Some(WRITE_SLICE))?;
-                    let timed = Timed {
-                        stream: Arc::new(stream),
-                        handle,
-                        began: Instant::now(),
-                        limit: limits.link_reply_timeout,
-                        bytes: 0,
-                    };
-                    return Ok(Wire { reader: BufReader::with_capacity(64 * 1024, timed) });
-                }
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
+        let stream = Arc::new(open(address, limits.link_connect_timeout, WRITE_SLICE)?);
+        let timed = Timed { stream, handle, began: Instant::now(), limit: limits.link_reply_timeout, bytes: 0 };
+        Ok(Wire { reader: BufReader::with_capacity(64 * 1024, timed) })
     }
 
     fn authenticate(&mut self, password: &[u8], limits: &Limits) -> Result<()> {
@@ -312,17 +296,6 @@ impl<'a> Wire<'a> {
             }
         }
         Ok(())
-    }
-
-    /// Whether the peer has hung up, or sends what nobody asked for.
-    fn has_ended(&self) -> bool {
-        let stream = &self.reader.get_ref().stream;
-        if stream.set_nonblocking(true).is_err() {
-            return true;
-        }
-        let peeked = stream.peek(&mut [0]);
-        let is_quiet = matches!(peeked, Err(ref error) if error.kind() == ErrorKind::WouldBlock);
-        !is_quiet || stream.set_nonblocking(false).is_err()
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub mod cluster;
 pub mod http;
+pub mod measure;
 pub mod redis;
 
 use std::fmt::Debug;
