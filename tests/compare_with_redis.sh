@@ -7,6 +7,7 @@
 #   compaction    latency at 20,000 writes a second, while the log is made short again
 #   replication   SET with two live peers, the first copy of 1,000,000 keys, the lag of a write at 5,000 a second
 #   large         10,000,000 keys: latency while they are loaded, throughput afterwards, memory (one round, 4 GB)
+#   rate          latency at 45,000 requests a second, about a third of what both can do
 #   connections   2,000 and 5,000 connections opened at once
 # 50 connections, 64-byte values, 16-byte keys, 100,000 keys that exist; medians and their ratio.
 set -eu
@@ -153,6 +154,16 @@ compaction)
         echo "compactions of $name: $(redis-cli -p "${!name}" info persistence | sed -n 's/^aof_rewrites:\([0-9]*\).*/\1/p')"
     done
     ;;
+rate)
+    start_kvstore ours
+    start_redis theirs --appendonly no
+    "$here/target/release/kvstore" bench localhost "$ours" --compare "localhost:$theirs" \
+        --rounds "$rounds" --seconds 10 --rate 45000 2>/dev/null
+    for name in ours theirs; do
+        pid=${name}_pid
+        echo "processor time of $name: $(awk '{ print ($14 + $15) / 100 }' "/proc/${!pid}/stat") s"
+    done
+    ;;
 replication)
     start_kvstore ours
     start_kvstore ours_second --peer "localhost:$ours"
@@ -272,7 +283,7 @@ OPEN
     done
     ;;
 *)
-    echo "unknown: $what; one of memory, wide, log, recovery, compaction, replication, large, connections" >&2
+    echo "unknown: $what; one of memory, wide, log, recovery, compaction, replication, rate, large, connections" >&2
     exit 2
     ;;
 esac
