@@ -157,10 +157,11 @@ fn wait_counts_the_peers_that_hold_this_connections_writes() {
     assert!(began.elapsed() >= Duration::from_millis(1_500));
     // A client that hangs up ends the wait.
     wire.send("WAIT 2 0\n");
+    let clients = |wanted: &str| text(ask(&first, &["INFO", "clients"])).contains(wanted).then_some(());
+    poll("the connection waits", || clients("blocked_clients:1"));
     drop(wire);
-    poll("the waiting connection is closed", || {
-        text(ask(&first, &["INFO", "clients"])).contains("connected_clients:2").then_some(())
-    });
+    poll("the waiting connection is closed", || clients("connected_clients:2"));
+    assert!(clients("blocked_clients:0").is_some());
 }
 
 #[test]

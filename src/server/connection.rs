@@ -8,6 +8,7 @@
 use std::io::{self, Read};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use log::{debug, trace};
@@ -89,7 +90,9 @@ impl Connection<'_> {
             match next {
                 Next::Continue => {}
                 Next::Wait { peers, timeout_ms } => {
-                    self.wait_for_peers(peers, timeout_ms)?;
+                    metrics::add(&self.node.metrics.clients_waiting, 1);
+                    self.wait_for_peers(peers, timeout_ms);
+                    self.node.metrics.clients_waiting.fetch_sub(1, Ordering::Relaxed);
                     continue;
                 }
                 Next::Close => {
@@ -252,7 +255,7 @@ impl Connection<'_> {
     }
 
     /// `WAIT`: earlier replies have left. A client that hangs up ends the wait.
-    fn wait_for_peers(&mut self, peers: usize, timeout_ms: u64) -> io::Result<()> {
+    fn wait_for_peers(&mut self, peers: usize, timeout_ms: u64) {
         let (replication, began) = (&self.node.replication, Instant::now());
         let ticket = replication.ticket();
         let has_written = self.session.batch.has_written;
@@ -279,7 +282,6 @@ impl Connection<'_> {
             Protocol::Line { .. } => LineReply(&mut self.output).integer(held),
             _ => RespReply { out: &mut self.output, version: self.session.resp_version() }.integer(held),
         }
-        Ok(())
     }
 
     fn end_of_stream(&mut self) -> io::Result<()> {

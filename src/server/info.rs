@@ -52,7 +52,7 @@ fn sections(node: &Node, address: SocketAddr) -> Vec<Section> {
             vec![
                 ("connected_clients", count(&metrics.connections_open)),
                 ("maxclients", node.configuration.limits.connections_max.to_string()),
-                ("blocked_clients", "0".into()),
+                ("blocked_clients", count(&metrics.clients_waiting)),
             ],
         ),
         (

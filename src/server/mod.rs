@@ -18,8 +18,9 @@
 //!
 //! **What is left out.** Event loops (`epoll`) and async runtimes: see the README for what the threads cost and
 //! what they do not. A longer backlog: `std` has no call for it. When a system handles more than 128 new connections
-//! in one go, as it does when thousands come from the same machine at once, the rest try again after a second. Tried and
-//! taken out again: letting a burst end before its threads are started (2,000 at once: 1.3 s instead of 1.9 s).
+//! in one go, as it does when thousands come from the same machine at once, the rest try again after a second. A program
+//! that does nothing but accept, in one thread or four, loses some of 500 at once as well. Tried and taken out again:
+//! letting a burst end before its threads are started (2,000 at once: 1.3 s instead of 1.9 s).
 //!
 //! Files: [`connection`] is one client's thread, [`transport`] its socket and buffers, [`execute`] what each
 //! command does, [`peer`] what other nodes ask, [`handshake`] what clients ask before they work,
