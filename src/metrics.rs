@@ -8,16 +8,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// Counts from the start of the process; they only grow, but for [`Metrics::connections_open`] and
-/// [`Metrics::clients_waiting`].
+/// Counts from the start of the process; they only grow, but for [`Metrics::connections_open`].
 #[derive(Debug, Default)]
 #[allow(missing_docs)] // The names say it.
 pub struct Metrics {
     pub connections_open: AtomicU64,
     pub connections_accepted: AtomicU64,
     pub connections_rejected: AtomicU64,
-    /// Clients in a `WAIT`.
-    pub clients_waiting: AtomicU64,
     /// Failed `accept` calls and thread starts.
     pub accept_errors: AtomicU64,
     pub protocol_errors: AtomicU64,

@@ -367,6 +367,11 @@ impl ReplicationManager {
         self.shared.waiting.fetch_sub(1, Ordering::SeqCst);
     }
 
+    /// How many threads wait until peers hold more: those of clients in a `WAIT`, and at the end that of the gentle stop.
+    pub fn waiting(&self) -> usize {
+        self.shared.waiting.load(Ordering::SeqCst)
+    }
+
     /// Waits until all live peers hold everything, for a gentle stop; at most `timeout`.
     pub fn drain(&self, timeout: Duration) {
         let ticket = self.ticket();

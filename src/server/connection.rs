@@ -8,7 +8,6 @@
 use std::io::{self, Read};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use log::{debug, trace};
@@ -90,9 +89,7 @@ impl Connection<'_> {
             match next {
                 Next::Continue => {}
                 Next::Wait { peers, timeout_ms } => {
-                    metrics::add(&self.node.metrics.clients_waiting, 1);
                     self.wait_for_peers(peers, timeout_ms);
-                    self.node.metrics.clients_waiting.fetch_sub(1, Ordering::Relaxed);
                     continue;
                 }
                 Next::Close => {

@@ -52,7 +52,7 @@ fn sections(node: &Node, address: SocketAddr) -> Vec<Section> {
             vec![
                 ("connected_clients", count(&metrics.connections_open)),
                 ("maxclients", node.configuration.limits.connections_max.to_string()),
-                ("blocked_clients", count(&metrics.clients_waiting)),
+                ("blocked_clients", node.replication.waiting().to_string()),
             ],
         ),
         (

@@ -63,7 +63,7 @@ fn figures(node: &Node) -> Vec<Figure> {
         ("kvstore_ready", "1 while /readyz is green.", u64::from(reasons_not_ready(node).is_empty())),
         ("kvstore_uptime_in_seconds", "Time since the start.", uptime.as_secs()),
         ("kvstore_connected_clients", "Open connections.", read(&metrics.connections_open)),
-        ("kvstore_blocked_clients", "Clients in a WAIT.", read(&metrics.clients_waiting)),
+        ("kvstore_blocked_clients", "Clients in a WAIT.", node.replication.waiting() as u64),
         ("kvstore_max_clients", "Connections at one time.", node.configuration.limits.connections_max as u64),
         ("kvstore_db_keys", "Keys that have a value.", size.keys as u64),
         ("kvstore_tombstones", "Traces of deletes.", size.tombstones as u64),
