@@ -21,7 +21,8 @@
 //! | `client-N` | one socket, its buffers and its session | that socket | when the client leaves, errs or idles too long |
 //!
 //! **Locks.** A shard's; the log's `buffer`; the log's `file`; the log's `syncing`; its `turn`. Orders: shard, then buffer; `syncing`, then file,
-//! then buffer; `turn` alone; never a shard and a file, and nobody holds two shards. A shard's lock is held for one lookup and the
+//! then buffer; `turn` alone; never a shard and a file, and nobody waits for a shard while holding one: only
+//! [`crate::store::prefetch`] holds several, those that are free. A shard's lock is held for one lookup, there for eight, and the
 //! buffer's for one copy. Only `syncing` and `file` are held across I/O, and none across a channel send. The lock of
 //! a peer's connection is held while its batch is merged, so it comes before a shard's; the other locks of
 //! [`crate::replication`] are never held together with one of these, but for the one that orders changes of the file `node`.
@@ -165,6 +166,16 @@ impl Node {
         batch.misses += u64::from(!hit);
         batch.touched(position);
         result
+    }
+
+    /// Says which keys will be asked for next: see [`crate::store::prefetch`].
+    pub fn prefetch<'k>(&self, keys: impl Iterator<Item = &'k [u8]>) {
+        self.store.prefetch(keys);
+    }
+
+    /// Keys to be asked for one after the other, fetched ahead.
+    pub fn prefetching<'k>(&self, keys: impl Iterator<Item = &'k [u8]> + Clone) -> impl Iterator<Item = &'k [u8]> {
+        self.store.prefetching(keys, |key| key)
     }
 
     /// The data directory, if there is one.

@@ -24,7 +24,6 @@ use super::segment::{FRAME_HEADER_BYTES, FrameReader, Header, Kind, Next, Segmen
 use super::snapshot::TEMPORARY;
 use crate::error::{Error, Result};
 use crate::store::KeyValueStore;
-use crate::store::record::decode_all;
 
 /// What recovery found.
 #[derive(Debug, Default)]
@@ -276,7 +275,7 @@ fn merge_batches(reader: &Mutex<SegmentReader<'_>>, store: &KeyValueStore, name:
 
 fn merge_records(bytes: &[u8], store: &KeyValueStore) -> Result<(u64, u64)> {
     let (mut records, mut time_max) = (0, 0);
-    for record in decode_all(bytes) {
+    for record in store.decode_for_merge(bytes) {
         let record = record?;
         // What was read from the log needs no place in it.
         store.merge(&record, |_| 0);

@@ -12,7 +12,7 @@
 //!
 //! `worker` drives it with a real socket, the simulation with messages of its own.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use super::queue::{Change, Overflows, Queue};
@@ -20,6 +20,7 @@ use super::sync::{Revived, ShardSet, Sync, View};
 use super::{Introduction, Reply, Request};
 use crate::config::Limits;
 use crate::error::{Error, Result};
+use crate::store::prefetch::PREFETCH_KEYS_MAX;
 
 /// What to do next.
 #[derive(Debug)]
@@ -76,8 +77,8 @@ pub struct Link {
     is_refused: bool,
     /// When the oldest change was made that was taken from the queue and that the peer may not hold.
     oldest_ms: Option<u64>,
-    /// A change that was taken from the queue and not yet sent.
-    head: Option<Change>,
+    /// Changes that were taken from the queue and not yet sent, at most [`PREFETCH_KEYS_MAX`].
+    ahead: VecDeque<Change>,
     next_sync_ms: u64,
     /// When to compare because of idleness; `None` when that was done since the last activity.
     idle_sync_ms: Option<u64>,
@@ -118,7 +119,7 @@ impl Default for Link {
             is_unsettled: true,
             is_refused: false,
             oldest_ms: None,
-            head: None,
+            ahead: VecDeque::new(),
             next_sync_ms: 0,
             idle_sync_ms: None,
             changes_go_next: false,
@@ -173,29 +174,26 @@ impl Link {
 
     /// When the oldest change was made that the peer may not hold, as far as the link has seen.
     pub fn oldest_ms(&self) -> Option<u64> {
-        let head = self.head.as_ref().map(|change| change.at_ms);
-        match (self.oldest_ms, head) {
-            (Some(one), Some(other)) => Some(one.min(other)),
-            (one, other) => one.or(other),
-        }
+        let ahead = self.ahead.iter().map(|change| change.at_ms);
+        ahead.chain(self.oldest_ms).min()
     }
 
     /// Looks at the first queued change, to know its age, while nothing can be sent.
     pub fn peek(&mut self, queue: &Queue) {
-        if self.head.is_none() {
-            self.head = queue.take().ok();
+        if self.ahead.is_empty() {
+            self.ahead.extend(queue.take());
         }
     }
 
     /// Takes a change that the driver received while it waited.
     pub fn received(&mut self, change: Change) {
-        debug_assert!(self.head.is_none(), "one waits only with nothing to send");
-        self.head = Some(change);
+        debug_assert!(self.ahead.is_empty(), "one waits only with nothing to send");
+        self.ahead.push_back(change);
     }
 
-    /// Changes taken from the queue and not yet sent: 0 or 1.
+    /// Changes taken from the queue and not yet sent.
     pub fn waiting(&self) -> usize {
-        usize::from(self.head.is_some())
+        self.ahead.len()
     }
 
     /// What to do next. `now_ms` is a monotonic clock; no exchange may be under way.
@@ -344,7 +342,7 @@ impl Link {
     }
 
     fn take_change(&mut self, queue: &Queue) -> Option<Change> {
-        let change = self.head.take().or_else(|| queue.take().ok())?;
+        let change = self.ahead.pop_front().or_else(|| queue.take().ok())?;
         self.taken += 1;
         self.oldest_ms = Some(self.oldest_ms.map_or(change.at_ms, |at| at.min(change.at_ms)));
         Some(change)
@@ -354,6 +352,10 @@ impl Link {
     fn drain(&mut self, queue: &Queue, view: View, limits: &Limits) -> Vec<u8> {
         let (mut batch, mut keys) = (Vec::new(), HashSet::new());
         while batch.len() < limits.batch_bytes {
+            if self.ahead.is_empty() {
+                self.ahead.extend(std::iter::from_fn(|| queue.take().ok()).take(PREFETCH_KEYS_MAX));
+                view.store.prefetch(self.ahead.iter().map(|change| &*change.key));
+            }
             let Some(change) = self.take_change(queue) else {
                 break;
             };
@@ -365,7 +367,7 @@ impl Link {
                 // In a batch of its own it fits.
                 batch.truncate(before);
                 self.taken -= 1;
-                self.head = Some(change);
+                self.ahead.push_front(change);
                 break;
             }
         }

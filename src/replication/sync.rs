@@ -18,7 +18,7 @@ use crate::config::Limits;
 use crate::error::{Error, Result};
 use crate::store::KeyValueStore;
 use crate::store::digest::{BUCKETS, SHARDS, bucket_of, key_hash};
-use crate::store::record::{self, Entry};
+use crate::store::record::Entry;
 use crate::store::version::{COUNTER_BITS, HybridClock, Version};
 
 /// Shards or buckets asked about in one go: one round trip for all of them.
@@ -127,7 +127,7 @@ pub fn merge(
     mut journal: impl FnMut(&[u8]) -> u64,
 ) -> Result<Merged> {
     let mut done = Merged::default();
-    for record in record::decode_all(records) {
+    for record in store.decode_for_merge(records) {
         let record = record?;
         if !is_plausible(record.version.time, wall_ms, skew_max) {
             done.refused += 1;

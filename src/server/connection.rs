@@ -20,8 +20,9 @@ use crate::metrics::{self, Histogram};
 use crate::node::Node;
 use crate::protocol::http::{self, HttpReply};
 use crate::protocol::line::{self, HttpLike, LineReply};
-use crate::protocol::resp::{self, RespReply};
+use crate::protocol::resp::{self, KeysAhead, RespReply};
 use crate::protocol::{self, Choice, Command, Reply};
+use crate::store::prefetch::PREFETCH_KEYS_MAX;
 use crate::web;
 
 /// Longest sleep in `WAIT`; between two the client is looked after, which may have hung up.
@@ -129,7 +130,14 @@ impl Connection<'_> {
 
     /// Executes every whole request in the read buffer.
     fn execute_all(&mut self) -> Next {
+        // Most reads bring one request, and there is nothing ahead of it.
+        let mut requests_until_prefetch = 1;
         loop {
+            if requests_until_prefetch == 0 {
+                self.prefetch();
+                requests_until_prefetch = PREFETCH_KEYS_MAX;
+            }
+            requests_until_prefetch -= 1;
             match self.execute_one() {
                 Ok(Some(Next::Continue)) => {}
                 Ok(Some(next)) => return next,
@@ -149,6 +157,13 @@ impl Connection<'_> {
             if (is_http || self.output.len() >= max) && self.flush().is_err() {
                 return Next::Close;
             }
+        }
+    }
+
+    /// Tells the store which keys the next requests of a pipeline are about.
+    fn prefetch(&self) {
+        if matches!(self.protocol, Protocol::Resp(_)) && !self.input.unread().is_empty() {
+            self.node.prefetch(KeysAhead(self.input.unread()));
         }
     }
 

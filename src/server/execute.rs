@@ -123,7 +123,7 @@ pub fn execute<R: Reply>(command: Command, node: &Node, session: &mut Session, r
         Command::MGet { keys } => {
             let start = reply.buffer().len();
             reply.array(keys.len());
-            for key in keys.iter() {
+            for key in node.prefetching(keys.iter()) {
                 node.get(key, batch, |value| reply.value(value));
                 check_reply(reply, start, node)?;
             }

@@ -18,7 +18,7 @@
 //! agrees; `SCAN` resumes at a shard, so it needs no state here; a snapshot copies shard by shard.
 //!
 //! **The rules.** This module knows no socket, file or peer. It imports only [`crate::error`]. No lock is
-//! held across I/O, and only one shard's lock at a time. The caller's `journal` function runs *under* the shard's lock with the
+//! held across I/O, and nobody waits for a shard's lock while holding another's. The caller's `journal` function runs *under* the shard's lock with the
 //! record that won, so the order of records in a log is the order of the map, and a copy of a shard
 //! taken after a log was rotated misses nothing.
 //!
@@ -26,10 +26,13 @@
 //! wins" without losing updates.
 //!
 //! Files: [`version`] says when a write happened, [`record`] is its one byte format, [`digest`] where
-//! a key lives and what a place looks like from afar, [`scan`] lists keys, [`glob`] filters them.
+//! a key lives and what a place looks like from afar, [`hasher`] finds it there, [`prefetch`] hides how long memory takes,
+//! [`scan`] lists keys, [`glob`] filters them.
 
 pub mod digest;
 pub mod glob;
+pub mod hasher;
+pub mod prefetch;
 pub mod record;
 pub mod scan;
 pub mod version;
@@ -38,8 +41,11 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use digest::{BUCKETS, SHARDS, bucket_of, entry_digest, key_hash, shard_of};
+use hasher::Secrets;
 use record::{Entry, Record};
 use version::Version;
+
+use crate::error::Result;
 
 /// The map: bytes to bytes, versioned, safe to share between threads.
 ///
@@ -53,10 +59,11 @@ pub struct KeyValueStore {
 }
 
 /// One shard. The map's key is the whole packed record, found by the key inside it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shard {
-    map: HashMap<Entry, ()>,
-    digests: Digests,
+    map: HashMap<Entry, (), Secrets>,
+    /// Of the 64 buckets.
+    digests: [u64; BUCKETS],
     /// XOR of the digests.
     digest: u64,
     live: usize,
@@ -66,27 +73,8 @@ struct Shard {
     position: u64,
     /// Tombstones older than this time are not in the digests: see [`KeyValueStore::age_tombstones`].
     cutoff: u64,
-    /// No tombstone in the digests is older than this time.
-    oldest_tombstone: Oldest,
-}
-
-/// A lower bound of times; none seen yet is later than all.
-#[derive(Clone, Copy, Debug)]
-struct Oldest(u64);
-
-impl Default for Oldest {
-    fn default() -> Self {
-        Oldest(u64::MAX)
-    }
-}
-
-#[derive(Debug)]
-struct Digests([u64; BUCKETS]);
-
-impl Default for Digests {
-    fn default() -> Self {
-        Digests([0; BUCKETS])
-    }
+    /// No tombstone in the digests is older than this time; `u64::MAX` before there was one.
+    oldest_tombstone: u64,
 }
 
 /// What a write or a merge did.
@@ -122,7 +110,8 @@ impl Default for KeyValueStore {
 impl KeyValueStore {
     /// An empty store.
     pub fn new() -> Self {
-        KeyValueStore { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
+        let secrets = Secrets::random();
+        KeyValueStore { shards: (0..SHARDS).map(|_| Mutex::new(Shard::new(secrets))).collect() }
     }
 
     /// Reads a key: hands the value to `read` under the shard's lock, so that it is copied once, to
@@ -183,6 +172,11 @@ impl KeyValueStore {
                 Written { won: true, existed, shard: index, position: shard.position }
             }
         }
+    }
+
+    /// Records that are to be merged, one after the other, fetched ahead: see [`prefetch`].
+    pub fn decode_for_merge<'r>(&self, records: &'r [u8]) -> impl Iterator<Item = Result<Record<'r>>> {
+        self.prefetching(record::decode_all(records), |record| record.map_or(&[], |record| record.key))
     }
 
     /// Forgets a tombstone, unless the key was written again meanwhile.
@@ -249,7 +243,7 @@ impl KeyValueStore {
 
     /// The digests of a shard's 64 buckets.
     pub fn bucket_digests(&self, index: usize) -> [u64; BUCKETS] {
-        self.lock(index).digests.0
+        self.lock(index).digests
     }
 
     /// Hands every record of a shard to `visit`, tombstones included, under the shard's lock.
@@ -264,6 +258,19 @@ impl KeyValueStore {
 }
 
 impl Shard {
+    fn new(secrets: Secrets) -> Self {
+        Shard {
+            map: HashMap::with_hasher(secrets),
+            digests: [0; BUCKETS],
+            digest: 0,
+            live: 0,
+            bytes: 0,
+            position: 0,
+            cutoff: 0,
+            oldest_tombstone: u64::MAX,
+        }
+    }
+
     /// Takes an entry out, with its share of the digest and the counts.
     fn take(&mut self, hash: u64, key: &[u8]) -> Option<Entry> {
         let (entry, ()) = self.map.remove_entry(key)?;
@@ -289,7 +296,7 @@ impl Shard {
             if version.time < self.cutoff {
                 return;
             }
-            self.oldest_tombstone = Oldest(self.oldest_tombstone.0.min(version.time));
+            self.oldest_tombstone = self.oldest_tombstone.min(version.time);
         }
         self.flip(hash, version);
     }
@@ -297,13 +304,13 @@ impl Shard {
     /// Puts a version into the digests, or takes it out again.
     fn flip(&mut self, hash: u64, version: Version) {
         let digest = entry_digest(hash, version);
-        self.digests.0[bucket_of(hash)] ^= digest;
+        self.digests[bucket_of(hash)] ^= digest;
         self.digest ^= digest;
     }
 
     fn age(&mut self, cutoff: u64) {
         let before = std::mem::replace(&mut self.cutoff, cutoff);
-        if self.oldest_tombstone.0 >= cutoff {
+        if self.oldest_tombstone >= cutoff {
             return;
         }
         let (mut oldest, mut aged) = (u64::MAX, Vec::new());
@@ -318,7 +325,7 @@ impl Shard {
         for (hash, version) in aged {
             self.flip(hash, version);
         }
-        self.oldest_tombstone = Oldest(oldest);
+        self.oldest_tombstone = oldest;
     }
 }
 

@@ -90,7 +90,7 @@ impl<'a> Record<'a> {
 }
 
 /// Decodes a run of records, one after the other.
-pub fn decode_all(mut bytes: &[u8]) -> impl Iterator<Item = Result<Record<'_>>> {
+pub fn decode_all(mut bytes: &[u8]) -> impl Iterator<Item = Result<Record<'_>>> + Clone {
     std::iter::from_fn(move || {
         if bytes.is_empty() {
             return None;

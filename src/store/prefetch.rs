@@ -1,0 +1,96 @@
+//! Fetching what the next requests of a pipeline will read into the processor's cache, all of it at once.
+//!
+//! **The problem.** A lookup in a large map waits for memory four times, one after the other: for the shard's lock, the
+//! map's control bytes, its slot, and the record. That was half the time of a `GET` in a pipeline of 64. A processor
+//! would wait for several keys at the same time, but not across the taking of a lock, which waits for all before it.
+//!
+//! **The idea.** Take the locks of the next few keys first, look all of them up, let go. Nothing is done with what was
+//! found: it is in the cache now, and the requests themselves run as ever. So this is a guess that may be wrong or
+//! late and changes no result. Valkey 8 does the same for its pipelines ("memory prefetching").
+//!
+//! **What it is worth.** With 100,000 keys, alternated, medians of three rounds: pipeline 64 1.31 times the `SET`s and 1.39
+//! times the `GET`s, pipeline 16 1.14 and 1.17 times, [`super::hasher`] included. Four keys at a time gave 1.03
+//! times less than eight, sixteen no more.
+//!
+//! **The rule.** No lock is waited for while one is held: one that is taken is passed over, and so no two
+//! threads can wait for each other.
+
+use std::array;
+use std::hint::black_box;
+
+use super::KeyValueStore;
+use super::digest::{key_hash, shard_of};
+
+/// Keys fetched at a time, and locks held at a time.
+pub const PREFETCH_KEYS_MAX: usize = 8;
+
+impl KeyValueStore {
+    /// Has the first few of these keys fetched into the cache, [`PREFETCH_KEYS_MAX`] at most. Changes nothing.
+    pub fn prefetch<'k>(&self, keys: impl Iterator<Item = &'k [u8]>) {
+        let mut wanted: [(&[u8], usize); PREFETCH_KEYS_MAX] = [(&[], 0); PREFETCH_KEYS_MAX];
+        let mut count = 0;
+        for (slot, key) in wanted.iter_mut().zip(keys) {
+            *slot = (key, shard_of(key_hash(key)));
+            count += 1;
+            // Only to fetch the lock: taking it is what the processor cannot do for several at once.
+            black_box(self.shards[slot.1].is_poisoned());
+        }
+        let wanted = &wanted[..count];
+        let shards: [_; PREFETCH_KEYS_MAX] =
+            array::from_fn(|index| wanted.get(index).and_then(|(_, shard)| self.shards[*shard].try_lock().ok()));
+        for ((key, _), shard) in wanted.iter().zip(&shards) {
+            let found = shard.as_ref().and_then(|shard| shard.map.get_key_value(*key));
+            black_box(found.and_then(|(entry, ())| entry.bytes().last().copied()));
+        }
+    }
+
+    /// Hands `items` on, and has the keys of the next few fetched before each few.
+    pub fn prefetching<'k, I: Iterator + Clone>(
+        &self,
+        mut items: I,
+        key: impl Fn(I::Item) -> &'k [u8],
+    ) -> impl Iterator<Item = I::Item> {
+        let mut fetched = 0;
+        std::iter::from_fn(move || {
+            if fetched == 0 {
+                self.prefetch(items.clone().map(&key));
+                fetched = PREFETCH_KEYS_MAX;
+            }
+            fetched -= 1;
+            items.next()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::version::Version;
+
+    #[test]
+    fn prefetching_waits_for_no_lock_and_changes_nothing() {
+        let store = KeyValueStore::new();
+        let keys: Vec<String> = (0..20).map(|i| format!("key{i}")).collect();
+        for key in &keys {
+            store.write(key.as_bytes(), Some(b"v"), true, |floor| Version { time: floor + 1, origin: 1 }, |_| 0);
+        }
+        let (size, digest) = (store.size(), store.shard_digest(0));
+        let names = || keys.iter().map(|key| key.as_bytes());
+        // Twice the same key, keys that do not exist, and a lock that somebody holds: this thread itself, so that
+        // waiting for it would never end.
+        store.get(b"key0", |_| store.prefetch(names()));
+        store.prefetch(names().chain(names()).step_by(2));
+        store.prefetch([&b"key1"[..], b"key1", b"none", b""].into_iter());
+        store.prefetch(std::iter::empty());
+        assert_eq!((store.size(), store.shard_digest(0)), (size, digest));
+    }
+
+    #[test]
+    fn prefetching_hands_on_every_item_once() {
+        let (store, keys) = (KeyValueStore::new(), [b"a"; 3 * PREFETCH_KEYS_MAX + 1]);
+        for len in 0..keys.len() {
+            let handed_on = store.prefetching(0..len, |index| keys[index]);
+            assert!(handed_on.eq(0..len));
+        }
+    }
+}
