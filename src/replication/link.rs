@@ -77,7 +77,7 @@ pub struct Link {
     is_refused: bool,
     /// When the oldest change was made that was taken from the queue and that the peer may not hold.
     oldest_ms: Option<u64>,
-    /// Changes that were taken from the queue and not yet sent, at most [`PREFETCH_KEYS_MAX`].
+    /// Changes that were taken from the queue and not yet sent: at most [`PREFETCH_KEYS_MAX`], and what the driver received.
     ahead: VecDeque<Change>,
     next_sync_ms: u64,
     /// When to compare because of idleness; `None` when that was done since the last activity.
@@ -187,7 +187,6 @@ impl Link {
 
     /// Takes a change that the driver received while it waited.
     pub fn received(&mut self, change: Change) {
-        debug_assert!(self.ahead.is_empty(), "one waits only with nothing to send");
         self.ahead.push_back(change);
     }
 
@@ -400,6 +399,51 @@ mod tests {
                 }
                 Reply::Merged { merged: 1, refused: 0 }
             }
+        }
+    }
+
+    #[test]
+    fn a_change_received_while_others_wait_replaces_none_of_them() {
+        let (ours, theirs) = (KeyValueStore::new(), KeyValueStore::new());
+        let view = View { store: &ours, cutoff: 0 };
+        let queue = Queue::new(100, 10_000);
+        // One record for each batch, so that most changes wait while the marked shards are compared.
+        let limits = Limits { batch_bytes: 1, ..Limits::default() };
+        let keys: Vec<String> = (0..2 * PREFETCH_KEYS_MAX).map(|i| format!("key{i}")).collect();
+        let mut link = Link::default();
+        link.connected();
+        let (mut is_synced, mut received) = (false, 0);
+        for step in 0..1_000 {
+            if is_synced && step % 10 == 0 && step < 50 {
+                for (index, key) in keys.iter().enumerate() {
+                    let (version, key) = (Version { time: step, origin: 1 }, key.as_bytes());
+                    let shard = ours.merge(&Record { version, key, value: Some(b"v") }, |_| 0).shard;
+                    match index {
+                        0 => queue.mark(shard),
+                        _ => queue.offer(Change { key: key.into(), at_ms: 0 }, shard),
+                    }
+                }
+            }
+            match link.next(0, &queue, view, &limits) {
+                Step::Send(requests) => {
+                    let replies = requests.iter().map(|request| reply(request, &theirs)).collect();
+                    link.take(&requests, replies, view).expect("it makes sense");
+                }
+                // As the worker does it.
+                Step::Wait { .. } => {
+                    if let Ok(change) = queue.take() {
+                        received += usize::from(link.waiting() > 0);
+                        link.received(change);
+                    }
+                }
+                Step::Synced { .. } => is_synced = true,
+            }
+        }
+        assert!(received > 0, "the test is about this");
+        assert!(queue.is_empty() && link.waiting() == 0);
+        assert_eq!(link.held().sent, queue.sent());
+        for key in &keys {
+            assert_eq!(theirs.version(key.as_bytes()), ours.version(key.as_bytes()), "{key}");
         }
     }
 

@@ -32,10 +32,11 @@ impl KeyValueStore {
         let mut wanted: [(&[u8], usize); PREFETCH_KEYS_MAX] = [(&[], 0); PREFETCH_KEYS_MAX];
         let mut count = 0;
         for (slot, key) in wanted.iter_mut().zip(keys) {
-            *slot = (key, shard_of(key_hash(key)));
-            count += 1;
+            let shard = shard_of(key_hash(key));
             // Only to fetch the lock: taking it is what the processor cannot do for several at once.
-            black_box(self.shards[slot.1].0.is_poisoned());
+            black_box(self.shards[shard].0.is_poisoned());
+            *slot = (key, shard);
+            count += 1;
         }
         let wanted = &wanted[..count];
         let shards: [_; PREFETCH_KEYS_MAX] =
