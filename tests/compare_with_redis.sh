@@ -6,7 +6,8 @@
 #   recovery      the start with 1,000,000 keys in the log
 #   compaction    latency at 20,000 writes a second, while the log is made short again
 #   replication   SET with two live peers, the first copy of 1,000,000 keys, the lag of a write at 5,000 a second
-#   large         8,000,000 of 10,000,000 keys: latency while they are loaded, throughput afterwards, memory (one round, 4 GB)
+#   load          latency while up to 10,000,000 keys are loaded, pipeline 1, 8, 16 and 64
+#   large         8,000,000 of 10,000,000 keys: memory, throughput (one round of loading, 4 GB)
 #   rate          latency at 45,000 requests a second, about a third of what both can do
 #   connections   2,000 and 5,000 connections opened at once
 # 50 connections, 64-byte values, 16-byte keys, 100,000 keys that exist; medians and their ratio.
@@ -225,23 +226,42 @@ LAG
     done
     row "first copy of 1,000,000 keys, in seconds" "" "$(seconds ours)" "$(seconds theirs)" 2
     ;;
+load)
+    percentile() { tr '\r' '\n' <"$work/load" | awk -v p="$1" '$1 + 0 >= p && $2 == "<=" { print $3; exit }'; }
+    for pipeline in 1 8 16 64; do
+        for round in $(seq "$rounds"); do
+            for name in $([ $((round % 2)) = 0 ] && echo kvstore redis || echo redis kvstore); do
+                # A new server each time, so that every table grows.
+                case $name in
+                kvstore) start_kvstore fresh ;;
+                redis) start_redis fresh --appendonly no ;;
+                esac
+                redis-benchmark -p "$fresh" -t set -c 50 -n $((pipeline == 1 ? 1000000 : 8000000)) -d 64 -r 10000000 \
+                    -P "$pipeline" >"$work/load" 2>/dev/null
+                percentile 99.9 >>"$work/p999.$name.$pipeline"
+                percentile 100 >>"$work/max.$name.$pipeline"
+                kill -9 "$fresh_pid"
+                wait "$fresh_pid" 2>/dev/null || true
+            done
+        done
+        for figure in p999 max; do
+            row "loading, pipeline $pipeline, ms" "$figure" "$(median <"$work/$figure.kvstore.$pipeline")" \
+                "$(median <"$work/$figure.redis.$pipeline")" 2
+        done
+    done
+    ;;
 large)
     start_kvstore ours
     start_redis theirs --appendonly no
     for name in ours theirs; do
         # By chance, as `-r` picks: about 8,000,000 different keys of 10,000,000.
         pid=${name}_pid
-        redis-benchmark -p "${!name}" -t set -c 50 -n 16000000 -d 64 -r 10000000 -P 8 >"$work/load.$name" 2>/dev/null
-        percentile() { tr '\r' '\n' <"$work/load.$name" | awk -v p="$1" '$1 + 0 >= p && $2 == "<=" { print $3; exit }'; }
-        percentile 99.9 >"$work/p999.$name"
-        percentile 100 >"$work/max.$name"
+        redis-benchmark -p "${!name}" -t set -c 50 -n 16000000 -d 64 -r 10000000 -P 8 -q >/dev/null 2>&1
         awk '/VmRSS/ { print $2 / 1024 }' "/proc/${!pid}/status" >"$work/rss.$name"
         redis-cli -p "${!name}" dbsize >"$work/size.$name"
     done
     figures() { row "$1" "${4:-}" "$(cat "$work/$2.ours")" "$(cat "$work/$2.theirs")" "$3"; }
     figures "keys loaded" size 0
-    figures "latency while loading, ms" p999 2 99.9
-    figures "latency while loading, ms" max 2 max
     figures "memory (RSS), MiB" rss 0
     for keys in 10000 10000000; do compare "$keys keys, pipeline 16" "$ours" "$theirs" set,get 50 16 1600000; done
     ;;
