@@ -59,6 +59,9 @@ load_both() { # keys
 
 median() { sort -n | awk '{ a[NR] = $1 } END { print a[int((NR + 1) / 2)] }'; }
 
+# in_turn ROUND ONE OTHER: both; who comes first changes every round
+in_turn() { [ $(($1 % 2)) = 0 ] && echo "$2 $3" || echo "$3 $2"; }
+
 keys=100000 value_bytes=64
 
 # measure PORT COMMANDS CONNECTIONS PIPELINE REQUESTS -> lines "SET,requests per second"
@@ -72,8 +75,7 @@ compare() {
     local title=$1 kvstore=$2 redis=$3 commands=$4 round name command
     shift 4
     for round in $(seq "$rounds"); do
-        # Who comes first changes every round.
-        for name in $([ $((round % 2)) = 0 ] && echo kvstore redis || echo redis kvstore); do
+        for name in $(in_turn "$round" kvstore redis); do
             measure "${!name}" "$commands" "$@" | sed "s/^/$name,/"
         done
     done >"$work/figures"
@@ -212,7 +214,7 @@ LAG
     start_redis theirs --appendonly no --repl-diskless-sync-delay 0
     load_both 1000000
     for round in $(seq "$rounds"); do
-        for name in $([ $((round % 2)) = 0 ] && echo ours theirs || echo theirs ours); do
+        for name in $(in_turn "$round" ours theirs); do
             start=$(date +%s%N)
             case $name in
             ours) start_kvstore fresh --peer "localhost:$ours" ;;
@@ -230,7 +232,7 @@ load)
     percentile() { tr '\r' '\n' <"$work/load" | awk -v p="$1" '$1 + 0 >= p && $2 == "<=" { print $3; exit }'; }
     for pipeline in 1 8 16 64; do
         for round in $(seq "$rounds"); do
-            for name in $([ $((round % 2)) = 0 ] && echo kvstore redis || echo redis kvstore); do
+            for name in $(in_turn "$round" kvstore redis); do
                 # A new server each time, so that every table grows.
                 case $name in
                 kvstore) start_kvstore fresh ;;
@@ -260,7 +262,7 @@ large)
         awk '/VmRSS/ { print $2 / 1024 }' "/proc/${!pid}/status" >"$work/rss.$name"
         redis-cli -p "${!name}" dbsize >"$work/size.$name"
     done
-    figures() { row "$1" "${4:-}" "$(cat "$work/$2.ours")" "$(cat "$work/$2.theirs")" "$3"; }
+    figures() { row "$1" "" "$(cat "$work/$2.ours")" "$(cat "$work/$2.theirs")" "$3"; }
     figures "keys loaded" size 0
     figures "memory (RSS), MiB" rss 0
     for keys in 10000 10000000; do compare "$keys keys, pipeline 16" "$ours" "$theirs" set,get 50 16 1600000; done

@@ -18,6 +18,7 @@
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
+use super::record::{u32_at, u64_at};
 use super::version::random_id;
 
 /// Makes the hashers of one store. All its maps share the secrets, so these stay in the cache.
@@ -70,8 +71,8 @@ fn wyhash(key: &[u8], seed: u64, secret: &[u64; 4]) -> u64 {
         0 => (0, 0),
         1..=3 => (u64::from(key[0]) << 16 | u64::from(key[len >> 1]) << 8 | u64::from(key[len - 1]), 0),
         4..=16 => {
-            let step = (len >> 3) << 2;
-            (u32_at(key, 0) << 32 | u32_at(key, step), u32_at(key, len - 4) << 32 | u32_at(key, len - 4 - step))
+            let (step, half) = ((len >> 3) << 2, |at| u64::from(u32_at(key, at)));
+            (half(0) << 32 | half(step), half(len - 4) << 32 | half(len - 4 - step))
         }
         _ => {
             seed = fold_blocks(key, seed, secret);
@@ -106,16 +107,6 @@ fn fold_blocks(mut key: &[u8], mut seed: u64, secret: &[u64; 4]) -> u64 {
 fn mix(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
     product as u64 ^ (product >> 64) as u64
-}
-
-#[inline]
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    super::record::u64_at(bytes, at)
-}
-
-#[inline]
-fn u32_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from(super::record::u32_at(bytes, at))
 }
 
 #[cfg(test)]

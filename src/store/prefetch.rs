@@ -38,6 +38,10 @@ impl KeyValueStore {
             *slot = (key, shard);
             count += 1;
         }
+        if count < 2 {
+            // Nothing else to wait for meanwhile: a batch of one write must not look its key up twice.
+            return;
+        }
         let wanted = &wanted[..count];
         let shards: [_; PREFETCH_KEYS_MAX] =
             array::from_fn(|index| wanted.get(index).and_then(|(_, shard)| self.shards[*shard].0.try_lock().ok()));
