@@ -215,7 +215,8 @@ pub fn parse_host_port(text: &str) -> std::result::Result<String, String> {
 /// Longest address: the longest host name and a port.
 const ADDRESS_BYTES_MAX: usize = 262;
 
-fn parse_cluster(text: &str) -> std::result::Result<String, String> {
+/// The name of a cluster.
+pub fn parse_cluster(text: &str) -> std::result::Result<String, String> {
     let fits = (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
     fits.then(|| text.into()).ok_or_else(|| "1 to 64 printable characters without spaces".into())
 }

@@ -33,7 +33,12 @@ const DEPTH_MAX: u32 = 8;
 impl Response {
     /// Reads one reply, however large, without trusting the lengths in it.
     pub fn read(reader: &mut impl BufRead) -> io::Result<Response> {
-        Response::read_nested(reader, DEPTH_MAX)
+        Response::read_within(reader, u64::MAX)
+    }
+
+    /// Reads one reply that may take this many bytes of memory: a server that sends more is not listened to.
+    pub fn read_within(reader: &mut impl BufRead, bytes_max: u64) -> io::Result<Response> {
+        Response::read_nested(reader, DEPTH_MAX, &mut { bytes_max })
     }
 
     /// The value, if it is one.
@@ -41,8 +46,9 @@ impl Response {
         if let Response::Bulk(value) = self { Some(value) } else { None }
     }
 
-    fn read_nested(reader: &mut impl BufRead, depth: u32) -> io::Result<Response> {
+    fn read_nested(reader: &mut impl BufRead, depth: u32, bytes_left: &mut u64) -> io::Result<Response> {
         let line = read_line(reader)?;
+        spend(bytes_left, line.len() + 2)?;
         let (kind, rest) = line.split_first().ok_or_else(|| bad("an empty line"))?;
         let text = || String::from_utf8_lossy(rest).into_owned();
         let number = || decimal(rest).ok_or_else(|| bad("a length that is no number"));
@@ -56,9 +62,13 @@ impl Response {
             b':' => Response::Integer(number()?),
             b'_' => Response::Null,
             b'$' | b'*' | b'%' if number()? < 0 => Response::Null,
-            b'$' => Response::Bulk(read_bulk(reader, number()? as u64)?),
-            b'*' => Response::Array(read_list(reader, number()?, depth)?),
-            b'%' => Response::Map(read_list(reader, number()?.saturating_mul(2), depth)?),
+            b'$' => {
+                let len = number()? as u64;
+                spend(bytes_left, len.saturating_add(2))?;
+                Response::Bulk(read_bulk(reader, len)?)
+            }
+            b'*' => Response::Array(read_list(reader, number()?, depth, bytes_left)?),
+            b'%' => Response::Map(read_list(reader, number()?.saturating_mul(2), depth, bytes_left)?),
             _ => return Err(bad("an unknown kind of reply; is this a kvstore or Redis server?")),
         })
     }
@@ -88,13 +98,21 @@ fn read_bulk(reader: &mut impl BufRead, len: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn read_list(reader: &mut impl BufRead, len: i64, depth: u32) -> io::Result<Vec<Response>> {
+fn read_list(reader: &mut impl BufRead, len: i64, depth: u32, bytes_left: &mut u64) -> io::Result<Vec<Response>> {
     let depth = depth.checked_sub(1).ok_or_else(|| bad("lists in lists in lists"))?;
     let mut list = Vec::new();
     for _ in 0..len {
-        list.push(Response::read_nested(reader, depth)?);
+        spend(bytes_left, size_of::<Response>())?;
+        list.push(Response::read_nested(reader, depth, bytes_left)?);
     }
     Ok(list)
+}
+
+/// Takes this many bytes from those that a reply may still have.
+fn spend(bytes_left: &mut u64, bytes: impl TryInto<u64>) -> io::Result<()> {
+    let rest = bytes_left.checked_sub(bytes.try_into().unwrap_or(u64::MAX));
+    *bytes_left = rest.ok_or_else(|| bad("a longer reply than this request can have"))?;
+    Ok(())
 }
 
 fn bad(what: &str) -> io::Error {
@@ -133,6 +151,20 @@ mod tests {
             assert!(read(bytes.as_bytes()).is_err(), "{bytes:?}");
         }
         assert!(read("*1\r\n".repeat(100_000).as_bytes()).is_err(), "too deep");
+    }
+
+    #[test]
+    fn a_reply_that_would_take_too_much_memory_is_refused() {
+        let elements = format!("*100\r\n{}", "*0\r\n".repeat(100));
+        let deep = format!("*3\r\n{elements}{elements}{elements}");
+        for (bytes, needed) in [("$5\r\nabcde\r\n", 11), (elements.as_str(), 3_500), (deep.as_str(), 10_000)] {
+            assert!(Response::read_within(&mut bytes.as_bytes(), 2 * needed).is_ok());
+            assert!(Response::read_within(&mut bytes.as_bytes(), needed - 1).is_err());
+        }
+        let endless = format!("*1000000000\r\n{}", "*0\r\n".repeat(100_000));
+        let mut rest = endless.as_bytes();
+        assert!(Response::read_within(&mut rest, 65_536).is_err());
+        assert!(rest.len() > endless.len() - 65_536, "it stops reading");
     }
 
     proptest! {

@@ -310,7 +310,7 @@ fn subcommand(words: Words<'_>) -> Result<Command<'_>> {
         ((b"CONFIG", b"GET"), 1..) => Command::ConfigGet { patterns: rest },
         ((b"CONFIG", b"SET"), 2..) if rest.len().is_multiple_of(2) => Command::ConfigSet { pairs: rest },
         ((b"FUNCTION", b"FLUSH"), 0) => Command::FunctionFlush,
-        ((b"PEER", b"HELLO"), 7) => Command::PeerHello { words: rest },
+        ((b"PEER", b"HELLO"), _) => Command::PeerHello { words: rest },
         ((b"PEER", b"DIGESTS"), 0) => Command::PeerDigests { shard: None },
         ((b"PEER", b"DIGESTS"), 1) => Command::PeerDigests { shard: Some(below(rest.get(0), SHARDS)?) },
         ((b"PEER", b"VERSIONS"), 2) => {

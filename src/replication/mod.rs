@@ -35,11 +35,12 @@
 //! Files: [`link`] is the conversation with a peer as a state machine, [`sync`] finds what differs,
 //! [`members`] decides who is in the cluster, [`tombstones`] when a delete may be forgotten: none of
 //! them knows sockets, threads or clocks, so one seed can drive them all through any trouble
-//! (`tests/simulation.rs`). [`queue`] is the channel, [`messages`] the wire format, [`inbound`] the
+//! (`tests/simulation.rs`). [`queue`] is the channel, [`introduction`] and [`messages`] the wire format, [`inbound`] the
 //! connections that peers have made to us; `worker` drives a link over a socket.
 
 mod handle;
 pub mod inbound;
+pub mod introduction;
 pub mod link;
 pub mod members;
 pub mod messages;
@@ -65,8 +66,9 @@ use crate::store::version::HybridClock;
 use handle::Handle;
 pub use handle::{PeerStatus, State};
 use inbound::Inbound;
+pub use introduction::Introduction;
 use members::{Identity, Members, Stored};
-pub use messages::{Introduction, Reply, Request};
+pub use messages::{Reply, Request};
 use queue::{Change, Overflows};
 use shared::{Save, Shared};
 use sync::View;

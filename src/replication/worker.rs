@@ -11,8 +11,8 @@ use log::trace;
 use super::handle::{Handle, State};
 use super::link::{Link, Step};
 use super::members::Verdict;
-use super::messages::{Introduction, Reply, Request};
 use super::shared::Shared;
+use super::{Introduction, Reply, Request};
 use crate::client::{Response, encode, has_ended, open};
 use crate::config::Limits;
 use crate::error::{Error, Result};
@@ -23,6 +23,8 @@ use crate::store::version::random_id;
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// Longest sleep in one `write`; between two the time limit is looked at.
 const WRITE_SLICE: Duration = Duration::from_millis(100);
+/// Longest reply to AUTH: one line.
+const AUTH_REPLY_BYTES_MAX: u64 = 64 * 1024;
 /// Bytes that allow an exchange one more second.
 const BYTES_PER_SECOND: u64 = 1024 * 1024;
 
@@ -245,7 +247,7 @@ impl<'a> Wire<'a> {
     fn authenticate(&mut self, password: &[u8], limits: &Limits) -> Result<()> {
         self.start(limits);
         self.write_all(&encode(&[b"AUTH", password]))?;
-        match Response::read(&mut self.reader)? {
+        match Response::read_within(&mut self.reader, AUTH_REPLY_BYTES_MAX)? {
             Response::Error(_, message) => {
                 Err(Error::refused(format!("it did not take the password ({message}); give all nodes the same one")))
             }
@@ -270,7 +272,9 @@ impl<'a> Wire<'a> {
             }
         }
         self.write_all(text.as_bytes())?;
-        requests.iter().map(|request| request.reply(Response::read(&mut self.reader)?)).collect()
+        let reader = &mut self.reader;
+        let reply = |request: &Request| request.reply(Response::read_within(reader, request.reply_bytes_max())?);
+        requests.iter().map(reply).collect()
     }
 
     fn start(&mut self, limits: &Limits) {

@@ -6,8 +6,12 @@ use super::execute::Session;
 use crate::error::{Error, Result};
 use crate::metrics::read;
 use crate::node::Node;
+use crate::options::parse_host_port;
 use crate::protocol::{Command, Reply, Words};
 use crate::replication::{Introduction, PeerStatus};
+
+/// Which word of a HELLO is the address.
+const ADDRESS_AT: usize = 6;
 
 /// Carries out a peer's command. All but HELLO and FORGET need a HELLO before them on the connection.
 pub fn execute<R: Reply>(command: Command, node: &Node, session: &mut Session, reply: &mut R) -> Result<()> {
@@ -54,8 +58,8 @@ fn hello<R: Reply>(words: Words, node: &Node, session: &mut Session, reply: &mut
         .map(|word| std::str::from_utf8(word).map_err(|_| Error::refused("PEER HELLO: not text")))
         .collect::<Result<_>>()?;
     let from = Introduction::parse(&words).inspect_err(|error| {
-        let who = words.last().copied().unwrap_or_default();
-        node.replication.refused(who, &error.to_string());
+        let address = words.get(ADDRESS_AT).and_then(|address| parse_host_port(address).ok());
+        node.replication.refused(address.as_deref().unwrap_or("that says no address"), &error.to_string());
     })?;
     node.replication.heard(&from)?;
     let answer = node.replication.introduction(true).inspect_err(|error| {
@@ -68,8 +72,7 @@ fn hello<R: Reply>(words: Words, node: &Node, session: &mut Session, reply: &mut
     reply.array(3);
     list(&answer.words(), reply);
     list(&answer.member_words(), reply);
-    let bans: Vec<String> = answer.bans.iter().map(|id| format!("{id:016x}")).collect();
-    list(&bans, reply);
+    list(&answer.ban_words(), reply);
     Ok(())
 }
 

@@ -117,14 +117,15 @@ pub fn put_all(server: &Server, pairs: impl ExactSizeIterator<Item = String>) {
 /// Introduces a connection as that of a peer, whose address nobody listens at.
 pub fn introduce(wire: &mut Wire, id: &[u8]) {
     let run_id = b"00000000000000aa";
-    wire.send(resp(&[b"PEER", b"HELLO", b"1", b"kvstore", id, run_id, b"memory", b"0", b"localhost:1"]));
+    let words: [&[u8]; 9] = [b"2", b"kvstore", id, run_id, b"memory", b"0", b"localhost:1", b"eventual", b"-"];
+    wire.send(resp(&[&[&b"PEER"[..], b"HELLO"], &words[..]].concat()));
     assert_eq!(wire.line(), "*3");
     let lists = [(); 3].map(|()| {
         let len: usize = wire.line()[1..].parse().unwrap();
         (0..2 * len).for_each(|_| drop(wire.line()));
         len
     });
-    assert_eq!(lists[0], 7);
+    assert_eq!(lists[0], 9);
 }
 
 /// Records of these keys, stamped so many milliseconds from now.
