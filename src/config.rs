@@ -173,8 +173,8 @@ pub struct Limits {
     /// First and longest pause between two attempts to reach a peer; it doubles between the two, and
     /// a random part of up to a half keeps nodes from trying in step.
     pub link_back_off: (Duration, Duration),
-    /// Longest wait for a peer's reply, plus a second for each MiB sent or received. Then the link is broken
-    /// and starts again: a peer that trickles bytes holds up nobody.
+    /// Longest wait for a peer's next sign of life: more of its reply, or word that it reads our batch. Then the link is
+    /// broken and starts again.
     pub link_reply_timeout: Duration,
     /// Keys that wait for one peer. When full, the key's shard is marked and compared later.
     pub queue_keys_max: usize,

@@ -141,6 +141,17 @@ impl Parser {
         words.get(0).eq_ignore_ascii_case(b"PEER") && words.get(1).eq_ignore_ascii_case(b"MERGE")
     }
 
+    /// How many bytes of the records of a `PEER MERGE` are in `bytes`, while they are coming; `None` when there are less
+    /// than `len_min` of them in all.
+    pub fn merge_bytes(&self, bytes: &[u8], len_min: usize) -> Option<usize> {
+        match self.state {
+            State::Content { left: 1, len } if len >= len_min && self.is_merge(bytes, 1) => {
+                Some(bytes.len().saturating_sub(self.position))
+            }
+            _ => None,
+        }
+    }
+
     fn content(&mut self, bytes: &[u8], left: usize, len: usize) -> Result<bool> {
         let end = self.position + len;
         let Some(line_end) = bytes.get(end..end + 2) else {

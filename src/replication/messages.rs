@@ -1,6 +1,6 @@
 //! What links say to each other: `PEER …` requests in RESP, and their replies.
 
-use std::fmt::Write;
+use std::io::Write;
 
 use super::introduction::{HELLO_BYTES_MAX, Introduction, explained};
 use crate::client::Response;
@@ -46,7 +46,7 @@ pub enum Reply {
 
 impl Request {
     /// Appends the request in RESP, but for the records of a MERGE, which follow, and then CR LF.
-    pub fn encode(&self, introduction: &Introduction, out: &mut String) {
+    pub fn encode(&self, introduction: &Introduction, out: &mut Vec<u8>) {
         let words: Vec<String> = match self {
             Request::Hello => [vec!["HELLO".into()], introduction.words().to_vec()].concat(),
             Request::ShardDigests => vec!["DIGESTS".into()],
@@ -55,7 +55,7 @@ impl Request {
                 vec!["VERSIONS".into(), shard.to_string(), bucket.to_string()]
             }
             Request::Merge(records) => {
-                // Writing to a String cannot fail.
+                // Writing to a Vec cannot fail.
                 let _ = write!(out, "*3\r\n$4\r\nPEER\r\n$5\r\nMERGE\r\n${}\r\n", records.len());
                 return;
             }

@@ -36,7 +36,7 @@
 //! [`members`] decides who is in the cluster, [`tombstones`] when a delete may be forgotten: none of
 //! them knows sockets, threads or clocks, so one seed can drive them all through any trouble
 //! (`tests/simulation.rs`). [`queue`] is the channel, [`introduction`] and [`messages`] the wire format, [`inbound`] the
-//! connections that peers have made to us; `worker` drives a link over a socket.
+//! connections that peers have made to us; `worker` drives a link over a socket, which `wire` reads and writes.
 
 mod handle;
 pub mod inbound;
@@ -48,6 +48,7 @@ pub mod queue;
 mod shared;
 pub mod sync;
 pub mod tombstones;
+mod wire;
 mod worker;
 
 use std::net::SocketAddr;

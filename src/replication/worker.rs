@@ -1,9 +1,8 @@
 //! A link's thread: drives the state machine of [`super::link`] over a socket.
 
-use std::io::{self, BufReader, ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, select};
 use log::trace;
@@ -12,21 +11,14 @@ use super::handle::{Handle, State};
 use super::link::{Link, Step};
 use super::members::Verdict;
 use super::shared::Shared;
-use super::{Introduction, Reply, Request};
-use crate::client::{Response, encode, has_ended, open};
-use crate::config::Limits;
+use super::wire::Wire;
+use super::{Introduction, Request};
 use crate::error::{Error, Result};
 use crate::metrics;
 use crate::store::version::random_id;
 
 /// Longest sleep of an idle link: then it looks whether its peer has hung up.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
-/// Longest sleep in one `write`; between two the time limit is looked at.
-const WRITE_SLICE: Duration = Duration::from_millis(100);
-/// Longest reply to AUTH: one line.
-const AUTH_REPLY_BYTES_MAX: u64 = 64 * 1024;
-/// Bytes that allow an exchange one more second.
-const BYTES_PER_SECOND: u64 = 1024 * 1024;
 
 /// Why a conversation ended.
 pub(super) enum End {
@@ -115,9 +107,9 @@ impl Worker<'_> {
         }
         handle.set_address(address);
         let mut wire = Wire::connect(address, handle, &shared.limits)?;
-        handle.set_socket(Some(Arc::clone(&wire.reader.get_ref().stream)));
+        handle.set_socket(Some(Arc::clone(wire.stream())));
         if let Some(password) = &shared.password {
-            wire.authenticate(password, &shared.limits)?;
+            wire.authenticate(password)?;
         }
         self.link.connected();
         loop {
@@ -179,7 +171,7 @@ impl Worker<'_> {
             },
             default(Duration::from_millis(wait_ms).min(LOOK_INTERVAL)) => {}
         }
-        if has_ended(&wire.reader.get_ref().stream) {
+        if wire.has_ended() {
             return Err(io::Error::new(ErrorKind::ConnectionReset, "the peer hung up").into());
         }
         Ok(())
@@ -188,123 +180,5 @@ impl Worker<'_> {
     /// Tells others how the link is.
     fn publish(&self) {
         self.shared.publish(self.handle, &self.link);
-    }
-}
-
-/// A connection to a peer.
-struct Wire<'a> {
-    reader: BufReader<Timed<'a>>,
-}
-
-/// A socket whose reads end at a deadline that moves with the bytes: a peer that trickles bytes does not
-/// move it far.
-struct Timed<'a> {
-    stream: Arc<TcpStream>,
-    /// Counts what travels, also in an exchange that fails.
-    handle: &'a Handle,
-    began: Instant,
-    limit: Duration,
-    bytes: u64,
-}
-
-impl Timed<'_> {
-    fn left(&self) -> io::Result<Duration> {
-        let limit = self.limit + Duration::from_secs(self.bytes / BYTES_PER_SECOND);
-        let left = limit.checked_sub(self.began.elapsed());
-        left.filter(|left| !left.is_zero()).ok_or_else(|| {
-            let seconds = self.began.elapsed().as_secs_f32();
-            io::Error::new(ErrorKind::TimedOut, format!("no reply in {seconds:.1} s"))
-        })
-    }
-}
-
-impl Read for Timed<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            self.stream.set_read_timeout(Some(self.left()?))?;
-            match (&*self.stream).read(buffer) {
-                Ok(len) => {
-                    self.bytes += len as u64;
-                    metrics::add(&self.handle.received_bytes, len as u64);
-                    return Ok(len);
-                }
-                Err(error)
-                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-}
-
-impl<'a> Wire<'a> {
-    fn connect(address: &str, handle: &'a Handle, limits: &Limits) -> io::Result<Self> {
-        let stream = Arc::new(open(address, limits.link_connect_timeout, WRITE_SLICE)?);
-        let timed = Timed { stream, handle, began: Instant::now(), limit: limits.link_reply_timeout, bytes: 0 };
-        Ok(Wire { reader: BufReader::with_capacity(64 * 1024, timed) })
-    }
-
-    fn authenticate(&mut self, password: &[u8], limits: &Limits) -> Result<()> {
-        self.start(limits);
-        self.write_all(&encode(&[b"AUTH", password]))?;
-        match Response::read_within(&mut self.reader, AUTH_REPLY_BYTES_MAX)? {
-            Response::Error(_, message) => {
-                Err(Error::refused(format!("it did not take the password ({message}); give all nodes the same one")))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Sends requests together and reads their replies.
-    fn exchange(&mut self, requests: &[Request], shared: &Shared) -> Result<Vec<Reply>> {
-        self.start(&shared.limits);
-        let introduction = match requests.first() {
-            Some(Request::Hello) => shared.introduction(false)?,
-            _ => Introduction::default(),
-        };
-        let mut text = String::new();
-        for request in requests {
-            request.encode(&introduction, &mut text);
-            if let Request::Merge(records) = request {
-                self.write_all(text.as_bytes())?;
-                self.write_all(records)?;
-                text = "\r\n".into();
-            }
-        }
-        self.write_all(text.as_bytes())?;
-        let reader = &mut self.reader;
-        let reply = |request: &Request| request.reply(Response::read_within(reader, request.reply_bytes_max())?);
-        requests.iter().map(reply).collect()
-    }
-
-    fn start(&mut self, limits: &Limits) {
-        let timed = self.reader.get_mut();
-        (timed.began, timed.limit, timed.bytes) = (Instant::now(), limits.link_reply_timeout, 0);
-    }
-
-    fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        let timed = self.reader.get_mut();
-        while !bytes.is_empty() {
-            timed.left()?;
-            match (&*timed.stream).write(bytes) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(len) => {
-                    bytes = &bytes[len..];
-                    timed.bytes += len as u64;
-                    metrics::add(&timed.handle.sent_bytes, len as u64);
-                }
-                Err(error)
-                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Wire<'_> {
-    fn drop(&mut self) {
-        let _ = self.reader.get_ref().stream.shutdown(Shutdown::Both);
     }
 }

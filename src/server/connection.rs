@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use log::{debug, trace};
 
 use super::execute::{Next, Session, execute};
+use super::progress::{self, Progress};
 use super::transport::{ReadBuffer, Transport};
 use crate::config::Limits;
 use crate::error::{Error, Refusal, Result};
@@ -45,6 +46,7 @@ pub fn serve(stream: TcpStream, node: &Node, id: u64, address: SocketAddr) {
         output: Vec::new(),
         replies: 0,
         stopwatch: Stopwatch::default(),
+        progress: Progress::default(),
     };
     let result = connection.run();
     if let Some(peer) = connection.session.peer.take() {
@@ -52,11 +54,15 @@ pub fn serve(stream: TcpStream, node: &Node, id: u64, address: SocketAddr) {
     }
     match result {
         Ok(()) => {}
-        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+        Err(error) if is_timeout(&error) => {
             debug!("closed: the client was silent for too long");
         }
         Err(error) => debug!("closed: {error}"),
     }
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
 struct Connection<'n> {
@@ -69,6 +75,7 @@ struct Connection<'n> {
     /// Replies in `output`.
     replies: u64,
     stopwatch: Stopwatch,
+    progress: Progress,
 }
 
 enum Protocol {
@@ -118,7 +125,10 @@ impl Connection<'_> {
         } else {
             Some(limits.partial_request_timeout)
         };
-        let len = self.transport.read(self.input.room(limits), timeout)?;
+        let len = match self.merge_bytes() {
+            Some(bytes) => self.receive_batch(bytes)?,
+            None => self.transport.read(self.input.room(limits), timeout)?,
+        };
         self.stopwatch.start();
         if len > 0 {
             trace!("received {len} bytes");
@@ -126,6 +136,31 @@ impl Connection<'_> {
         self.input.filled(len);
         self.session.batch.input_bytes += len as u64;
         Ok(len)
+    }
+
+    /// How much of a peer's batch is here, while it is coming.
+    fn merge_bytes(&self) -> Option<usize> {
+        match &self.protocol {
+            Protocol::Resp(parser) if self.session.peer.is_some() => {
+                parser.merge_bytes(self.input.unread(), progress::BYTES_MIN)
+            }
+            _ => None,
+        }
+    }
+
+    /// Reads more of a peer's batch, of which so many bytes are here, and lets the peer know every second.
+    fn receive_batch(&mut self, bytes: usize) -> io::Result<usize> {
+        let limits = &self.node.configuration.limits;
+        let began = Instant::now();
+        loop {
+            if let Some(line) = self.progress.line(bytes) {
+                self.transport.write_all(line.as_bytes(), &mut self.input, limits)?;
+            }
+            match self.transport.read(self.input.room(limits), Some(progress::SLICE)) {
+                Err(error) if is_timeout(&error) && began.elapsed() < limits.partial_request_timeout => {}
+                done => return done,
+            }
+        }
     }
 
     /// Executes every whole request in the read buffer.
@@ -171,7 +206,7 @@ impl Connection<'_> {
     /// that the bytes cannot be followed.
     fn execute_one(&mut self) -> Result<Option<Next>> {
         let limits = &self.node.configuration.limits;
-        let Connection { node, session, input, output, replies, protocol, .. } = self;
+        let Connection { node, session, input, output, replies, protocol, progress, .. } = self;
         match protocol {
             Protocol::Unknown => {
                 input.consume(protocol::empty_lines(input.unread()));
@@ -195,6 +230,7 @@ impl Connection<'_> {
                     // A request has one reply, of however many parts; `SHUTDOWN` has none.
                     *replies += u64::from(next.has_reply());
                 }
+                progress.end();
                 input.consume(len);
                 Ok(Some(next))
             }

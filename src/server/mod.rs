@@ -31,6 +31,7 @@ pub mod execute;
 pub mod handshake;
 pub mod info;
 pub mod peer;
+pub mod progress;
 pub mod transport;
 
 use std::io::{self, Read, Write};
