@@ -295,7 +295,7 @@ fn a_peer_that_never_answers_or_trickles_blocks_nobody() {
     for port in ports {
         wait_for(&server, port, "connecting");
         poll("the time limit ends the attempt", || {
-            server.log().contains(&format!("localhost:{port} cannot be reached: no reply in")).then_some(())
+            server.log().contains(&format!("localhost:{port} cannot be reached: no sign of life in")).then_some(())
         });
     }
     // Also what failed has travelled, and is counted.
