@@ -211,9 +211,10 @@ mod tests {
     fn the_bytes_of_a_hello_and_of_its_answer() {
         let words = "$1\r\n2\r\n$7\r\nkvstore\r\n$16\r\n00c0ffee00c0ffee\r\n$16\r\n0123456789abcdef\r\n$4\r\ndisk\r\n\
                      $15\r\n119276480307200\r\n$14\r\nlocalhost:8081\r\n$8\r\neventual\r\n$1\r\n-\r\n";
-        let mut sent = String::new();
+        let mut sent = Vec::new();
         Request::Hello.encode(&example(), &mut sent);
-        assert_eq!(sent, format!("*11\r\n$4\r\nPEER\r\n$5\r\nHELLO\r\n{words}"));
+        let expected = format!("*11\r\n$4\r\nPEER\r\n$5\r\nHELLO\r\n{words}");
+        assert_eq!(String::from_utf8(sent).expect("text"), expected);
         let answer = format!(
             "*3\r\n*9\r\n{words}*1\r\n$26\r\nfedcba9876543210@[::1]:443\r\n*2\r\n$16\r\n0000000000000001\r\n$16\r\n0000000000000002\r\n"
         );
