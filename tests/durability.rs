@@ -364,7 +364,7 @@ fn check(server: &Server, client: u64, knowledge: &mut Knowledge) {
 }
 
 /// Starts, loads, kills at a random moment, and checks, again and again.
-fn kill_under_load(policy: &str, rounds: u32, longest: Duration) {
+fn kill_under_load(policy: &str, rounds: u64, longest: Duration) {
     let directory = TempDir::new().unwrap();
     let mut knowledge: Vec<Knowledge> = (0..CLIENTS).map(|_| Knowledge::default()).collect();
     let mut random = u64::from(std::process::id());
@@ -405,7 +405,7 @@ fn kill_9_under_load_loses_nothing_acknowledged() {
 #[ignore = "full size: 30 rounds for each policy"]
 fn kill_9_under_load_loses_nothing_acknowledged_full_size() {
     for policy in ["always", "everysec", "never"] {
-        kill_under_load(policy, 30, Duration::from_millis(2_500));
+        kill_under_load(policy, common::full_size(30), Duration::from_millis(2_500));
     }
 }
 

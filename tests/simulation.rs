@@ -14,6 +14,8 @@
 //!
 //! A failure prints its seed; `SEED=n cargo test --test simulation` plays it again.
 
+mod common;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -900,7 +902,7 @@ fn clusters_converge_through_any_trouble() {
 #[test]
 #[ignore = "takes minutes"]
 fn clusters_converge_through_any_trouble_100_000_times() {
-    check_seeds(0..100_000);
+    check_seeds(0..common::full_size(100_000));
 }
 
 /// The checks can fail: each mistake is found by some seed, and the same seeds pass without it.

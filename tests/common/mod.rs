@@ -278,6 +278,18 @@ pub fn is_ci() -> bool {
     std::env::var("CI").is_ok_and(|value| value == "true")
 }
 
+/// How many rounds or seeds a test of full size does: all, or the part for which `.ci/run` has time on a slow machine.
+pub fn full_size(rounds: u64) -> u64 {
+    let percent = std::env::var("KVSTORE_TEST_SHARE").ok().and_then(|percent| percent.parse().ok()).unwrap_or(100);
+    if percent >= 100 {
+        return rounds;
+    }
+    let part = (rounds * percent / 100).max(1);
+    let name = thread::current().name().unwrap_or("test").to_string();
+    let _ = writeln!(std::io::stderr(), "SHORTENED {name}: {part} of {rounds}, as this machine is slow");
+    part
+}
+
 /// What a command printed, and its exit code.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Output {
