@@ -35,7 +35,8 @@
 //! 6. [`replication`], agreeing: links, comparisons, members, and when a delete may be forgotten.
 //! 7. [`node`]: the owner of everything, the thread table and the locks.
 //! 8. [`web`], watching: the page, REST, health and metrics, and how a browser is kept from being a way in.
-//! 9. [`mod@bench`], how fast it is and how long its clients wait; [`export`], the way out.
+//! 9. [`guard`], what strangers may take, and what becomes of their words.
+//! 10. [`mod@bench`], how fast it is and how long its clients wait; [`export`], the way out.
 //!
 //! Beside them: [`options`] is the command line, [`config`] has every limit with its reason, [`error`] every way to fail,
 //! [`metrics`] what is counted and timed. In each directory read `mod.rs` first.
@@ -50,6 +51,7 @@ pub mod config;
 pub mod durability;
 pub mod error;
 pub mod export;
+pub mod guard;
 pub mod metrics;
 pub mod node;
 pub mod options;

@@ -23,11 +23,11 @@ fn an_introduction_is_version_2_and_anything_else_is_refused_with_the_way_out() 
     let old = ["1", "kvstore", ids[0], ids[1], "memory", "1", "localhost:1"];
     wire.ask(
         hello(&old),
-        "-ERR PEER HELLO: version 1 is not spoken here, only 2; run the same release on all nodes\r\n",
+        "-ERR PEER HELLO: version '1' is not spoken here, only 2; run the same release on all nodes\r\n",
     );
     wire.ask(hello(&[]), "-ERR PEER HELLO: 9 words are needed, not 0\r\n");
     assert_eq!(number(&server, "peers_refused"), 3);
-    server.wait_for_log("refused the peer localhost:1: PEER HELLO: version 1 is not spoken here");
+    server.wait_for_log("refused the peer localhost:1: PEER HELLO: version '1' is not spoken here");
     // The answer, byte for byte.
     let info = text(ask(&server, &["INFO", "server"]));
     let id = |name: &str| info.lines().find_map(|line| line.strip_prefix(&format!("{name}:"))).expect(name).to_string();

@@ -14,6 +14,7 @@
 use super::members::parse_id;
 use crate::client::Response;
 use crate::error::{Error, Result};
+use crate::guard::shown;
 use crate::options::{parse_cluster, parse_host_port};
 
 /// The version of this conversation.
@@ -33,8 +34,6 @@ pub const MEMBERS_MAX: usize = 64;
 pub const BANS_MAX: usize = 10_000;
 /// Bytes of a HELLO, and of its answer.
 pub const HELLO_BYTES_MAX: usize = 1024 * 1024;
-/// Characters of a word that an error message repeats.
-const SHOWN_CHARS_MAX: usize = 32;
 
 /// A node says who it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -165,8 +164,8 @@ fn check_way(way: &str, cluster_id: &str) -> Result<()> {
 }
 
 fn other_version(version: &str) -> Error {
-    let version: String = version.escape_debug().take(SHOWN_CHARS_MAX).collect();
-    bad(&format!("version {version} is not spoken here, only {PROTOCOL_VERSION}; run the same release on all nodes"))
+    let version = shown(version);
+    bad(&format!("version '{version}' is not spoken here, only {PROTOCOL_VERSION}; run the same release on all nodes"))
 }
 
 fn bad(what: &str) -> Error {
@@ -232,7 +231,7 @@ mod tests {
         assert_eq!(Introduction::parse(&good).expect("good"), example());
         let long = "x".repeat(HELLO_BYTES_MAX);
         for (index, word, reason) in [
-            (0, "1", "version 1 is not spoken here, only 2; run the same release on all nodes"),
+            (0, "1", "version '1' is not spoken here, only 2; run the same release on all nodes"),
             (0, "9\r\nforged", "version 9\\r\\nforged is"),
             (1, "", "the name of a cluster is 1 to 64"),
             (1, &long, "longer than 1048576 bytes"),

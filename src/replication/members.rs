@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Introduction;
 use crate::error::{Error, Result};
+use crate::guard::shown;
 
 /// Addresses kept for one contact: the advertised one, the one it was named by, and one in hand.
 const ADDRESSES_MAX: usize = 3;
@@ -298,7 +299,8 @@ impl Members {
         if other.cluster != self.identity.cluster {
             return Err(Error::refused(format!(
                 "it is of cluster '{}', this node of '{}'; start both with the same --cluster",
-                other.cluster, self.identity.cluster
+                shown(&other.cluster),
+                self.identity.cluster
             )));
         }
         if other.node_id == self.identity.node_id && other.run_id != self.identity.run_id {

@@ -5,6 +5,7 @@ use std::io::Write;
 use super::introduction::{HELLO_BYTES_MAX, Introduction, explained};
 use crate::client::Response;
 use crate::error::{Error, Result};
+use crate::guard::sentence;
 
 /// Longest list of versions: the longest bulk that a server sends, and its header.
 const VERSIONS_BYTES_MAX: u64 = 512 * 1024 * 1024 + 64;
@@ -78,9 +79,11 @@ impl Request {
     /// What a response to this request means.
     pub fn reply(&self, response: Response) -> Result<Reply> {
         Ok(match (self, response) {
-            (Request::Hello, Response::Error(code, message)) if code == "ERR" => Reply::Error(explained(message)),
-            (_, Response::Error(code, message)) if code == "ERR" => Reply::Error(message),
-            (_, Response::Error(code, message)) => Reply::Error(format!("{code} {message}")),
+            (Request::Hello, Response::Error(code, message)) if code == "ERR" => {
+                Reply::Error(explained(sentence(message)))
+            }
+            (_, Response::Error(code, message)) if code == "ERR" => Reply::Error(sentence(message)),
+            (_, Response::Error(code, message)) => Reply::Error(sentence(format!("{code} {message}"))),
             (Request::Hello, response) => Reply::Introduction(Introduction::from_response(&response)?),
             (Request::Merge(_), Response::Array(counts)) => match counts.as_slice() {
                 [Response::Integer(merged @ 0..), Response::Integer(refused @ 0..)] => {

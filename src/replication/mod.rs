@@ -61,6 +61,7 @@ use log::{info, trace, warn};
 
 use crate::config::Configuration;
 use crate::error::{Error, Result};
+use crate::guard::{LogLimiter, shown};
 use crate::metrics;
 use crate::store::KeyValueStore;
 use crate::store::version::HybridClock;
@@ -159,6 +160,7 @@ impl ReplicationManager {
                 progress: (Mutex::default(), Condvar::new()),
                 waiting: AtomicUsize::new(0),
                 refusals: Mutex::default(),
+                refusal_lines: LogLimiter::default(),
             }),
         }
     }
@@ -231,7 +233,7 @@ impl ReplicationManager {
     pub fn heard(&self, from: &Introduction) -> Result<()> {
         let result = self.shared.heard(from);
         match &result {
-            Ok(()) => drop(lock(&self.shared.refusals).remove(&from.address)),
+            Ok(()) => drop(lock(&self.shared.refusals).remove(&shown(&from.address))),
             Err(reason) => self.refused(&from.address, &reason.to_string()),
         }
         result
@@ -240,15 +242,20 @@ impl ReplicationManager {
     /// Counts that somebody who wanted to be a peer was refused; logs it if it is news.
     pub fn refused(&self, who: &str, reason: &str) {
         metrics::add(&self.shared.counters.hellos_refused, 1);
+        let (who, reason) = (shown(who), reason.to_string());
         let mut refusals = lock(&self.shared.refusals);
-        if refusals.len() >= self.shared.limits.peers_max && !refusals.contains_key(who) {
+        if refusals.get(&who) == Some(&reason) {
+            return;
+        }
+        // What may not be logged now is not noted either: if it goes on, it is logged later.
+        let Some(left_out) = self.shared.refusal_lines.admit() else {
+            return;
+        };
+        if refusals.len() >= self.shared.limits.peers_max {
             refusals.clear();
         }
-        let before = refusals.insert(who.into(), reason.into());
-        drop(refusals);
-        if before.as_deref() != Some(reason) {
-            warn!("refused the peer {who}: {reason}");
-        }
+        warn!("refused the peer '{who}': {reason}{left_out}");
+        refusals.insert(who, reason);
     }
 
     /// The connection that a peer made to this node has ended.

@@ -18,6 +18,7 @@ use super::tombstones::{Rounds, Tombstone};
 use super::{Counters, Introduction, SaveFunction, lock, worker};
 use crate::config::{Limits, ReplicationOptions};
 use crate::error::{Error, Result};
+use crate::guard::LogLimiter;
 use crate::metrics;
 use crate::store::KeyValueStore;
 use crate::store::version::{COUNTER_BITS, HybridClock, wall_clock_ms};
@@ -50,6 +51,8 @@ pub(super) struct Shared {
     pub(super) waiting: AtomicUsize,
     /// Why nodes that introduced themselves were refused last, by address: logged when it changes.
     pub(super) refusals: Mutex<BTreeMap<String, String>>,
+    /// Lines of log about refused nodes.
+    pub(super) refusal_lines: LogLimiter,
 }
 
 /// The links by the numbers of their contacts.

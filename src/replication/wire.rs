@@ -20,6 +20,7 @@ use super::{Introduction, Reply, Request};
 use crate::client::{Response, encode, has_ended, open};
 use crate::config::Limits;
 use crate::error::{Error, Result};
+use crate::guard::sentence;
 use crate::metrics;
 
 /// Longest sleep in one `write`; between two the time limit is looked at.
@@ -87,6 +88,7 @@ impl<'a> Wire<'a> {
         self.write_all(&encode(&[b"AUTH", password]), &mut None)?;
         match Response::read_within(&mut self.incoming, AUTH_REPLY_BYTES_MAX)? {
             Response::Error(_, message) => {
+                let message = sentence(message);
                 Err(Error::refused(format!("it did not take the password ({message}); give all nodes the same one")))
             }
             _ => Ok(()),

@@ -1,0 +1,61 @@
+//! Escaping what others said before it is logged or shown.
+
+/// Bytes of another's words that are shown: more than an address of any sense needs.
+const SHOWN_BYTES_MAX: usize = 120;
+
+/// The words of others as they may stand inside quotes in a log or a message: printable ASCII stays, everything else
+/// and both quotes are escaped as in Rust, and what is long is cut and its length given.
+///
+/// ```
+/// use kvstore::guard::shown;
+/// assert_eq!(shown(b"node1:8080"), "node1:8080");
+/// assert_eq!(shown(b"x\n[ERROR] 'forged' \x1b[2J"), r"x\n[ERROR] \'forged\' \x1b[2J");
+/// assert!(shown(&[b'a'; 9_000]).ends_with("aaa... (9000 bytes)"));
+/// ```
+pub fn shown(words: impl AsRef<[u8]>) -> String {
+    let words = words.as_ref();
+    match words.get(..SHOWN_BYTES_MAX) {
+        Some(start) if words.len() > start.len() => format!("{}... ({} bytes)", start.escape_ascii(), words.len()),
+        _ => words.escape_ascii().to_string(),
+    }
+}
+
+/// Bytes of another's sentence that are shown: the server's own refusals are shorter.
+const SENTENCE_BYTES_MAX: usize = 500;
+
+/// A sentence of another program, such as a peer's refusal, as it may stand in a log, a state or a row of `PEERS`: quotes
+/// stay, since it stands outside of any; everything but printable ASCII is escaped, and what is long is cut.
+pub fn sentence(words: impl AsRef<[u8]>) -> String {
+    let words = words.as_ref();
+    let end = words.len().min(SENTENCE_BYTES_MAX);
+    let cut = if end < words.len() { "..." } else { "" };
+    let escaped = words[..end].iter().map(|&byte| match byte {
+        b'\'' | b'"' => char::from(byte).to_string(),
+        other => other.escape_ascii().to_string(),
+    });
+    escaped.collect::<String>() + cut
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_sentence_keeps_its_quotes_and_nothing_that_moves_the_cursor() {
+        assert_eq!(sentence("it's \"so\"\r\n\x1b[2J"), "it's \"so\"\\r\\n\\x1b[2J");
+        assert_eq!(sentence([b'x'; 600]).len(), SENTENCE_BYTES_MAX + 3);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_shown_is_short_and_printable(words in prop::collection::vec(any::<u8>(), 0..400)) {
+            let shown = shown(&words);
+            prop_assert!(shown.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' '));
+            let sentence = sentence(&words);
+            prop_assert!(sentence.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' '));
+            prop_assert!(shown.len() <= 4 * SHOWN_BYTES_MAX + 24);
+            prop_assert!(!shown.replace("\\\\", "").replace("\\'", "").replace("\\\"", "").contains(['\'', '"']));
+        }
+    }
+}
