@@ -232,7 +232,7 @@ mod tests {
         let long = "x".repeat(HELLO_BYTES_MAX);
         for (index, word, reason) in [
             (0, "1", "version '1' is not spoken here, only 2; run the same release on all nodes"),
-            (0, "9\r\nforged", "version 9\\r\\nforged is"),
+            (0, "9\r\nforged", "version '9\\r\\nforged' is"),
             (1, "", "the name of a cluster is 1 to 64"),
             (1, &long, "longer than 1048576 bytes"),
             (2, "1", "16 hex digits"),

@@ -51,7 +51,7 @@ pub mod tombstones;
 mod wire;
 mod worker;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -92,6 +92,29 @@ pub struct Counters {
 #[derive(Debug)]
 pub struct ReplicationManager {
     shared: Arc<Shared>,
+}
+
+/// A connection's place in the table of peers. Dropping it gives the place back, however the connection stops being
+/// that peer's: by its end, by `RESET`, or by a HELLO with another id.
+#[derive(Debug)]
+pub struct Greeted {
+    peer: Arc<inbound::Peer>,
+    shared: Arc<Shared>,
+}
+
+impl Greeted {
+    /// Does something that only the newest connection of a node may do.
+    pub fn while_current<T>(&self, act: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.peer.while_current(act)
+    }
+}
+
+impl Drop for Greeted {
+    fn drop(&mut self) {
+        if self.shared.inbound.ended(&self.peer) {
+            self.shared.lost_a_peer();
+        }
+    }
 }
 
 /// What survives a restart: what was stored, and how to store it.
@@ -258,16 +281,11 @@ impl ReplicationManager {
         refusals.insert(who, reason);
     }
 
-    /// The connection that a peer made to this node has ended.
-    pub fn inbound_ended(&self, peer: &Arc<inbound::Peer>) {
-        if self.shared.inbound.ended(peer) {
-            self.shared.lost_a_peer();
-        }
-    }
-
-    /// The connections that peers made to this node.
-    pub fn inbound(&self) -> &Inbound {
-        &self.shared.inbound
+    /// A node that may stay introduced itself on `socket`: its older connections end. The connection counts as that
+    /// node's until the result is dropped.
+    pub fn greeted(&self, from: &Introduction, socket: &Arc<TcpStream>) -> Greeted {
+        let peer = self.shared.inbound.greeted(from.node_id, &from.address, socket);
+        Greeted { peer, shared: Arc::clone(&self.shared) }
     }
 
     /// Counts what a peer's batch did. Nothing is handed on, but every link compares when things are quiet: the

@@ -49,9 +49,6 @@ pub fn serve(stream: TcpStream, node: &Node, id: u64, address: SocketAddr) {
         progress: Progress::default(),
     };
     let result = connection.run();
-    if let Some(peer) = connection.session.peer.take() {
-        node.replication.inbound_ended(&peer);
-    }
     match result {
         Ok(()) => {}
         Err(error) if is_timeout(&error) => {

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::node::{Batch, Node};
 use crate::protocol::resp::no_auth;
 use crate::protocol::{Command, Reply};
-use crate::replication::inbound::Peer;
+use crate::replication::Greeted;
 
 /// What happens to the connection after a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub struct Session {
     /// The connection's socket, once a peer may want to have it closed; tests have none.
     pub(super) socket: Option<Arc<TcpStream>>,
     /// The node that introduced itself on this connection.
-    pub(super) peer: Option<Arc<Peer>>,
+    pub(super) peer: Option<Greeted>,
     /// A command was carried out, so the node serves clients: see [`Node::wait_until_serving`].
     pub(super) is_admitted: bool,
     /// As the client calls itself.

@@ -65,9 +65,8 @@ fn hello<R: Reply>(words: Words, node: &Node, session: &mut Session, reply: &mut
     let answer = node.replication.introduction(true).inspect_err(|error| {
         node.replication.refused(&from.address, &error.to_string());
     })?;
-    let inbound = node.replication.inbound();
     if let Some(socket) = &session.socket {
-        session.peer = Some(inbound.greeted(from.node_id, &from.address, socket));
+        session.peer = Some(node.replication.greeted(&from, socket));
     }
     reply.array(3);
     list(&answer.words(), reply);
