@@ -1,27 +1,12 @@
-//! Programs that people already have: Redis's own tools and the client libraries of three languages,
-//! against a server of its own each, with and without a password. The libraries are installed by `.ci/run`.
+//! Redis's own tools and the `redis` crate, against a server of its own each, with and without a password.
 
 mod common;
 
+use common::clients::{PASSWORD, limited, server_with_password};
 use common::{Output, Server, have, resp, run};
 use redis::{RedisResult, Value};
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
-
-const PASSWORD: &str = "correct horse";
-
-/// A server that asks for [`PASSWORD`].
-fn server_with_password() -> Server {
-    Server::start_on(0, &[], &[("KVSTORE_PASSWORD", PASSWORD)])
-}
-
-/// A program with its arguments, ended if it hangs.
-fn limited(program: impl AsRef<std::ffi::OsStr>) -> Command {
-    let mut command = Command::new("timeout");
-    command.arg("60").arg(program);
-    command
-}
+use std::process::Stdio;
 
 /// Runs `redis-cli` against the server.
 fn redis_cli(server: &Server, arguments: &[&str], input: impl AsRef<[u8]>) -> Output {
@@ -248,133 +233,15 @@ fn use_the_crate(connection: &mut redis::Connection) -> RedisResult<()> {
     let numbers: Vec<usize> = pipeline.query(connection)?;
     assert_eq!(numbers, Vec::from_iter(0..1000));
 
-    // A transaction fails and changes nothing; the connection goes on. (By hand: the crate's own `atomic()` has an
-    // overflow, a panic in debug builds, where a server refuses MULTI itself.)
+    // A transaction fails and changes nothing; the connection goes on.
     let mut transaction = redis::pipe();
-    transaction.cmd("MULTI").set("never", "x").del("name");
-    transaction.cmd("EXEC");
+    transaction.atomic().set("never", "x").del("name");
     let error = transaction.exec(connection).expect_err("no transactions");
-    assert!(error.to_string().contains("not supported"), "{error}");
+    assert_eq!(error.code(), Some("EXECABORT"), "{error}");
     assert_eq!(connection.get("never")?, None);
     assert_eq!(connection.del(&["name", "nobody"])?, 1);
     Ok(())
 }
-
-/// Runs a script with a server without and one with a password; the script prints `ok` in the end.
-fn drive(script: &str, program: PathBuf) {
-    for (server, password) in [(Server::start(&[]), None), (server_with_password(), Some(PASSWORD))] {
-        let mut command = limited(&program);
-        command.current_dir(common::clients_folder());
-        command.arg(common::repository().join("tests/clients").join(script));
-        command.arg(server.port.to_string()).args(password);
-        let output = run(&mut command, "");
-        assert_eq!(
-            (output.stdout.as_str(), output.code),
-            ("ok\n", Some(0)),
-            "{script}, password {password:?}: {}",
-            output.stderr
-        );
-    }
-}
-
-/// Whether `.ci/run` has installed this under [`common::clients_folder`].
-fn have_client(path: &str) -> bool {
-    let found = common::clients_folder().join(path).exists();
-    if !found {
-        common::skip(&format!("target/clients/{path} is missing; .ci/run installs it"));
-    }
-    found
-}
-
-/// The one that was installed with the libraries where the machine's is too old, otherwise the machine's.
-fn node() -> PathBuf {
-    let own = common::clients_folder().join("node_modules/node/bin/node");
-    if own.exists() { own } else { "node".into() }
-}
-
-#[test]
-fn redis_py() {
-    if have_client("python/bin/python") {
-        drive("redis_py.py", common::clients_folder().join("python/bin/python"));
-    }
-}
-
-#[test]
-fn node_redis() {
-    if have_client("node_modules/redis") {
-        drive("node_redis.mjs", node());
-    }
-}
-
-#[test]
-fn ioredis() {
-    if have_client("node_modules/ioredis") {
-        drive("ioredis.mjs", node());
-    }
-}
-
-/// The lines of a reply to `HELLO 3`: a map of four texts, two numbers and an empty list.
-fn hello_reply(wire: &mut common::Wire) -> Vec<String> {
-    let lines: Vec<String> = (0..1 + 4 * 4 + 2 * 3 + 3).map(|_| wire.line()).collect();
-    assert_eq!(lines.first().map(String::as_str), Some("%7"), "{lines:?}");
-    lines
-}
-
-#[test]
-fn a_handshake_reply_by_reply() {
-    let server = Server::start(&[]);
-    let mut wire = server.connect();
-    wire.ask(resp(&[b"CLIENT", b"SETINFO", b"LIB-NAME", b"x"]), "+OK\r\n");
-    wire.ask(resp(&[b"CLIENT", b"GETNAME"]), "$-1\r\n");
-    wire.send(resp(&[b"HELLO", b"3", b"AUTH", b"default", b"any", b"SETNAME", b"me"]));
-    let hello = hello_reply(&mut wire);
-    assert!(hello.join(" ").contains("$5 proto :3 $2 id :"), "{hello:?}");
-    wire.ask(resp(&[b"CLIENT", b"GETNAME"]), "$2\r\nme\r\n");
-    // RESP3's null, also inside arrays: redis-py would wait for ever for the bytes of a "$-1".
-    wire.ask(resp(&[b"GET", b"nobody"]), "_\r\n");
-    wire.ask(resp(&[b"MGET", b"nobody", b"none"]), "*2\r\n_\r\n_\r\n");
-    wire.ask(resp(&[b"COMMAND", b"INFO", b"nonsense"]), "*1\r\n_\r\n");
-    // A refused HELLO changes nothing.
-    wire.ask(resp(&[b"HELLO", b"4"]), "-NOPROTO unsupported protocol version\r\n");
-    wire.ask(resp(&[b"GET", b"nobody"]), "_\r\n");
-    // RESET is back to the start: RESP2, no name.
-    wire.ask(resp(&[b"RESET"]), "+RESET\r\n");
-    wire.ask(resp(&[b"GET", b"nobody"]), "$-1\r\n");
-    wire.ask(resp(&[b"CLIENT", b"GETNAME"]), "$-1\r\n");
-    // Two connections have two numbers, and keep them.
-    let id = |wire: &mut common::Wire| {
-        wire.send(resp(&[b"CLIENT", b"ID"]));
-        wire.line()
-    };
-    let (first, second) = (id(&mut wire), id(&mut server.connect()));
-    assert_ne!(first, second);
-    assert_eq!(first, id(&mut wire));
-}
-
-#[test]
-fn a_handshake_with_a_password() {
-    let server = server_with_password();
-    let password = PASSWORD.as_bytes();
-    let mut wire = server.connect();
-    wire.ask(resp(&[b"PING"]), "-NOAUTH Authentication required.\r\n");
-    wire.send(resp(&[b"HELLO", b"3"]));
-    assert!(wire.line().starts_with("-NOAUTH HELLO must be called with the client already authenticated"));
-    // A wrong one changes neither the protocol nor the name.
-    wire.send(resp(&[b"HELLO", b"3", b"AUTH", b"default", b"wrong", b"SETNAME", b"me"]));
-    assert!(wire.line().starts_with("-WRONGPASS "));
-    wire.ask(resp(&[b"GET", b"k"]), "-NOAUTH Authentication required.\r\n");
-    wire.ask(resp(&[b"AUTH", b"somebody", password]), WRONG);
-    wire.ask(resp(&[b"AUTH", password]), "+OK\r\n");
-    wire.ask(resp(&[b"MGET", b"k"]), "*1\r\n$-1\r\n");
-    wire.ask(resp(&[b"CLIENT", b"GETNAME"]), "$-1\r\n");
-    wire.ask(resp(&[b"RESET"]), "+RESET\r\n");
-    wire.ask(resp(&[b"GET", b"k"]), "-NOAUTH Authentication required.\r\n");
-    wire.send(resp(&[b"HELLO", b"3", b"AUTH", b"default", password]));
-    hello_reply(&mut wire);
-    wire.ask(resp(&[b"GET", b"k"]), "_\r\n");
-}
-
-const WRONG: &str = "-WRONGPASS invalid username-password pair or user is disabled.\r\n";
 
 /// Clients read the rows of `COMMAND` by position: ten fields each, and help texts for the hints.
 #[test]

@@ -56,11 +56,15 @@ impl Reader {
                 }
                 Err(error) => end(error),
             },
-            Some(Parser::Line(parser)) => match parser.line_end(unread, limits, true) {
+            Some(Parser::Line(line_parser)) => match line_parser.line_end(unread, limits, true) {
                 Ok(None) => false,
                 Ok(Some(len)) => {
                     let line = line::trimmed(&unread[..len]).to_vec();
-                    seen.push(outcome(parser.parse(&line)));
+                    if seen.is_empty() && line::is_hello(&line) {
+                        *parser = Some(Parser::Resp(resp::Parser::with_inline_request()));
+                        return true;
+                    }
+                    seen.push(outcome(line_parser.parse(&line)));
                     unread.drain(..len);
                     true
                 }
@@ -97,7 +101,7 @@ fn any_bytes() -> impl Strategy<Value = Vec<u8>> {
     let fragment = prop_oneof![
         4 => prop::sample::select(vec![
             "*1\r\n", "*2\r\n", "*3\r\n", "*0\r\n", "*-1\r\n", "*6\r\n", "$3\r\n", "$1\r\n", "$0\r\n", "$-1\r\n", "$x\r\n", "GET",
-            "SET", "PUT ", "GET ", "DEL ", "k", " ", "\r\n", "\n", "\r", "\0", "*", "$", "MSET", "$4\r\nMSET\r\n", "$1\r\nk\r\n", "HTTP/1.1",
+            "SET", "PUT ", "GET ", "DEL ", "k", " ", "\r\n", "\n", "\r", "\0", "*", "$", "MSET", "$4\r\nMSET\r\n", "$1\r\nk\r\n", "HTTP/1.1", "HELLO 3",
         ]).prop_map(|text| text.as_bytes().to_vec()),
         1 => prop::collection::vec(any::<u8>(), 0..6),
     ];

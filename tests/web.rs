@@ -187,7 +187,15 @@ fn only_names_that_cannot_be_rebound_are_answered() {
     ] {
         let response = once(&server, "GET", "/status.json", &[&format!("Host: {host}")], b"");
         assert_eq!(response.status, status, "{host}");
+        // The probes show no data, and are called by whatever name an orchestrator gave the node.
+        for probe in ["/livez", "/readyz", "/readyz?verbose"] {
+            assert_eq!(once(&server, "GET", probe, &[&format!("Host: {host}")], b"").status, 200, "{probe} {host}");
+        }
     }
+    // The advertised name is a name of this node.
+    let named = Server::start(&["--advertise", "node1.example:8080"]);
+    assert_eq!(once(&named, "GET", "/metrics", &["Host: Node1.example:9999"], b"").status, 200);
+    assert_eq!(once(&named, "GET", "/metrics", &["Host: node2.example:8080"], b"").status, 403);
 }
 
 #[test]
@@ -269,6 +277,7 @@ fn with_a_password_only_the_probes_are_open() {
         ("/nothing", 401),
         ("/livez", 200),
         ("/readyz", 200),
+        ("/readyz?verbose", 200),
         ("/livez/../keys/k", 401),
     ] {
         let response = get(&server, target);
@@ -287,6 +296,12 @@ fn with_a_password_only_the_probes_are_open() {
         let header = format!("Authorization: {authorization}");
         assert_eq!(once(&server, "PUT", "/keys/k", &[&header], b"v").status, status, "{authorization}");
     }
+    // Who has the password may use any name: a container's, a service's.
+    let by_name = |headers: &[&str], target| once(&server, "GET", target, headers, b"");
+    let right = "Authorization: Basic ZGVmYXVsdDpzZWNyZXQ=";
+    assert_eq!(by_name(&["Host: kvstore.internal:8080", right], "/keys/k").text(), "v");
+    assert_eq!(by_name(&["Host: kvstore.internal:8080"], "/keys/k").status, 401);
+    assert_eq!(by_name(&["Host: kvstore.internal:8080"], "/livez").status, 200);
     // Refused before a body is read: nobody without the password fills the memory.
     let mut wire = server.connect();
     wire.send("PUT /keys/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 60000000\r\n\r\n");
@@ -440,10 +455,6 @@ fn links_are_shown_cut_and_healed() {
     let plain = Server::start(&[]);
     let refused = once(&plain, "POST", &format!("/links/{id}/cut"), &[], b"");
     assert!(refused.status == 400 && refused.text().contains("--enable-fault-injection"), "{}", refused.text());
-    // The advertised name is a name of this node.
-    let named = Server::start(&["--advertise", "node1.example:8080"]);
-    assert_eq!(once(&named, "GET", "/livez", &["Host: Node1.example:9999"], b"").status, 200);
-    assert_eq!(once(&named, "GET", "/livez", &["Host: node2.example:8080"], b"").status, 403);
 }
 
 #[test]

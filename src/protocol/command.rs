@@ -126,6 +126,8 @@ pub enum Command<'a> {
     Multi,
     Exec,
     Discard,
+    Watch,
+    Unwatch,
 }
 
 /// A row of the table.
@@ -204,9 +206,11 @@ pub const TABLE: &[Row] = &[
     new("SELECT", "0", 2, NO_KEYS, READ, RESP, "choose the only database"),
     new("QUIT", "", -1, NO_KEYS, READ, LINES, "close the connection"),
     new("RESET", "", 1, NO_KEYS, READ, RESP, "make the connection as new"),
-    new("MULTI", "", 1, NO_KEYS, READ, RESP, "refused: there are no transactions"),
-    new("EXEC", "", 1, NO_KEYS, READ, RESP, "ends what MULTI refused"),
-    new("DISCARD", "", 1, NO_KEYS, READ, RESP, "ends what MULTI refused"),
+    new("MULTI", "", 1, NO_KEYS, READ, RESP, "commands are answered QUEUED and not executed, until EXEC or DISCARD"),
+    new("EXEC", "", 1, NO_KEYS, READ, RESP, "end MULTI with an error: there are no transactions"),
+    new("DISCARD", "", 1, NO_KEYS, READ, RESP, "end MULTI without an error"),
+    new("WATCH", "key [key ...]", -2, ALL_KEYS, READ, RESP, "refused: there are no transactions"),
+    new("UNWATCH", "", 1, NO_KEYS, READ, RESP, "nothing is watched"),
 ];
 
 /// The row of a command, in whatever case its name is written.
@@ -272,6 +276,8 @@ impl<'a> Command<'a> {
             (b"MULTI", 1) => Command::Multi,
             (b"EXEC", 1) => Command::Exec,
             (b"DISCARD", 1) => Command::Discard,
+            (b"WATCH", 2..) => Command::Watch,
+            (b"UNWATCH", 1) => Command::Unwatch,
             _ => return Err(no_such_command(words)),
         })
     }
@@ -286,11 +292,6 @@ impl<'a> Command<'a> {
         use Command::*;
         matches!(self, PeerHello { .. } | PeerDigests { .. } | PeerVersions { .. } | PeerMerge { .. })
             || self.allowed_without_password()
-    }
-
-    /// Whether it still works after `MULTI` was refused.
-    pub fn allowed_after_multi(&self) -> bool {
-        matches!(self, Command::Multi | Command::Exec | Command::Discard | Command::Quit | Command::Reset)
     }
 }
 

@@ -144,6 +144,11 @@ pub fn is_http_like(line: &[u8], is_first: bool) -> HttpLike {
     if starts(b"POST ") || starts(b"Host:") { HttpLike::Attack } else { HttpLike::No }
 }
 
+/// Whether a first line is an inline `HELLO`, as some RESP3 libraries begin their conversation with it.
+pub fn is_hello(line: &[u8]) -> bool {
+    line.split(|byte| byte.is_ascii_whitespace()).next().is_some_and(|word| word.eq_ignore_ascii_case(b"HELLO"))
+}
+
 /// Writes results as lines.
 #[derive(Debug)]
 pub struct LineReply<'a>(pub &'a mut Vec<u8>);

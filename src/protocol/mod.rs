@@ -19,8 +19,8 @@
 //!   the connection is closed, since nobody knows where the next request starts.
 //! - This module knows no store, no node and no socket.
 //!
-//! **What is left out.** Of HTTP everything but plain requests with a length; inline commands on a RESP connection (the
-//! line protocol is there for people); RESP3's push messages and streamed strings.
+//! **What is left out.** Of HTTP everything but plain requests with a length; inline commands on a RESP connection other than a
+//! first `HELLO` (the line protocol is there for people); RESP3's push messages and streamed strings.
 //!
 //! Files: [`words`] are the pieces of a request, [`command`] the table of all commands, [`mod@line`],
 //! [`resp`] and [`http`] the protocols. RESP: <https://redis.io/docs/latest/develop/reference/protocol-spec/>.
@@ -69,7 +69,8 @@ pub trait Reply {
 pub enum Choice {
     /// A request starts with `*`.
     Resp,
-    /// A letter: text lines, or HTTP, which the first whole line will show ([`line::is_http_like`]).
+    /// A letter: text lines, HTTP or an inline `HELLO` of RESP, which the first whole line will show
+    /// ([`line::is_http_like`], [`line::is_hello`]).
     Line,
 }
 

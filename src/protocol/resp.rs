@@ -11,6 +11,8 @@
 //! replies. "Not there" is `$-1` in RESP2. RESP3, after `HELLO 3`, writes `_` for it, everywhere, also inside
 //! arrays (redis-py 8 waits for ever if it meets a `$-1` there), and `%2` for two pairs of a map.
 //!
+//! One inline request is understood: a `HELLO …` line at the start of a connection ([`Parser::with_inline_request`]).
+//!
 //! Error texts are Redis's own where it has them: its test suite and several clients look at them.
 //! Specification: <https://redis.io/docs/latest/develop/reference/protocol-spec/>.
 
@@ -39,6 +41,8 @@ enum State {
     /// Before the `*` of a request.
     #[default]
     Start,
+    /// Before a request that is a line of words.
+    Inline,
     /// Before the `$` of an element; so many are still to come, this one included.
     Header { left: usize },
     /// In the content of an element of `len` bytes.
@@ -46,6 +50,11 @@ enum State {
 }
 
 impl Parser {
+    /// A parser that takes the first line as a request: words with white space between them, without quotes.
+    pub fn with_inline_request() -> Self {
+        Parser { state: State::Inline, ..Parser::default() }
+    }
+
     /// Length of the first request in `bytes`, or `None` until it is all there. `bytes` starts at
     /// a request and only ever grows until the request is complete. Its words are then
     /// [`Parser::words`]; a request of no words asks for nothing and gets no reply.
@@ -61,6 +70,7 @@ impl Parser {
                     }
                     self.start(bytes, limits, authenticated)?
                 }
+                State::Inline => self.inline(bytes, limits, authenticated)?,
                 State::Header { left: 0 } => {
                     self.state = State::Start;
                     return Ok(Some(std::mem::take(&mut self.position)));
@@ -102,6 +112,33 @@ impl Parser {
         }
         self.position = after;
         self.state = State::Header { left: len as usize };
+        Ok(true)
+    }
+
+    fn inline(&mut self, bytes: &[u8], limits: &Limits, authenticated: bool) -> Result<bool> {
+        let end = bytes.iter().position(|&byte| byte == b'\n');
+        let len = end.unwrap_or(bytes.len());
+        if !authenticated && len > limits.unauthenticated_bytes_max {
+            return Err(Error::Protocol(no_auth()));
+        }
+        if len > INLINE_BYTES_MAX {
+            return Err(Error::protocol("too big inline request"));
+        }
+        let Some(end) = end else {
+            return Ok(false);
+        };
+        let mut start = 0;
+        for word in bytes[..end].split(|byte| byte.is_ascii_whitespace()) {
+            if !word.is_empty() {
+                self.spans.push(Span::new(start, start + word.len()));
+            }
+            start += word.len() + 1;
+        }
+        if !authenticated && self.spans.len() > limits.unauthenticated_elements_max {
+            return Err(Error::Protocol(no_auth()));
+        }
+        self.position = end + 1;
+        self.state = State::Header { left: 0 };
         Ok(true)
     }
 
@@ -169,6 +206,9 @@ impl Parser {
         Ok(true)
     }
 }
+
+/// As in Redis.
+const INLINE_BYTES_MAX: usize = 64 * 1024;
 
 /// Spans kept between requests, enough for everyday ones: 2 KiB.
 const SPANS_KEPT: usize = 256;

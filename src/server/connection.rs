@@ -237,7 +237,12 @@ impl Connection<'_> {
                     return Ok(None);
                 };
                 let line = line::trimmed(&unread[..len]);
-                match line::is_http_like(line, std::mem::take(is_first)) {
+                let is_first = std::mem::take(is_first);
+                match line::is_http_like(line, is_first) {
+                    HttpLike::No if is_first && line::is_hello(line) => {
+                        *protocol = Protocol::Resp(resp::Parser::with_inline_request());
+                        return Ok(Some(Next::Continue));
+                    }
                     HttpLike::No => {}
                     HttpLike::Request => {
                         *protocol = Protocol::Http(http::Parser::default());

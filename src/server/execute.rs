@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
+use super::transaction::{self, Transaction};
 use super::{handshake, info, peer};
 use crate::error::{Error, Result};
 use crate::node::{Batch, Node};
@@ -54,8 +55,7 @@ pub struct Session {
     pub(super) name: Vec<u8>,
     pub(super) authenticated: bool,
     pub(super) resp_version: u8,
-    /// `MULTI` was refused, so all is refused until the client has noticed: see [`execute`].
-    pub(super) in_refused_transaction: bool,
+    pub(super) transaction: Transaction,
 }
 
 impl Session {
@@ -72,7 +72,7 @@ impl Session {
             name: Vec::new(),
             authenticated,
             resp_version: 2,
-            in_refused_transaction: false,
+            transaction: Transaction::None,
         }
     }
 
@@ -88,9 +88,6 @@ impl Session {
 }
 
 /// Carries out `command` and writes its reply.
-///
-/// `MULTI` is an error, and from then on everything is one until `EXEC` or `DISCARD`: a client that sends a
-/// whole transaction without looking at replies must fail loudly and change nothing.
 pub fn execute<R: Reply>(command: Command, node: &Node, session: &mut Session, reply: &mut R) -> Result<Next> {
     if !session.authenticated && !command.allowed_without_password() {
         if let Command::PeerHello { words } = command {
@@ -99,10 +96,9 @@ pub fn execute<R: Reply>(command: Command, node: &Node, session: &mut Session, r
         }
         return Err(Error::Refused(no_auth()));
     }
-    if session.in_refused_transaction && !command.allowed_after_multi() {
-        return Err(Error::refused(
-            "transactions are not supported: refused until EXEC or DISCARD, nothing was changed",
-        ));
+    if session.transaction == Transaction::Open && !matches!(command, Command::Quit | Command::Reset) {
+        transaction::inside(&command, session, reply)?;
+        return Ok(Next::Continue);
     }
     if !session.is_admitted && !command.is_for_peers() {
         node.wait_until_serving();
@@ -178,16 +174,9 @@ pub fn execute<R: Reply>(command: Command, node: &Node, session: &mut Session, r
             reply.ok();
             return Ok(Next::Close);
         }
-        Command::Multi => {
-            session.in_refused_transaction = true;
-            return Err(Error::refused("MULTI is not supported: there are no transactions; send commands one by one"));
+        Command::Multi | Command::Exec | Command::Discard | Command::Watch | Command::Unwatch => {
+            transaction::outside(&command, session, reply)?;
         }
-        Command::Exec if std::mem::take(&mut session.in_refused_transaction) => {
-            return Err(Error::refused_as("EXECABORT", "Transaction discarded: transactions are not supported"));
-        }
-        Command::Exec => return Err(Error::refused("EXEC without MULTI")),
-        Command::Discard if std::mem::take(&mut session.in_refused_transaction) => reply.ok(),
-        Command::Discard => return Err(Error::refused("DISCARD without MULTI")),
         about_the_connection => handshake::execute(about_the_connection, node, session, reply)?,
     }
     Ok(Next::Continue)

@@ -24,7 +24,7 @@
 //!
 //! Files: [`connection`] is one client's thread, [`transport`] its socket and buffers, [`execute`] what each
 //! command does, [`peer`] what other nodes ask, [`handshake`] what clients ask before they work,
-//! [`mod@info`] the text of `INFO`.
+//! [`transaction`] how `MULTI` is refused, [`mod@info`] the text of `INFO`.
 
 pub mod connection;
 pub mod execute;
@@ -32,6 +32,7 @@ pub mod handshake;
 pub mod info;
 pub mod peer;
 pub mod progress;
+pub mod transaction;
 pub mod transport;
 
 use std::io::{self, Read, Write};

@@ -19,7 +19,9 @@
 //!
 //! **The rules**, against the ways a hostile web page can use its visitor's browser. Each has a test.
 //! - *DNS rebinding* (a name of the attacker's that resolves to our address, so that his page is "same
-//!   origin" with us): the Host must be an IP address, `localhost` or the advertised name.
+//!   origin" with us): the Host must be an IP address, `localhost` or the advertised name. With a password any Host is
+//!   served, because a browser does not send the password that it has for one name to another name. So is any Host for
+//!   the two probes, which show no data: orchestrators and proxies use names of their own.
 //! - *Requests from other sites*: whatever is not GET or HEAD must come from our own page or from no page
 //!   at all, by `Sec-Fetch-Site` and `Origin`. No answer allows another site to read it (no CORS).
 //! - *Stored values are hostile*: they are sent as bytes that may not be shown, guessed at, run or
@@ -48,18 +50,26 @@ const PAGE: &str = include_str!("page.html");
 
 /// Whether a request may be answered at all; looked at before its body is read.
 pub fn admit(request: &Request, node: &Node) -> Result<()> {
-    let advertised = node.replication.advertised_address();
-    if !request.host.is_none_or(|host| is_our_name(host, &advertised)) {
-        return Err(refused("403", "this Host is not served: use an IP address, localhost or the advertised name"));
-    }
-    let is_probe = matches!(request.target, b"/livez" | b"/readyz");
-    if node.configuration.password.is_some() && !is_probe && !is_authorized(request, node) {
-        return Err(refused("401", "the password is needed: user default, Basic authentication"));
+    let is_probe = matches!(path(request), b"/livez" | b"/readyz");
+    if node.configuration.password.is_some() {
+        if !is_probe && !is_authorized(request, node) {
+            return Err(refused("401", "the password is needed: user default, Basic authentication"));
+        }
+    } else if !is_probe && !is_our_name(request.host, &node.replication.advertised_address()) {
+        return Err(refused(
+            "403",
+            "without a password this Host is not served: use an IP address, localhost or the name given to --advertise",
+        ));
     }
     if !matches!(request.method, b"GET" | b"HEAD") && !is_from_here(request) {
         return Err(refused("403", "refused: sent by a page of another site"));
     }
     Ok(())
+}
+
+/// The target of a request without its query.
+fn path<'a>(request: &Request<'a>) -> &'a [u8] {
+    request.target.split(|&byte| byte == b'?').next().unwrap_or_default()
 }
 
 /// Answers an admitted request whose body is there. `address` is where the server listens.
@@ -70,8 +80,8 @@ pub fn answer(
     batch: &mut Batch,
     reply: &mut HttpReply,
 ) -> Result<()> {
-    let mut parts = request.target.splitn(2, |&byte| byte == b'?');
-    let (path, query) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let path = path(request);
+    let query = request.target.get(path.len() + 1..).unwrap_or_default();
     let is_read = matches!(request.method, b"GET" | b"HEAD");
     if let Some(key) = path.strip_prefix(b"/keys/") {
         node.wait_until_serving();
@@ -131,8 +141,11 @@ fn page(reply: &mut HttpReply) {
     reply.guarded("200", content::HTML, &policy, page.as_bytes());
 }
 
-/// A Host that no attacker's name can be: the name itself is what rebinding needs.
-fn is_our_name(host: &[u8], advertised: &str) -> bool {
+/// A Host that no attacker's name can be: the name itself is what rebinding needs. A browser always sends one.
+fn is_our_name(host: Option<&[u8]>, advertised: &str) -> bool {
+    let Some(host) = host else {
+        return true;
+    };
     let host = String::from_utf8_lossy(host);
     let name = without_port(&host);
     let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
@@ -224,7 +237,7 @@ mod tests {
     #[test]
     fn only_names_that_cannot_be_rebound_are_ours() {
         for ours in ["localhost", "LocalHost:8080", "127.0.0.1", "127.0.0.1:80", "[::1]", "[::1]:8080", "10.1.2.3:1"] {
-            assert!(is_our_name(ours.as_bytes(), "node1:8080"), "{ours}");
+            assert!(is_our_name(Some(ours.as_bytes()), "node1:8080"), "{ours}");
         }
         for foreign in [
             "",
@@ -236,7 +249,7 @@ mod tests {
             "[::1",
             "localhost:x",
         ] {
-            assert!(!is_our_name(foreign.as_bytes(), ""), "{foreign}");
+            assert!(!is_our_name(Some(foreign.as_bytes()), ""), "{foreign}");
         }
     }
 }

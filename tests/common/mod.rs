@@ -1,6 +1,7 @@
 //! What the tests share: real servers in their own processes, raw sockets, waiting with a deadline.
 #![allow(dead_code)] // Each test file uses its part.
 
+pub mod clients;
 pub mod cluster;
 pub mod http;
 pub mod measure;

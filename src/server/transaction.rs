@@ -1,0 +1,62 @@
+//! `MULTI` on a server that executes no transactions.
+//!
+//! **The problem.** The default pipeline of several libraries is `MULTI`, commands, `EXEC`, sent without reading a reply in
+//! between. It must fail as a whole, loudly, and change nothing. An error at `MULTI` itself is not enough: phpredis and
+//! Predis do not expect one there and take every later reply for that of another command.
+//!
+//! **The idea.** The conversation goes as with Redis, up to its end: `+OK`, `+QUEUED` for each command, and `-EXECABORT` at
+//! `EXEC`. No command is kept, as none will be executed: a transaction costs one flag, however long it is.
+
+use super::execute::Session;
+use crate::error::{Error, Result};
+use crate::protocol::{Command, Reply};
+
+/// Whether a connection has sent `MULTI`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transaction {
+    /// Commands are executed.
+    #[default]
+    None,
+    /// Commands are answered with `+QUEUED` until `EXEC`, `DISCARD` or `RESET`.
+    Open,
+}
+
+/// Why no transaction is executed, and what to do instead.
+const NONE_EXECUTED: &str = "this server executes no transactions, and nothing was changed; \
+                             send the commands without MULTI, as a plain pipeline";
+
+/// Answers a command while a transaction is open.
+///
+/// `AUTH` and `HELLO` are queued, as in Redis. `QUIT` and `RESET` are executed instead, and do not come here.
+pub fn inside<R: Reply>(command: &Command, session: &mut Session, reply: &mut R) -> Result<()> {
+    match command {
+        Command::Exec => {
+            session.transaction = Transaction::None;
+            return Err(Error::refused_as("EXECABORT", format!("Transaction discarded: {NONE_EXECUTED}")));
+        }
+        Command::Discard => {
+            session.transaction = Transaction::None;
+            reply.ok();
+        }
+        Command::Multi => return Err(Error::refused("MULTI calls can not be nested")),
+        Command::Watch => return Err(Error::refused("WATCH inside MULTI is not allowed")),
+        Command::Shutdown => return Err(Error::refused("Command not allowed inside a transaction")),
+        _ => reply.simple("QUEUED"),
+    }
+    Ok(())
+}
+
+/// Answers a command about transactions while none is open.
+pub fn outside<R: Reply>(command: &Command, session: &mut Session, reply: &mut R) -> Result<()> {
+    match command {
+        Command::Multi => session.transaction = Transaction::Open,
+        Command::Exec => return Err(Error::refused("EXEC without MULTI")),
+        Command::Discard => return Err(Error::refused("DISCARD without MULTI")),
+        // A client that watches a key relies on `EXEC` to notice a change: refuse before it does its work.
+        Command::Watch => return Err(Error::refused(format!("WATCH is not supported: {NONE_EXECUTED}"))),
+        // `UNWATCH`: nothing is ever watched.
+        _ => {}
+    }
+    reply.ok();
+    Ok(())
+}
