@@ -235,9 +235,11 @@ fn use_the_crate(connection: &mut redis::Connection) -> RedisResult<()> {
 
     // A transaction fails and changes nothing; the connection goes on.
     let mut transaction = redis::pipe();
-    transaction.atomic().set("never", "x").del("name");
-    let error = transaction.exec(connection).expect_err("no transactions");
+    transaction.cmd("MULTI").set("never", "x").del("name");
+    let error = transaction.cmd("EXEC").exec(connection).expect_err("no transactions");
     assert_eq!(error.code(), Some("EXECABORT"), "{error}");
+    // The crate's own form fails as well, and hides the server's words.
+    redis::pipe().atomic().set("never", "x").exec(connection).expect_err("no transactions");
     assert_eq!(connection.get("never")?, None);
     assert_eq!(connection.del(&["name", "nobody"])?, 1);
     Ok(())
