@@ -68,6 +68,135 @@ fn stored_markup_is_shown_as_text_and_bytes_as_bytes() {
     assert!(browser.complaints().is_empty());
 }
 
+/// What the form says of a value that it must not store, and how many bytes of it there are.
+const NOT_EDITABLE: [(&[u8], &str); 6] = [
+    (b"\x00\xff", "Not editable here: it is not text. Download"),
+    (b"one\r\ntwo\r\n", "Not editable here: its line ends (CR) would be changed. Download"),
+    (b"one\rtwo", "Not editable here: its line ends (CR) would be changed. Download"),
+    (b"bell\x07", "Not editable here: it has control characters that are not seen. Download"),
+    (b"nul\0", "Not editable here: it has control characters that are not seen. Download"),
+    (&[b'x'; (1 << 20) + 1], "Not editable here: it is too long to show. Download"),
+];
+
+#[test]
+fn what_cannot_be_shown_exactly_is_not_editable() {
+    let Some(browser) = Browser::start() else {
+        return;
+    };
+    let server = Server::start(&[]);
+    let mut wire = server.connect();
+    browser.open(server.port);
+    for (index, (value, reason)) in NOT_EDITABLE.iter().enumerate() {
+        let key = format!("key {index}");
+        wire.ask(resp(&[b"SET", key.as_bytes(), value]), "+OK\r\n");
+        // Typed or picked: Put is off, also for the Enter key in the field of the key.
+        browser.type_into("#name", &key);
+        browser.click("#get");
+        browser.wait_for_text("#locked", reason);
+        assert_eq!(browser.run("return document.getElementById('put').disabled"), true, "{reason}");
+        browser.run("document.getElementById('entry').requestSubmit()");
+        browser.press_enter("#name");
+        browser.run("document.getElementById('value').value = ''; document.getElementById('put').click()");
+        wire.ask(resp(&[b"STRLEN", key.as_bytes()]), format!(":{}\r\n", value.len()));
+        let expected = [format!("${}\r\n", value.len()).as_bytes(), value, b"\r\n"].concat();
+        wire.ask(resp(&[b"GET", key.as_bytes()]), expected);
+    }
+    // Another key is written as ever, and a deleted one can be written again.
+    browser.type_into("#name", "other");
+    browser.type_into("#value", "text with\nlines\n");
+    browser.click("#put");
+    browser.wait_for_text("#said", "Stored.");
+    wire.ask(resp(&[b"GET", b"other"]), "$16\r\ntext with\nlines\n\r\n");
+    browser.type_into("#name", "key 0");
+    browser.click("#get");
+    browser.wait_for_text("#locked", NOT_EDITABLE[0].1);
+    browser.click("#delete");
+    browser.wait_for_text("#said", "Deleted.");
+    browser.type_into("#value", "new");
+    browser.click("#put");
+    browser.wait_for_text("#said", "Stored.");
+    wire.ask(resp(&[b"GET", b"key 0"]), "$3\r\nnew\r\n");
+    assert!(browser.complaints().is_empty());
+}
+
+#[test]
+fn every_key_is_addressed_by_its_bytes() {
+    let Some(browser) = Browser::start() else {
+        return;
+    };
+    let server = Server::start(&[]);
+    let mut wire = server.connect();
+    browser.open(server.port);
+    for (key, shown) in [
+        (&b"two\nlines"[..], "two\\nlines"),
+        (b"two\r\nlines", "two\\r\\nlines"),
+        (b"\x00\x7f", "\\x00\\x7f"),
+        (b"100%\xff\xfe", "100%\\xff\\xfe"),
+        (b" spaces ", " spaces "),
+        ("\u{feff}\u{85}".as_bytes(), "\u{feff}\\x85"),
+    ] {
+        wire.ask(resp(&[b"SET", key, b"before"]), "+OK\r\n");
+        browser.wait_for_text("#keys button", shown);
+        browser.click("#keys button");
+        browser.wait_for("the value", "return document.getElementById('value').value === 'before'");
+        assert_eq!(browser.run("return document.getElementById('name').value"), *shown);
+        let is_typed = !shown.contains('\\');
+        assert_eq!(browser.run("return document.getElementById('name').readOnly"), !is_typed, "{shown}");
+        assert_eq!(browser.text("#locked").starts_with("The key cannot be typed; it is "), !is_typed);
+        browser.type_into("#value", "after");
+        browser.click("#put");
+        browser.wait_for_text("#said", "Stored.");
+        wire.ask(resp(&[b"DBSIZE"]), ":1\r\n");
+        wire.ask(resp(&[b"GET", key]), "$5\r\nafter\r\n");
+        browser.click("#delete");
+        browser.wait_for_text("#said", "Deleted.");
+        wire.ask(resp(&[b"DBSIZE"]), ":0\r\n");
+        // The form is free for a key that is typed.
+        browser.click("#new");
+        browser.type_into("#name", "typed");
+        browser.click("#put");
+        browser.wait_for_text("#said", "Stored.");
+        wire.ask(resp(&[b"DEL", b"typed"]), ":1\r\n");
+        browser.click("#new");
+        browser.wait_for_text("#listed", "no keys");
+    }
+    // The two that no browser can send.
+    wire.ask(resp(&[b"SET", b"..", b"1"]), "+OK\r\n");
+    browser.wait_for_text("#keys button", "..");
+    browser.click("#keys button");
+    browser.wait_for_text("#said", "a browser cannot send this key, ./run_client.sh can");
+    assert!(browser.complaints().is_empty());
+}
+
+#[test]
+fn a_late_answer_changes_nothing() {
+    let Some(browser) = Browser::start() else {
+        return;
+    };
+    let server = Server::start(&[]);
+    let mut wire = server.connect();
+    wire.ask(resp(&[b"MSET", b"slow", b"old", b"fast", b"new"]), "+OK\r\n");
+    browser.open(server.port);
+    // The answer about one key is held back until another key is shown.
+    browser.run(
+        "const real = window.fetch; \
+         window.fetch = (...request) => String(request[0]).endsWith('/slow') && !request[1] \
+           ? new Promise(done => { window.release = () => done(real(...request)); }) : real(...request)",
+    );
+    browser.type_into("#name", "slow");
+    browser.click("#get");
+    browser.wait_for("the request", "return window.release !== undefined");
+    assert_eq!(browser.run("return document.getElementById('put').disabled"), true, "nothing is stored while reading");
+    browser.type_into("#name", "fast");
+    browser.click("#get");
+    browser.wait_for("the value", "return document.getElementById('value').value === 'new'");
+    browser.run("return (async () => { await window.release(); await fetch('/livez'); })()");
+    assert_eq!(browser.run("return document.getElementById('value').value"), "new");
+    browser.click("#put");
+    browser.wait_for_text("#said", "Stored.");
+    wire.ask(resp(&[b"MGET", b"slow", b"fast"]), "*2\r\n$3\r\nold\r\n$3\r\nnew\r\n");
+}
+
 #[test]
 fn the_page_shows_the_last_minutes_fits_a_phone_and_notices_a_dead_node() {
     let Some(browser) = Browser::start() else {
@@ -222,6 +351,11 @@ impl Browser {
         self.call("POST", &format!("/element/{element}/clear"), &json!({}));
         let typed = self.call("POST", &format!("/element/{element}/value"), &json!({ "text": text }));
         assert_eq!(typed, Value::Null, "{selector}");
+    }
+
+    fn press_enter(&self, selector: &str) {
+        let path = format!("/element/{}/value", self.element(selector));
+        assert_eq!(self.call("POST", &path, &json!({ "text": "\u{e007}" })), Value::Null, "{selector}");
     }
 
     /// What the browser put into its console as an error: a status, or the message.
