@@ -9,16 +9,22 @@
 //! 0       8          time       u64, little-endian: hybrid logical time
 //! 8       8          origin     u64, little-endian: run id of the node that took the write
 //! 16      4          key_len    u32, little-endian: 1 to 65,536
-//! 20      4          value_len  u32, little-endian: 0 to 67,108,864, or 0xFFFF_FFFF = tombstone
-//! 24      key_len    key
-//! ...     value_len  value      (absent in a tombstone)
+//! 20      4          value_len  u32, little-endian: 0 to 67,108,864 in the low 30 bits;
+//!                               bit 31: a tombstone, whose length is 0; bit 30: an end follows
+//! 24      0 or 8     end        u64, little-endian: milliseconds since 1970 (only with bit 30)
+//! ...     key_len    key
+//! ...     value_len  value
 //! ```
 //!
-//! `PUT name Dylan` at time `0x0000_0192_0000_0001` by run `0xA1`, byte by byte:
+//! `PUT name Dylan` at time `0x0000_0192_0000_0001` by run `0xA1`, byte by byte, and the `DELETE name` after it:
 //!
 //! ```text
 //! 01 00 00 00 92 01 00 00 | a1 00 00 00 00 00 00 00 | 04 00 00 00 | 05 00 00 00 | 6e 61 6d 65 | 44 79 6c 61 6e
+//! 02 00 00 00 92 01 00 00 | a1 00 00 00 00 00 00 00 | 04 00 00 00 | 00 00 00 80 | 6e 61 6d 65
 //! ```
+//!
+//! An end is part of the layout, so that a record's length is known, and nothing more yet: a record with an end is
+//! refused wherever it comes from, because a value that is stored without its end would never expire.
 
 use std::borrow::Borrow;
 use std::hash::{Hash, Hasher};
@@ -28,8 +34,13 @@ use crate::error::{Error, Result};
 
 /// Bytes before the key.
 pub const HEADER_BYTES: usize = 24;
-/// The value length that marks a tombstone.
-pub const TOMBSTONE: u32 = 0xFFFF_FFFF;
+/// In the length of the value: the key was deleted, and there is no value.
+const TOMBSTONE: u32 = 1 << 31;
+/// In the length of the value: an end follows the header.
+const END_FOLLOWS: u32 = 1 << 30;
+const _: () = assert!(VALUE_BYTES_MAX < END_FOLLOWS as usize);
+/// Bytes of an end.
+const END_BYTES: usize = 8;
 /// Longest key, in bytes. A fixed part of the format, since every node must agree on it.
 pub const KEY_BYTES_MAX: usize = 65_536;
 /// Longest value, in bytes. A fixed part of the format, since every node must agree on it.
@@ -54,38 +65,69 @@ impl<'a> Record<'a> {
 
     /// Appends the encoded record to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        let value_len = self.value.map_or(TOMBSTONE, |value| value.len() as u32);
         out.extend_from_slice(&self.version.time.to_le_bytes());
         out.extend_from_slice(&self.version.origin.to_le_bytes());
         out.extend_from_slice(&(self.key.len() as u32).to_le_bytes());
-        out.extend_from_slice(&value_len.to_le_bytes());
+        out.extend_from_slice(&self.value_len_field().to_le_bytes());
         out.extend_from_slice(self.key);
         out.extend_from_slice(self.value.unwrap_or_default());
+    }
+
+    fn value_len_field(&self) -> u32 {
+        self.value.map_or(TOMBSTONE, |value| value.len() as u32)
     }
 
     /// Decodes the record at the start of `bytes`; also says how many bytes it took.
     /// Lengths are checked against the limits and against `bytes` before they are used.
     pub fn decode(bytes: &'a [u8]) -> Result<(Record<'a>, usize)> {
-        let bad = |what: &str| Error::Corrupt(format!("record: {what}"));
+        let layout = Layout::of(bytes)?;
+        if layout.has_end {
+            return Err(bad("carries an end (expiry), which this version does not know"));
+        }
+        let version = Version { time: u64_at(bytes, 0), origin: u64_at(bytes, 8) };
+        let value = (!layout.is_tombstone).then(|| &bytes[layout.key_end..layout.len]);
+        Ok((Record { version, key: &bytes[layout.key_start..layout.key_end], value }, layout.len))
+    }
+}
+
+fn bad(what: &str) -> Error {
+    Error::Corrupt(format!("record: {what}"))
+}
+
+/// Where the parts of an encoded record are, with or without an end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layout {
+    is_tombstone: bool,
+    has_end: bool,
+    key_start: usize,
+    key_end: usize,
+    /// Of the whole record, in bytes.
+    pub len: usize,
+}
+
+impl Layout {
+    /// Of the record at the start of `bytes`, all of which is there.
+    #[inline]
+    pub fn of(bytes: &[u8]) -> Result<Layout> {
         if bytes.len() < HEADER_BYTES {
             return Err(bad("shorter than its header"));
         }
-        let version = Version { time: u64_at(bytes, 0), origin: u64_at(bytes, 8) };
-        let (key_len, value_len) = (u32_at(bytes, 16) as usize, u32_at(bytes, 20));
+        let (key_len, field) = (u32_at(bytes, 16) as usize, u32_at(bytes, 20));
         if key_len == 0 || key_len > KEY_BYTES_MAX {
             return Err(bad("key length out of range"));
         }
-        let value_bytes = if value_len == TOMBSTONE { 0 } else { value_len as usize };
-        if value_bytes > VALUE_BYTES_MAX {
+        let (is_tombstone, has_end) = (field & TOMBSTONE != 0, field & END_FOLLOWS != 0);
+        let value_len = (field & !(TOMBSTONE | END_FOLLOWS)) as usize;
+        if value_len > VALUE_BYTES_MAX || (is_tombstone && value_len > 0) {
             return Err(bad("value length out of range"));
         }
-        let key_end = HEADER_BYTES + key_len;
-        let end = key_end + value_bytes;
-        if bytes.len() < end {
+        let key_start = HEADER_BYTES + if has_end { END_BYTES } else { 0 };
+        let key_end = key_start + key_len;
+        let len = key_end + value_len;
+        if bytes.len() < len {
             return Err(bad("cut short"));
         }
-        let value = (value_len != TOMBSTONE).then(|| &bytes[key_end..end]);
-        Ok((Record { version, key: &bytes[HEADER_BYTES..key_end], value }, end))
+        Ok(Layout { is_tombstone, has_end, key_start, key_end, len })
     }
 }
 
@@ -126,10 +168,9 @@ impl Entry {
         if self.0.len() != record.encoded_len() {
             return Entry::new(record);
         }
-        let value_len = record.value.map_or(TOMBSTONE, |value| value.len() as u32);
         self.0[0..8].copy_from_slice(&record.version.time.to_le_bytes());
         self.0[8..16].copy_from_slice(&record.version.origin.to_le_bytes());
-        self.0[20..24].copy_from_slice(&value_len.to_le_bytes());
+        self.0[20..24].copy_from_slice(&record.value_len_field().to_le_bytes());
         let value_start = HEADER_BYTES + record.key.len();
         self.0[value_start..].copy_from_slice(record.value.unwrap_or_default());
         self
@@ -157,7 +198,7 @@ impl Entry {
 
     /// Whether the key was deleted.
     pub fn is_tombstone(&self) -> bool {
-        u32_at(&self.0, 20) == TOMBSTONE
+        u32_at(&self.0, 20) & TOMBSTONE != 0
     }
 
     /// The record, borrowed.
@@ -220,6 +261,22 @@ mod tests {
     fn the_worked_example_is_true() {
         assert_eq!(Entry::new(&golden()).bytes(), GOLDEN);
         assert_eq!(Record::decode(GOLDEN).expect("golden bytes decode"), (golden(), GOLDEN.len()));
+        let deleted = Record { version: Version { time: 0x0192_0000_0002, origin: 0xA1 }, key: b"name", value: None };
+        let tombstone = b"\x02\0\0\0\x92\x01\0\0\xa1\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\x80name";
+        assert_eq!(Entry::new(&deleted).bytes(), tombstone);
+        assert_eq!(Record::decode(tombstone).expect("golden bytes decode"), (deleted, tombstone.len()));
+    }
+
+    #[test]
+    fn a_record_with_an_end_has_a_length_and_is_refused() {
+        let value = b"\x01\0\0\0\x92\x01\0\0\xa1\0\0\0\0\0\0\0\x04\0\0\0\x05\0\0\x40\x15\xcd\x5b\x07\0\0\0\0nameDylan";
+        let tombstone = b"\x02\0\0\0\x92\x01\0\0\xa1\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\xc0\x15\xcd\x5b\x07\0\0\0\0name";
+        for bytes in [&value[..], tombstone] {
+            assert_eq!(Layout::of(bytes).expect("its layout is known").len, bytes.len());
+            assert!(Layout::of(&bytes[..bytes.len() - 1]).is_err());
+            let error = Record::decode(bytes).expect_err("refused").to_string();
+            assert!(error.contains("carries an end (expiry), which this version does not know"), "{error}");
+        }
     }
 
     #[test]
@@ -235,7 +292,10 @@ mod tests {
 
     #[test]
     fn lengths_beyond_the_limits_are_refused_before_they_are_used() {
-        for (at, len) in [(16, 0), (16, KEY_BYTES_MAX as u32 + 1), (16, u32::MAX), (20, VALUE_BYTES_MAX as u32 + 1)] {
+        let too_long = VALUE_BYTES_MAX as u32 + 1;
+        let bad_keys = [(16, 0), (16, KEY_BYTES_MAX as u32 + 1), (16, u32::MAX)];
+        let bad_values = [(20, too_long), (20, TOMBSTONE | 1), (20, END_FOLLOWS | too_long), (20, u32::MAX)];
+        for (at, len) in bad_keys.into_iter().chain(bad_values) {
             let mut bytes = GOLDEN.to_vec();
             bytes[at..at + 4].copy_from_slice(&u32::to_le_bytes(len));
             assert!(Record::decode(&bytes).is_err(), "length {len} at {at}");
