@@ -42,7 +42,7 @@ use log::trace;
 use crate::config::Configuration;
 use crate::durability::identity::NodeFile;
 use crate::durability::write_ahead_log::WriteAheadLog;
-use crate::durability::{Durability, FsyncPolicy};
+use crate::durability::{Durability, FsyncPolicy, Opening};
 use crate::error::{Error, Result};
 use crate::metrics::{self, Metrics};
 use crate::replication::members::Stored;
@@ -112,9 +112,10 @@ impl Node {
             return Ok(Node::new(configuration));
         };
         let store = Arc::new(KeyValueStore::new());
-        let durability =
-            Durability::open(directory, configuration.fsync, configuration.salvage, &configuration.limits, &store)?;
         let is_alone = configuration.replication.seeds.is_empty();
+        let (policy, salvage) = (configuration.fsync, configuration.salvage);
+        let opening = Opening { policy, salvage, has_seeds: !is_alone };
+        let durability = Durability::open(directory, opening, &configuration.limits, &store)?;
         if is_alone && durability.node_file.members.is_empty() {
             // They were needed while records came in any order. Nobody else can bring an older value back.
             store.drop_all_tombstones();

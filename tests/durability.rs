@@ -223,10 +223,14 @@ fn newer_formats_and_damage_are_refused_and_nothing_touched() {
         }
         assert_eq!(contents(directory.path()), before);
     };
-    change(7, 2);
-    check(&["0000000001.log", "format version 2"]);
+    fs::write(&log, [&good_log[..7], &[1], &good_log[8..15], &good_log[20..]].concat()).unwrap();
+    check(&["0000000001.log", "format version 1", "kvstore export HOST OLD_PORT"]);
+    fs::write(&log, [&good_log[..7], &[3], &good_log[8..15], &good_log[20..]].concat()).unwrap();
+    check(&["0000000001.log", "format version 3", "or a newer one"]);
+    change(7, 3);
+    check(&["0000000001.log", "offset 0", "checksum", "--salvage"]);
     change(60, !good_log[60]);
-    check(&["0000000001.log", "offset 31", "checksum", "--salvage"]);
+    check(&["0000000001.log", "offset 35", "checksum", "--salvage"]);
     let salvaged = start(directory.path(), &["--fsync", "always", "--salvage"]);
     salvaged.connect().ask("GET a\nGET b\n", "NOT_FOUND\nsecond\n");
     salvaged.wait_for_log("bytes are lost; 1 records behind the damage are kept");
@@ -236,7 +240,7 @@ fn newer_formats_and_damage_are_refused_and_nothing_touched() {
     fs::write(&node, "kvstore node 2\n").unwrap();
     check(&["node", "format version 2"]);
     fs::write(&node, [&good_node[..20], b"x", &good_node[21..]].concat()).unwrap();
-    check(&["node", "damaged"]);
+    check(&["file node", "says nothing", "empty one"]);
     fs::write(&node, good_node).unwrap();
     start(directory.path(), &[]).connect().ask("GET b\n", "second\n");
 }

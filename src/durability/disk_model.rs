@@ -49,6 +49,8 @@ pub struct Faults {
     pub fsync_fails: bool,
     /// `fsync` of a file returns some time after it is done.
     pub fsync_slow: bool,
+    /// Recovery trusts what it reads.
+    pub nothing_written_again: bool,
     /// So many bytes may still be written.
     pub space: Option<usize>,
 }
@@ -198,13 +200,25 @@ impl FileLayer for ModelDisk {
         Ok(Arc::new(ModelFile { disk, id }))
     }
 
-    fn trim(&self, name: &str, len: u64) -> io::Result<()> {
+    fn settle(&self, name: &str, synced: u64, len: u64) -> io::Result<()> {
         let mut state = self.state();
         state.operate()?;
+        let faults = state.faults;
+        if faults.fsync_fails {
+            return Err(io::Error::other("the disk does not answer"));
+        }
         let id = state.id(name)?;
         let content = &mut state.files[id];
-        content.now.truncate(len as usize);
-        content.durable = content.now.clone();
+        let (synced, len) = (synced as usize, len as usize);
+        content.now.truncate(len);
+        content.durable.resize(len, 0);
+        // Of a file whose pages count as clean only those that were written again reach the disk.
+        let start = match (content.forgotten, faults.nothing_written_again) {
+            (false, _) => 0,
+            (true, false) => synced,
+            (true, true) => len,
+        };
+        content.durable[start..].copy_from_slice(&content.now[start..]);
         Ok(())
     }
 

@@ -20,8 +20,8 @@ pub trait FileLayer: Debug + Send + Sync {
     fn read(&self, name: &str, offset: u64) -> io::Result<(Box<dyn Read + Send>, u64)>;
     /// A new, empty file; an old one of that name is emptied.
     fn create(&self, name: &str) -> io::Result<Arc<dyn AppendFile>>;
-    /// Cuts a file down to `len` bytes, if it is longer, and fsyncs it.
-    fn trim(&self, name: &str, len: u64) -> io::Result<()>;
+    /// Cuts a file down to `len` bytes, if it is longer, writes what is behind `synced` once more, and fsyncs it.
+    fn settle(&self, name: &str, synced: u64, len: u64) -> io::Result<()>;
     /// Gives a file another name, in place of a file that has it.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     /// Removes a file.
@@ -45,6 +45,9 @@ pub struct DiskFiles {
     pub directory: PathBuf,
 }
 
+/// Written once more at a time.
+const SETTLE_BYTES: u64 = 1024 * 1024;
+
 impl FileLayer for DiskFiles {
     fn names(&self) -> io::Result<Vec<String>> {
         let entries = fs::read_dir(&self.directory)?;
@@ -64,10 +67,22 @@ impl FileLayer for DiskFiles {
         Ok(Arc::new(File::create(self.directory.join(name))?))
     }
 
-    fn trim(&self, name: &str, len: u64) -> io::Result<()> {
-        let file = OpenOptions::new().write(true).open(self.directory.join(name))?;
+    fn settle(&self, name: &str, synced: u64, len: u64) -> io::Result<()> {
+        let mut file = OpenOptions::new().read(true).write(true).open(self.directory.join(name))?;
         if file.metadata()?.len() > len {
             file.set_len(len)?;
+        }
+        let (mut at, mut bytes) = (synced, Vec::new());
+        while at < len {
+            bytes.clear();
+            file.seek(SeekFrom::Start(at))?;
+            (&file).take(SETTLE_BYTES.min(len - at)).read_to_end(&mut bytes)?;
+            if bytes.is_empty() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            file.seek(SeekFrom::Start(at))?;
+            file.write_all(&bytes)?;
+            at += bytes.len() as u64;
         }
         file.sync_all()
     }

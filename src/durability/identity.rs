@@ -102,9 +102,12 @@ impl NodeFile {
     }
 }
 
-fn bad(reason: &str) -> Error {
+/// The file cannot be used, and with it whether this node has a cluster is not known any more.
+pub fn bad(reason: &str) -> Error {
     Error::Corrupt(format!(
-        "the file {NODE} is damaged: {reason}. Bring it back from a copy, or remove it to start as a new node with the same data"
+        "the file {NODE} cannot be used: {reason}. If this node is one of a cluster, the others have its data: move this \
+         directory away and start with an empty one, since with this one deleted keys could come back everywhere. If it is \
+         alone, move the file away and start with --salvage"
     ))
 }
 

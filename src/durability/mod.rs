@@ -41,6 +41,7 @@ pub mod identity;
 pub mod recovery;
 pub mod segment;
 pub mod snapshot;
+pub mod survey;
 pub mod write_ahead_log;
 
 use std::fs::File;
@@ -62,7 +63,8 @@ use crate::store::version::random_id;
 use files::{DiskFiles, FileLayer};
 use identity::NodeFile;
 use recovery::Recovered;
-use write_ahead_log::WriteAheadLog;
+use survey::Directory;
+use write_ahead_log::{Ground, WriteAheadLog};
 
 /// When written records are brought from the operating system to the disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -87,6 +89,17 @@ impl FsyncPolicy {
     }
 }
 
+/// How a data directory is opened.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Opening {
+    /// When written records are brought to the disk.
+    pub policy: FsyncPolicy,
+    /// Keep what is readable of damaged files instead of refusing to start.
+    pub salvage: bool,
+    /// Whether other nodes are named to this one.
+    pub has_seeds: bool,
+}
+
 /// A data directory in use: its lock, its log, and the threads that look after it.
 #[derive(Debug)]
 pub struct Durability {
@@ -104,19 +117,13 @@ pub struct Durability {
 
 impl Durability {
     /// Takes a data directory, merges what it holds into `store` and starts to log.
-    pub fn open(
-        directory: &Path,
-        policy: FsyncPolicy,
-        salvage: bool,
-        limits: &Limits,
-        store: &Arc<KeyValueStore>,
-    ) -> Result<Self> {
+    pub fn open(directory: &Path, options: Opening, limits: &Limits, store: &Arc<KeyValueStore>) -> Result<Self> {
         let lock = identity::take_directory(directory, limits.lock_timeout)?;
         let files = Arc::new(DiskFiles { directory: directory.into() });
-        let opened = open_files(files.clone(), policy, salvage, store);
+        let opened = open_files(files.clone(), options, store);
         let (log, recovered, node_file) = opened.map_err(|error| in_directory(directory, error))?;
         let (log, (stop, stopped)) = (Arc::new(log), bounded(0));
-        if policy == FsyncPolicy::Everysec {
+        if options.policy == FsyncPolicy::Everysec {
             let (log, stopped, interval) = (log.clone(), stopped.clone(), limits.fsync_interval);
             spawn("log-sync", move || fsync_regularly(&log, interval, &stopped))?;
         }
@@ -139,31 +146,64 @@ impl Durability {
 /// Recovery and the start of a new log.
 fn open_files(
     files: Arc<dyn FileLayer>,
-    policy: FsyncPolicy,
-    salvage: bool,
+    options: Opening,
     store: &KeyValueStore,
 ) -> Result<(WriteAheadLog, Recovered, NodeFile)> {
-    let node_file = NodeFile::load(files.as_ref())?;
-    let recovered = recovery::recover(files.as_ref(), store, salvage)?;
-    let node_file = match node_file {
+    let stored = NodeFile::load(files.as_ref())?;
+    let directory = Directory {
+        id: stored.as_ref().map(|file| file.node_id),
+        // Seeds that were never met have nothing that could come back.
+        is_in_cluster: stored.as_ref().map_or(options.has_seeds, |file| !file.members.is_empty()),
+        salvage: options.salvage,
+    };
+    let mut recovered = recovery::recover(files.as_ref(), store, &directory)?;
+    let node_id = recovered.id.unwrap_or_else(random_id);
+    let log = start_log(&files, options.policy, node_id, stored.is_some(), &mut recovered)?;
+    let node_file = match stored {
         Some(file) => file,
         None => {
-            let node_id = random_id();
+            // After the first log: where this file is, there was a log.
             let file = NodeFile { node_id, ..NodeFile::default() };
             file.save(files.as_ref())?;
             file
         }
     };
-    let (number, bytes) = (recovered.next_number, recovered.bytes);
-    let log = WriteAheadLog::start(files, policy, number, bytes)?;
     let snapshot_bytes = &log.counts.snapshot_bytes;
     snapshot_bytes.store(recovered.snapshot_bytes, Ordering::Relaxed);
-    if !recovered.damaged.is_empty() {
+    if !recovered.damaged.is_empty() || recovered.is_incomplete {
         // What is readable comes into new files; the damaged ones stay for whoever wants to look at them.
         snapshot::compact(&log, store, &recovered.damaged)?;
     }
-    info!("recovered {} records from {bytes} bytes in {:.1?}", recovered.records, recovered.duration);
+    info!("recovered {} records from {} bytes in {:.1?}", recovered.records, recovered.bytes, recovered.duration);
     Ok((log, recovered, node_file))
+}
+
+/// The new log; or none and read-only, where the disk does not take one but can be read.
+fn start_log(
+    files: &Arc<dyn FileLayer>,
+    policy: FsyncPolicy,
+    directory: u64,
+    is_old: bool,
+    recovered: &mut Recovered,
+) -> Result<WriteAheadLog> {
+    let Recovered { next_number, snapshot, bytes, .. } = *recovered;
+    let ground = Ground { directory, next_number, snapshot, bytes };
+    let started = match recovered.unsettled.take() {
+        Some(error) => Err(error),
+        None => WriteAheadLog::start(Arc::clone(files), policy, ground),
+    };
+    match started {
+        Ok(log) => {
+            recovered.empty.drain(..).try_for_each(|name| files.remove(&name))?;
+            Ok(log)
+        }
+        // A wrong owner is a mistake of whoever starts it, and a new directory holds nothing to be read.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied || !is_old => Err(error.into()),
+        Err(error) => {
+            let reason = format!("cannot write at the start: {error}");
+            Ok(WriteAheadLog::start_read_only(Arc::clone(files), policy, ground, reason))
+        }
+    }
 }
 
 fn in_directory(directory: &Path, error: Error) -> Error {

@@ -9,25 +9,43 @@
 //! header  offset  size  field                     frame  offset  size  field
 //!         0       7     "KVLOG1\n"                       0       4     crc32   of all that follows it, from the salt
 //!                 or 8  "KVSNAP1\n"                      4       4     len     bytes of the records
-//!         7 or 8  4     format version, 1                8       8     synced  bytes of this segment that were
+//!         7 or 8  4     format version, 2                8       8     synced  bytes of this segment that were
 //!         ...     4     salt, random                                           on the disk already
-//!                                                        16      len   records (see `store::record`)
+//!         ...     8     id of the directory              16      len   records (see `store::record`)
+//!         ...     8     number of the snapshot that
+//!                       this segment stands on (0: none)
+//!         ...     4     crc32 of all before it
 //! ```
 //!
-//! - The CRC starts from the **salt** (`crc32(salt, bytes)` of zlib), so that bytes inside a value never look like a
-//!   frame, except to somebody who knows the salt.
-//! - The **first frame** is empty. It is fsynced together with the header before any other frame is let in, and
-//!   its CRC vouches for the salt.
-//! - A **snapshot** ends with a second empty frame: without it, it is not complete.
+//! - The **header** is fsynced before the first frame is let in. So a bad header in a file that goes on behind it is
+//!   damage; a log that ends within its header was never finished.
+//! - The **id** is the node's. It shows a file of another directory.
+//! - A log **stands on** a snapshot that was on the disk when the log was created. Without this snapshot, or
+//!   one with a higher number, the log is only a part of the data. A snapshot stands on none.
+//! - The CRC of a frame starts from the **salt** (`crc32(salt, bytes)` of zlib), so that bytes inside a value never look
+//!   like a frame, except to somebody who knows the salt.
+//! - A **snapshot** ends with an empty frame: without it, it is not complete.
 //!
-//! The file of a node that has taken `PUT name Dylan` (the record of `store::record`), salt `0x5A17_0001`:
+//! The log of a node that has taken `PUT name Dylan` (the record of `store::record`), with the salt `0x5A17_0001`, on top of
+//! snapshot 2 of the directory `0x00C0_FFEE`:
 //!
 //! ```text
-//! 00  4b 56 4c 4f 47 31 0a | 01 00 00 00 | 01 00 17 5a                          header
-//! 0f  79 db 7e c2 | 00 00 00 00 | 00 00 00 00 00 00 00 00                       first frame
-//! 1f  ef ef 97 06 | 21 00 00 00 | 1f 00 00 00 00 00 00 00                       33 bytes; the 31 before are on disk
-//! 2f  01 00 00 00 92 01 00 00 a1 00 00 00 00 00 00 00 04 00 00 00 05 00 00 00   record
-//! 47  6e 61 6d 65 44 79 6c 61 6e
+//! 00  4b 56 4c 4f 47 31 0a | 02 00 00 00 | 01 00 17 5a                          header
+//! 0f  ee ff c0 00 00 00 00 00 | 02 00 00 00 00 00 00 00 | 53 59 5a d4
+//! 23  cd 75 40 d2 | 21 00 00 00 | 23 00 00 00 00 00 00 00                       33 bytes; the 35 before are on disk
+//! 33  01 00 00 00 92 01 00 00 a1 00 00 00 00 00 00 00 04 00 00 00 05 00 00 00   record
+//! 4b  6e 61 6d 65 44 79 6c 61 6e
+//! ```
+//!
+//! A snapshot with the same record:
+//!
+//! ```text
+//! 00  4b 56 53 4e 41 50 31 0a | 02 00 00 00 | 01 00 17 5a                       header
+//! 10  ee ff c0 00 00 00 00 00 | 00 00 00 00 00 00 00 00 | 64 76 75 9a
+//! 24  5f b2 eb 84 | 21 00 00 00 | 00 00 00 00 00 00 00 00                       33 bytes; nothing is on disk yet
+//! 34  01 00 00 00 92 01 00 00 a1 00 00 00 00 00 00 00 04 00 00 00 05 00 00 00   record
+//! 4c  6e 61 6d 65 44 79 6c 61 6e
+//! 55  79 db 7e c2 | 00 00 00 00 | 00 00 00 00 00 00 00 00                       the end
 //! ```
 
 use std::fmt;
@@ -35,10 +53,10 @@ use std::io::{self, BufReader, Read};
 
 use super::crc32::crc32;
 use crate::error::{Error, Result};
-use crate::store::record::{HEADER_BYTES, KEY_BYTES_MAX, Record, VALUE_BYTES_MAX, u32_at, u64_at};
+use crate::store::record::{HEADER_BYTES, KEY_BYTES_MAX, Layout, VALUE_BYTES_MAX, u32_at, u64_at};
 
-/// The format version that is written, and the highest that is read.
-pub const FORMAT_VERSION: u32 = 1;
+/// The format version that is written, and the only one that is read.
+pub const FORMAT_VERSION: u32 = 2;
 /// Bytes of a frame before its records.
 pub const FRAME_HEADER_BYTES: usize = 16;
 /// Records of one frame, in bytes: at least one longest record. Part of the format: a length beyond it is damage.
@@ -64,14 +82,12 @@ impl Kind {
 
     /// Bytes before the first frame.
     pub fn header_bytes(self) -> u64 {
-        self.magic().len() as u64 + 8
-    }
-
-    /// Bytes that are fsynced before a frame with records is let in.
-    pub fn start_bytes(self) -> u64 {
-        self.header_bytes() + FRAME_HEADER_BYTES as u64
+        (self.magic().len() + HEADER_NUMBERS_BYTES) as u64
     }
 }
+
+/// Version, salt, id of the directory, snapshot, CRC.
+const HEADER_NUMBERS_BYTES: usize = 4 + 4 + 8 + 8 + 4;
 
 /// A segment's place in the order, and its file name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -108,44 +124,70 @@ impl fmt::Display for SegmentName {
     }
 }
 
-/// Header and first frame of a new segment.
-pub fn start_of_segment(kind: Kind, salt: u32) -> Vec<u8> {
-    let mut bytes = kind.magic().to_vec();
-    bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
-    bytes.extend_from_slice(&salt.to_le_bytes());
-    bytes.extend_from_slice(Frame::default().seal(salt, 0));
-    bytes
+/// What the header of a segment says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Where the checksums of its frames start.
+    pub salt: u32,
+    /// The id of the directory that it belongs to.
+    pub directory: u64,
+    /// The number of the snapshot without which a log is not the whole data; 0: none.
+    pub stands_on: u64,
 }
 
-/// What the first bytes of a segment say.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Header {
-    /// Its salt.
-    Salt(u32),
-    /// Too short, or zeros from somewhere in it: the power went while it was created.
-    Unfinished,
+impl Header {
+    /// The bytes at the start of a segment.
+    pub fn encode(&self, kind: Kind) -> Vec<u8> {
+        let mut bytes = kind.magic().to_vec();
+        bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+        bytes.extend_from_slice(&self.salt.to_le_bytes());
+        bytes.extend_from_slice(&self.directory.to_le_bytes());
+        bytes.extend_from_slice(&self.stands_on.to_le_bytes());
+        let crc = crc32(0, &bytes);
+        bytes.extend_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    /// Reads the first [`Kind::header_bytes`] bytes of a segment, or all there are. [`Error::Fatal`]: another program
+    /// wrote it; [`Error::Corrupt`]: it is no header.
+    pub fn decode(kind: Kind, bytes: &[u8]) -> Result<Header> {
+        let magic = kind.magic();
+        let Some(numbers) = bytes.strip_prefix(magic).filter(|numbers| numbers.len() >= 4) else {
+            return Err(Error::Corrupt("it does not start as a segment does".into()));
+        };
+        let header = (numbers.len() >= HEADER_NUMBERS_BYTES).then(|| Header {
+            salt: u32_at(numbers, 4),
+            directory: u64_at(numbers, 8),
+            stands_on: u64_at(numbers, 16),
+        });
+        // With another version the rest is as it should be only where the version is what was damaged.
+        let is_written = header.is_some_and(|header| header.encode(kind)[magic.len() + 4..] == numbers[4..]);
+        match (u32_at(numbers, 0), header) {
+            (FORMAT_VERSION, Some(header)) if is_written => Ok(header),
+            (version, _) if (1..OTHER_VERSIONS_MAX).contains(&version) && version != FORMAT_VERSION && !is_written => {
+                Err(other_version(version))
+            }
+            _ => Err(Error::Corrupt("the checksum of its header does not match".into())),
+        }
+    }
 }
 
-/// Reads the header in the first [`Kind::start_bytes`] bytes of a segment, or in all there are.
-pub fn read_header(kind: Kind, bytes: &[u8]) -> Result<Header> {
-    let magic = kind.magic();
-    let written = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
-    let is_short = (bytes.len() as u64) < kind.header_bytes();
-    if is_short || magic.starts_with(&bytes[..written]) {
-        return Ok(Header::Unfinished);
-    }
-    let (found, numbers) = bytes.split_at(magic.len());
-    let version = u32_at(numbers, 0);
-    if found != magic || version == 0 {
-        return Err(Error::Corrupt("does not start as a segment does".into()));
-    }
-    if version > FORMAT_VERSION {
-        return Err(Error::Fatal(format!(
-            "has format version {version}, and this program knows versions up to {FORMAT_VERSION}; \
-             start the program that wrote it, or a newer one"
-        )));
-    }
-    Ok(Header::Salt(u32_at(numbers, 4)))
+/// A higher version is damage.
+const OTHER_VERSIONS_MAX: u32 = 1000;
+
+fn other_version(version: u32) -> Error {
+    Error::Fatal(if version < FORMAT_VERSION {
+        format!(
+            "has format version {version}, and this program knows only version {FORMAT_VERSION}. Start the program that wrote \
+             it with this directory, and this program with an empty one on another port. Then copy the data: \
+             kvstore export HOST OLD_PORT | redis-cli -h HOST -p NEW_PORT --pipe"
+        )
+    } else {
+        format!(
+            "has format version {version}, and this program knows only version {FORMAT_VERSION}; start the program that \
+             wrote it, or a newer one"
+        )
+    })
 }
 
 /// A frame while it is filled. Its header is filled in last, in front of the records, so that one
@@ -217,13 +259,15 @@ pub struct FrameReader {
     salt: u32,
     /// Where the next frame starts in the file, in bytes.
     pub offset: u64,
+    /// So much of the segment was on the disk, as its frames so far say, in bytes.
+    pub synced: u64,
     len: u64,
 }
 
 impl FrameReader {
     /// `input` is at `offset` in a segment of `len` bytes.
     pub fn new(input: Box<dyn Read + Send>, salt: u32, offset: u64, len: u64) -> Self {
-        FrameReader { input: BufReader::with_capacity(READ_BYTES, input), salt, offset, len }
+        FrameReader { input: BufReader::with_capacity(READ_BYTES, input), salt, offset, synced: offset, len }
     }
 
     /// Whether all of the segment was read.
@@ -257,6 +301,8 @@ impl FrameReader {
             records.truncate(start);
             return Ok(Next::Bad("checksum does not match"));
         }
+        // What a frame says of bytes behind itself is nothing that was ever written.
+        self.synced = self.synced.max(u64_at(&header, 8).min(self.offset));
         self.offset += (FRAME_HEADER_BYTES + len) as u64;
         Ok(if len == 0 { Next::Empty } else { Next::Records })
     }
@@ -311,8 +357,8 @@ const SEARCH_FACTOR: usize = 64;
 /// How far bytes have the form of records: much cheaper to find out than a checksum.
 fn records_walked(bytes: &[u8]) -> usize {
     let mut walked = 0;
-    while let Ok((_, len)) = Record::decode(&bytes[walked..]) {
-        walked += len;
+    while let Ok(layout) = Layout::of(&bytes[walked..]) {
+        walked += layout.len;
     }
     walked
 }
@@ -320,29 +366,80 @@ fn records_walked(bytes: &[u8]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::record::Entry;
+    use crate::store::record::{Entry, Record};
     use crate::store::version::Version;
 
+    const SALT: u32 = 0x5A17_0001;
+
+    fn example_entry() -> Entry {
+        Entry::new(&Record {
+            version: Version { time: 0x0192_0000_0001, origin: 0xA1 },
+            key: b"name",
+            value: Some(b"Dylan"),
+        })
+    }
+
+    fn bytes_of(text: &str) -> Vec<u8> {
+        let words = text.split_whitespace().filter(|word| word.len() == 2);
+        words.map(|word| u8::from_str_radix(word, 16).unwrap()).collect()
+    }
+
     #[test]
-    fn the_worked_example_is_true() {
-        let bytes =
-            EXAMPLE.split_whitespace().filter(|word| word.len() == 2).map(|word| u8::from_str_radix(word, 16).unwrap());
-        let record =
-            Record { version: Version { time: 0x0192_0000_0001, origin: 0xA1 }, key: b"name", value: Some(b"Dylan") };
-        let mut written = start_of_segment(Kind::Log, 0x5A17_0001);
+    fn the_worked_examples_are_true() {
+        let header = Header { salt: SALT, directory: 0x00C0_FFEE, stands_on: 2 };
+        let mut written = header.encode(Kind::Log);
+        assert_eq!(Header::decode(Kind::Log, &written).expect("good"), header);
         let mut frame = Frame::default();
-        frame.push(Entry::new(&record).bytes());
-        written.extend_from_slice(frame.seal(0x5A17_0001, 31));
-        assert_eq!(written, bytes.collect::<Vec<u8>>());
+        frame.push(example_entry().bytes());
+        written.extend_from_slice(frame.seal(SALT, 35));
+        assert_eq!(hex(&written), hex(&bytes_of(LOG)));
+
+        let header = Header { stands_on: 0, ..header };
+        let mut written = header.encode(Kind::Snapshot);
+        assert_eq!(Header::decode(Kind::Snapshot, &written).expect("good"), header);
+        written.extend_from_slice(frame.seal(SALT, 0));
+        written.extend_from_slice(Frame::default().seal(SALT, 0));
+        assert_eq!(hex(&written), hex(&bytes_of(SNAPSHOT)));
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x} ")).collect()
     }
 
     /// As in the documentation above, without the offsets.
-    const EXAMPLE: &str = "
-        4b 56 4c 4f 47 31 0a | 01 00 00 00 | 01 00 17 5a
-        79 db 7e c2 | 00 00 00 00 | 00 00 00 00 00 00 00 00
-        ef ef 97 06 | 21 00 00 00 | 1f 00 00 00 00 00 00 00
+    const LOG: &str = "
+        4b 56 4c 4f 47 31 0a | 02 00 00 00 | 01 00 17 5a
+        ee ff c0 00 00 00 00 00 | 02 00 00 00 00 00 00 00 | 53 59 5a d4
+        cd 75 40 d2 | 21 00 00 00 | 23 00 00 00 00 00 00 00
         01 00 00 00 92 01 00 00 a1 00 00 00 00 00 00 00 04 00 00 00 05 00 00 00
         6e 61 6d 65 44 79 6c 61 6e";
+
+    /// As in the documentation above, without the offsets.
+    const SNAPSHOT: &str = "
+        4b 56 53 4e 41 50 31 0a | 02 00 00 00 | 01 00 17 5a
+        ee ff c0 00 00 00 00 00 | 00 00 00 00 00 00 00 00 | 64 76 75 9a
+        5f b2 eb 84 | 21 00 00 00 | 00 00 00 00 00 00 00 00
+        01 00 00 00 92 01 00 00 a1 00 00 00 00 00 00 00 04 00 00 00 05 00 00 00
+        6e 61 6d 65 44 79 6c 61 6e
+        79 db 7e c2 | 00 00 00 00 | 00 00 00 00 00 00 00 00";
+
+    #[test]
+    fn another_format_version_is_told_from_damage() {
+        let old = b"KVLOG1\n\x01\0\0\0\x01\0\x17\x5a\x79\xdb\x7e\xc2\0\0\0\0\0\0\0\0\0\0\0\0";
+        let error = Header::decode(Kind::Log, old).expect_err("old");
+        assert!(matches!(&error, Error::Fatal(message) if message.contains("kvstore export")), "{error}");
+        let mut newer = old.to_vec();
+        newer[7] = 3;
+        let error = Header::decode(Kind::Log, &newer).expect_err("newer");
+        assert!(matches!(&error, Error::Fatal(message) if message.contains("or a newer one")), "{error}");
+        // Only the version was changed: the checksum of the whole shows it.
+        for version in [0, 1, 3, 0xFF] {
+            let mut damaged = Header { salt: SALT, directory: 1, stands_on: 0 }.encode(Kind::Log);
+            damaged[7] = version;
+            let error = Header::decode(Kind::Log, &damaged).expect_err("damaged");
+            assert!(matches!(error, Error::Corrupt(_)), "{error}");
+        }
+    }
 
     #[test]
     fn names_are_read_as_they_are_written() {

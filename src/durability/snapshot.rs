@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering;
 use log::{info, warn};
 
 use super::files::{AppendFile, FileLayer};
-use super::segment::{Frame, Kind, SegmentName, start_of_segment};
+use super::segment::{Frame, Header, Kind, SegmentName};
 use super::write_ahead_log::{Cut, WriteAheadLog};
 use crate::error::Result;
 use crate::store::KeyValueStore;
@@ -35,7 +35,11 @@ const SYNC_BYTES: u64 = 8 * 1024 * 1024;
 /// Of the old segments those in `kept` are renamed, not removed.
 pub fn compact(log: &WriteAheadLog, store: &KeyValueStore, kept: &[SegmentName]) -> Result<()> {
     let cut = log.rotate()?;
-    let bytes = write(log.files.as_ref(), cut.snapshot_number, store)?;
+    let bytes = write(log, cut.snapshot_number, store)?;
+    if let Err(error) = log.stand_on(cut) {
+        // Nothing depends on it but the notice of a snapshot that somebody removes.
+        warn!("cannot create a log that names its snapshot: {error}");
+    }
     replaced(log, cut, bytes, kept);
     Ok(())
 }
@@ -43,14 +47,14 @@ pub fn compact(log: &WriteAheadLog, store: &KeyValueStore, kept: &[SegmentName])
 /// After a failure of the disk: brings the map to safety in new files, and lets writes in again.
 pub fn heal(log: &WriteAheadLog, store: &KeyValueStore) -> Result<()> {
     let cut = log.give_up_buffer();
-    let bytes = write(log.files.as_ref(), cut.snapshot_number, store)?;
-    log.heal(cut)?;
+    let bytes = write(log, cut.snapshot_number, store)?;
+    // First the room, then the new log in it.
     replaced(log, cut, bytes, &[]);
-    Ok(())
+    Ok(log.heal(cut)?)
 }
 
 /// Removes what a snapshot of `bytes` has replaced, but renames those in `kept`.
-pub fn replaced(log: &WriteAheadLog, cut: Cut, bytes: u64, kept: &[SegmentName]) {
+fn replaced(log: &WriteAheadLog, cut: Cut, bytes: u64, kept: &[SegmentName]) {
     let counts = &log.counts;
     counts.bytes.fetch_add(bytes, Ordering::Relaxed);
     counts.bytes.fetch_sub(cut.replaced_bytes, Ordering::Relaxed);
@@ -80,11 +84,11 @@ pub fn remove_below(files: &dyn FileLayer, number: u64, kept: &[SegmentName]) ->
 
 /// Writes a snapshot of the map as it is now or a little later; returns its size in bytes. It is complete and safe,
 /// or not there.
-pub fn write(files: &dyn FileLayer, number: u64, store: &KeyValueStore) -> io::Result<u64> {
-    let kind = Kind::Snapshot;
+pub fn write(log: &WriteAheadLog, number: u64, store: &KeyValueStore) -> io::Result<u64> {
+    let (files, kind) = (log.files.as_ref(), Kind::Snapshot);
     let name = SegmentName { number, kind }.to_string();
     let temporary = format!("{name}{TEMPORARY}");
-    let written = write_temporary(files, &temporary, store).and_then(|bytes| {
+    let written = write_temporary(files, &temporary, log.directory, store).and_then(|bytes| {
         publish(files, &temporary, &name)?;
         Ok(bytes)
     });
@@ -102,12 +106,12 @@ pub fn publish(files: &dyn FileLayer, temporary: &str, name: &str) -> io::Result
 }
 
 /// Writes and fsyncs a snapshot under a name that means nothing yet.
-pub fn write_temporary(files: &dyn FileLayer, name: &str, store: &KeyValueStore) -> io::Result<u64> {
+pub fn write_temporary(files: &dyn FileLayer, name: &str, directory: u64, store: &KeyValueStore) -> io::Result<u64> {
     let salt = random_id() as u32;
     let file = files.create(name)?;
-    let start = start_of_segment(Kind::Snapshot, salt);
-    file.append(&start)?;
-    let mut output = Output { file: file.as_ref(), salt, bytes: start.len() as u64, synced: 0 };
+    let header = Header { salt, directory, stands_on: 0 }.encode(Kind::Snapshot);
+    file.append(&header)?;
+    let mut output = Output { file: file.as_ref(), salt, bytes: header.len() as u64, synced: 0 };
     let (mut frame, mut full) = (Frame::default(), Vec::new());
     for shard in 0..SHARDS {
         // Copied under the shard's lock, written without it.

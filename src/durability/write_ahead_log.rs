@@ -17,7 +17,7 @@ use log::{error, info};
 
 use super::FsyncPolicy;
 use super::files::{AppendFile, FileLayer};
-use super::segment::{Frame, Kind, SegmentName, start_of_segment};
+use super::segment::{Frame, Header, Kind, SegmentName};
 use crate::error::{Error, Result};
 use crate::store::version::random_id;
 
@@ -37,6 +37,8 @@ use crate::store::version::random_id;
 pub struct WriteAheadLog {
     /// Where the segments are.
     pub(super) files: Arc<dyn FileLayer>,
+    /// The id of their directory.
+    pub(super) directory: u64,
     policy: FsyncPolicy,
     buffer: Mutex<Buffer>,
     /// Whether somebody writes for all who wait.
@@ -82,14 +84,30 @@ struct Buffer {
 struct Current {
     segment: Option<Segment>,
     next_number: u64,
+    /// The number of the newest snapshot that is on the disk; 0: none.
+    snapshot: u64,
     /// Changes places with the buffer's frame, so that neither is allocated anew.
     spare: Frame,
+}
+
+/// What a log starts on top of.
+#[derive(Clone, Copy, Debug)]
+pub struct Ground {
+    /// The id of the directory.
+    pub directory: u64,
+    /// The number for the next segment.
+    pub next_number: u64,
+    /// The number of the newest snapshot; 0: none.
+    pub snapshot: u64,
+    /// Bytes of the older segments.
+    pub bytes: u64,
 }
 
 /// Where a snapshot cuts the log.
 #[derive(Clone, Copy, Debug)]
 pub struct Cut {
-    /// The snapshot's number. It replaces all segments below; the log after it is the next number.
+    /// The snapshot's number. It replaces all segments below. The log while it is written is the next number, and the
+    /// log that stands on it the one after.
     pub snapshot_number: u64,
     /// Bytes of the segments that it replaces.
     pub replaced_bytes: u64,
@@ -113,25 +131,42 @@ const FRAME_BYTES_KEPT: usize = 1024 * 1024;
 const YIELDS_MAX: u32 = 5;
 
 impl WriteAheadLog {
-    /// Starts a new segment with this number, on top of `bytes` in older ones.
-    pub fn start(files: Arc<dyn FileLayer>, policy: FsyncPolicy, number: u64, bytes: u64) -> io::Result<Self> {
-        let segment = Segment::create(files.as_ref(), number)?;
+    /// Starts a new segment.
+    pub fn start(files: Arc<dyn FileLayer>, policy: FsyncPolicy, ground: Ground) -> io::Result<Self> {
+        let segment = Segment::create(files.as_ref(), ground.next_number, ground.directory, ground.snapshot)?;
+        Ok(WriteAheadLog::with(files, policy, ground, Some(segment)))
+    }
+
+    /// Starts without a segment: read-only until it has healed.
+    pub fn start_read_only(files: Arc<dyn FileLayer>, policy: FsyncPolicy, ground: Ground, reason: String) -> Self {
+        error!("{reason}; read-only until a snapshot into new files succeeds");
+        let mut log = WriteAheadLog::with(files, policy, ground, None);
+        log.read_only = true.into();
+        log.reason = Mutex::new(reason);
+        log
+    }
+
+    fn with(files: Arc<dyn FileLayer>, policy: FsyncPolicy, ground: Ground, segment: Option<Segment>) -> Self {
         let counts = Counts::default();
-        counts.bytes.store(bytes + segment.len, Ordering::Relaxed);
-        Ok(WriteAheadLog {
+        let segment_bytes = segment.as_ref().map_or(0, |segment| segment.len);
+        counts.bytes.store(ground.bytes + segment_bytes, Ordering::Relaxed);
+        let next_number = ground.next_number + 1;
+        let current = Current { segment, next_number, snapshot: ground.snapshot, spare: Frame::default() };
+        WriteAheadLog {
             files,
+            directory: ground.directory,
             policy,
             buffer: Mutex::default(),
             turn: Mutex::default(),
             turn_over: Condvar::new(),
-            file: Mutex::new(Current { segment: Some(segment), next_number: number + 1, spare: Frame::default() }),
+            file: Mutex::new(current),
             syncing: Mutex::default(),
             written: AtomicU64::default(),
             synced: AtomicU64::default(),
             read_only: AtomicBool::default(),
             reason: Mutex::default(),
             counts,
-        })
+        }
     }
 
     /// Takes a record into the buffer; returns its position. Called under a shard's lock, so it
@@ -229,10 +264,23 @@ impl WriteAheadLog {
 
     /// Goes on in a new log; everything before is on the disk.
     pub fn rotate(&self) -> Result<Cut> {
+        let (snapshot_number, snapshot) = self.reserve_numbers();
+        let (position, replaced_bytes) = self.go_on_in(snapshot_number + 1, snapshot)?;
+        Ok(Cut { snapshot_number, replaced_bytes, position })
+    }
+
+    /// Goes on in a log that stands on the snapshot of `cut`, so that this node does not start without it.
+    pub fn stand_on(&self, cut: Cut) -> Result<()> {
+        lock(&self.file).snapshot = cut.snapshot_number;
+        self.go_on_in(cut.snapshot_number + 2, cut.snapshot_number)?;
+        Ok(())
+    }
+
+    /// Puts a new log in the place of the current one: the position behind the old one, and the bytes of all old ones.
+    fn go_on_in(&self, number: u64, stands_on: u64) -> Result<(u64, u64)> {
         // Most of it beforehand, while others go on writing, so that the pause below is short.
         self.sync()?;
-        let snapshot_number = self.reserve_numbers();
-        let next = Segment::create(self.files.as_ref(), snapshot_number + 1)?;
+        let next = Segment::create(self.files.as_ref(), number, self.directory, stands_on)?;
         let _one_at_a_time = lock(&self.syncing);
         let mut current = lock(&self.file);
         let segment = self.write_out(&mut current)?;
@@ -244,7 +292,7 @@ impl WriteAheadLog {
         self.synced.fetch_max(position, Ordering::AcqRel);
         let replaced_bytes = self.counts.bytes.fetch_add(next.len, Ordering::Relaxed);
         current.segment = Some(next);
-        Ok(Cut { snapshot_number, replaced_bytes, position })
+        Ok((position, replaced_bytes))
     }
 
     /// Why the log cannot take anything, if it cannot.
@@ -255,7 +303,7 @@ impl WriteAheadLog {
 
     /// The first half of healing: gives up what is buffered, which is in the map.
     pub fn give_up_buffer(&self) -> Cut {
-        let snapshot_number = self.reserve_numbers();
+        let (snapshot_number, _) = self.reserve_numbers();
         let replaced_bytes = self.counts.bytes.load(Ordering::Relaxed);
         let mut buffer = lock(&self.buffer);
         buffer.full.clear();
@@ -265,11 +313,13 @@ impl WriteAheadLog {
 
     /// The second half: with the map safe in the snapshot, goes on in a new log.
     pub fn heal(&self, cut: Cut) -> io::Result<()> {
-        let segment = Segment::create(self.files.as_ref(), cut.snapshot_number + 1)?;
+        let number = cut.snapshot_number + 1;
+        let segment = Segment::create(self.files.as_ref(), number, self.directory, cut.snapshot_number)?;
         let _one_at_a_time = lock(&self.syncing);
         let mut current = lock(&self.file);
         self.counts.bytes.fetch_add(segment.len, Ordering::Relaxed);
         current.segment = Some(segment);
+        current.snapshot = cut.snapshot_number;
         self.written.fetch_max(cut.position, Ordering::AcqRel);
         self.synced.fetch_max(cut.position, Ordering::AcqRel);
         self.read_only.store(false, Ordering::Release);
@@ -331,12 +381,12 @@ impl WriteAheadLog {
         self.refusal()
     }
 
-    /// Two numbers above all that are used: for a snapshot and the log after it.
-    fn reserve_numbers(&self) -> u64 {
+    /// The first of three numbers above all that are used, for a snapshot and two logs; and the newest snapshot.
+    fn reserve_numbers(&self) -> (u64, u64) {
         let mut current = lock(&self.file);
         let number = current.next_number;
-        current.next_number += 2;
-        number
+        current.next_number += 3;
+        (number, current.snapshot)
     }
 }
 
@@ -352,17 +402,20 @@ impl Segment {
         Ok(())
     }
 
-    /// A new log on the disk, with nothing in it. Its name is safe before the first frame is let in.
-    fn create(files: &dyn FileLayer, number: u64) -> io::Result<Self> {
-        let kind = Kind::Log;
-        let (name, salt) = (SegmentName { number, kind }, random_id() as u32);
-        let file = files.create(&name.to_string())?;
-        let start = start_of_segment(kind, salt);
-        file.append(&start)?;
-        file.sync()?;
-        files.sync_directory()?;
-        let len = start.len() as u64;
-        Ok(Segment { name, file, salt, len, synced: len })
+    /// A new log on the disk, with nothing in it. Header and name are safe before the first frame is let in.
+    fn create(files: &dyn FileLayer, number: u64, directory: u64, stands_on: u64) -> io::Result<Self> {
+        let (kind, salt) = (Kind::Log, random_id() as u32);
+        let name = SegmentName { number, kind };
+        let create = || {
+            let file = files.create(&name.to_string())?;
+            let header = Header { salt, directory, stands_on }.encode(kind);
+            file.append(&header)?;
+            file.sync()?;
+            files.sync_directory()?;
+            Ok(Segment { name, file, salt, len: header.len() as u64, synced: header.len() as u64 })
+        };
+        // Below a log with frames an unfinished one would look like damage.
+        create().inspect_err(|_: &io::Error| drop(files.remove(&name.to_string())))
     }
 }
 

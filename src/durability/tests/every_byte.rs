@@ -12,7 +12,7 @@ fn map_at(ends: &[(usize, Map)], len: usize) -> Map {
 fn a_log_cut_anywhere_recovers_a_prefix() {
     for policy in [FsyncPolicy::Always, FsyncPolicy::Never] {
         let (driver, ends, name) = example_log(policy);
-        let bytes = driver.disk.bytes(&name);
+        let (bytes, header) = (driver.disk.bytes(&name), Kind::Log.header_bytes() as usize);
         for len in 0..=bytes.len() {
             for zeros in [0, 1, 100] {
                 let torn = [&bytes[..len], &vec![0; zeros]].concat();
@@ -20,8 +20,16 @@ fn a_log_cut_anywhere_recovers_a_prefix() {
                 if zeros > 0 && bytes[len..].starts_with(&[0]) {
                     continue;
                 }
-                let found = recovered_map(&ModelDisk::with(&[(&name, &torn)]));
-                assert_eq!(found.expect("starts"), map_at(&ends, len), "{len} + {zeros}");
+                let disk = ModelDisk::with(&[(&name, &torn)]);
+                let found = recovered_map(&disk);
+                if len >= header {
+                    assert_eq!(found.expect("starts"), map_at(&ends, len), "{len} + {zeros}");
+                    continue;
+                }
+                // The header was safe before there was a file `node`, and before the first frame.
+                assert!(found.is_err(), "{len} + {zeros}");
+                let fresh = recover(&disk, &KeyValueStore::new(), &Directory::default());
+                assert_eq!(fresh.is_ok(), torn.len() <= header, "{len} + {zeros}");
             }
         }
     }
@@ -47,12 +55,10 @@ fn a_flipped_byte_is_noticed_or_cut_away() {
                     Err(Error::Corrupt(message)) => {
                         assert!(message.contains(&name) && message.contains("--salvage"), "{message}")
                     }
-                    // The version.
-                    Err(error) => assert!(error.to_string().contains("newer"), "{error}"),
+                    Err(error) => panic!("{error}"),
                 }
-                let is_start = at < Kind::Log.start_bytes() as usize;
-                if is_start {
-                    assert!(found.is_err(), "the start is always synced: byte {at}");
+                if at < Kind::Log.header_bytes() as usize {
+                    assert!(found.is_err(), "the header is always synced: byte {at}");
                 }
             }
         }
@@ -79,12 +85,13 @@ fn a_log_that_is_not_the_last_must_be_whole() {
     let bytes = driver.disk.bytes(&name);
     let mut frame = Frame::default();
     frame.push(Entry::new(&Record { version: Version { time: 99, origin: 1 }, key: b"k", value: None }).bytes());
-    let mut next = start_of_segment(Kind::Log, 7);
+    let directory = directory_of(&driver.disk).id.unwrap();
+    let mut next = Header { salt: 7, directory, stands_on: 0 }.encode(Kind::Log);
     let next_name = SegmentName { number: 3, kind: Kind::Log }.to_string();
     let torn = &bytes[..bytes.len() - 1];
     // An empty log may be there before the one below is on the disk; a frame in it may not.
     assert!(recovered_map(&ModelDisk::with(&[(&name, torn), (&next_name, &next)])).is_ok());
-    next.extend_from_slice(frame.seal(7, 31));
+    next.extend_from_slice(frame.seal(7, 35));
     let found = recovered_map(&ModelDisk::with(&[(&name, torn), (&next_name, &next)]));
     assert!(matches!(found, Err(Error::Corrupt(_))), "{found:?}");
 }
@@ -114,14 +121,15 @@ fn refusing_to_start_touches_nothing_and_salvage_keeps_what_is_readable() {
     // In the value of `other1`'s frame.
     let damaged_at = ends[1].0 + 20;
     bytes[damaged_at] ^= 1;
-    let disk = ModelDisk::with(&[(&name, &bytes), ("0000000000.log", b"old"), ("x.tmp", b"")]);
+    let disk = ModelDisk::with(&[(&name, &bytes), ("x.tmp", b"")]);
     let refused = recovered_map(&disk).expect_err("damaged").to_string();
     assert!(refused.contains(&format!("offset {}", ends[1].0)), "{refused}");
     assert_eq!(disk.operations(), 0, "nothing touched");
 
     let disk = ModelDisk::with(&[(&name, &bytes)]);
     let store = KeyValueStore::new();
-    let opened = open_files(Arc::new(disk.clone()), FsyncPolicy::Always, true, &store);
+    let options = Opening { policy: FsyncPolicy::Always, salvage: true, has_seeds: false };
+    let opened = open_files(Arc::new(disk.clone()), options, &store);
     drop(opened.expect("salvaged"));
     store.drop_all_tombstones();
     let mut expected = ends.last().unwrap().1.clone();
@@ -136,11 +144,13 @@ fn refusing_to_start_touches_nothing_and_salvage_keeps_what_is_readable() {
 fn a_newer_format_is_refused_and_nothing_touched() {
     let (driver, _, name) = example_log(FsyncPolicy::Always);
     let mut newer = driver.disk.bytes(&name);
-    newer[7] = 2;
+    newer[7..9].copy_from_slice(&[3, 0]);
+    newer[30] ^= 1;
     let disk = ModelDisk::with(&[(&name, &newer), ("0000000002.snapshot.tmp", b"")]);
     for salvage in [false, true] {
-        let error = recover(&disk, &KeyValueStore::new(), salvage).expect_err("newer");
-        assert!(error.to_string().contains("format version 2"), "{error}");
+        let error = recover(&disk, &KeyValueStore::new(), &Directory { salvage, ..directory_of(&driver.disk) })
+            .expect_err("newer");
+        assert!(error.to_string().contains("format version 3"), "{error}");
         assert_eq!(disk.operations(), 0);
     }
 }

@@ -37,6 +37,9 @@ fn power_loss(policy: FsyncPolicy, mistake: Mistake, seeds: std::ops::Range<u64>
                     return Some(format!("seed {seed}, power lost in operation {cut}: {problem}"));
                 }
                 assert_eq!(first.ok(), recovered_map(&after).ok(), "recovery is repeatable");
+                if let Err(error) = Driver::open(&after, policy) {
+                    return Some(format!("seed {seed}, power lost in operation {cut}: does not start: {error}"));
+                }
             }
         }
     }

@@ -1,0 +1,205 @@
+//! The first step of recovery: which files are there, whether they belong together, and which of them are read.
+//! Reads headers only and changes nothing.
+//!
+//! A file is set aside unread where another replaces it: a log that never got further than its header, and everything
+//! below the newest snapshot. All others must be there: a segment of another directory, a log without the snapshot that
+//! it stands on, and a bad header in front of frames are damage.
+
+use std::io::Read;
+
+use log::warn;
+
+use super::files::FileLayer;
+use super::segment::{Header, Kind, SegmentName};
+use super::snapshot::TEMPORARY;
+use crate::error::{Error, Result};
+
+/// What recovery knows before it looks at a segment.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Directory {
+    /// Its id, if it has one yet.
+    pub id: Option<u64>,
+    /// Whether other nodes have its data, and may have dropped tombstones that an older copy of it needs.
+    pub is_in_cluster: bool,
+    /// Keep what is readable instead of refusing to start.
+    pub salvage: bool,
+}
+
+impl Directory {
+    /// Damage; with `--salvage`, which goes on behind it, only a warning. What is lost is said in `lost`.
+    pub fn damaged(&self, error: Error, lost: &str) -> Result<()> {
+        if !self.salvage || self.is_in_cluster {
+            return Err(error);
+        }
+        warn!("{error}; salvage: {lost}");
+        Ok(())
+    }
+
+    /// A segment that is not what was once stored in it.
+    pub fn damage(&self, name: SegmentName, offset: u64, reason: &str) -> Error {
+        Error::Corrupt(format!(
+            "{name} is damaged at offset {offset}: {reason}. This was safely stored once, so the disk or somebody changed \
+             it. {}",
+            self.way_out()
+        ))
+    }
+
+    fn way_out(&self) -> String {
+        let Some(id) = self.id.filter(|_| self.is_in_cluster) else {
+            return "Bring the files back from a copy, or start with --salvage to keep what is readable".into();
+        };
+        format!(
+            "The other nodes of the cluster have the data: move this directory away, start with an empty one, and then \
+             say PEER FORGET {id:016x} to another node. A copy from before and --salvage could bring deleted keys back \
+             everywhere"
+        )
+    }
+}
+
+/// What is to be read, and what is not.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// The segments to read, in order.
+    pub segments: Vec<Segment>,
+    /// Names of files that were replaced or never finished.
+    pub obsolete: Vec<String>,
+    /// Names of logs without a frame. They go when there is a new log.
+    pub empty: Vec<String>,
+    /// The number for the next segment.
+    pub next_number: u64,
+    /// The id of the directory, where any file says it.
+    pub id: Option<u64>,
+    /// The number of the newest snapshot; 0: none.
+    pub snapshot: u64,
+    /// Segments that `--salvage` gave up.
+    pub damaged: Vec<SegmentName>,
+    /// Whether `--salvage` passed over a file that is missing.
+    pub is_incomplete: bool,
+}
+
+/// One segment that is to be read.
+#[derive(Debug)]
+pub struct Segment {
+    /// Its name.
+    pub name: SegmentName,
+    /// Of the file, in bytes.
+    pub len: u64,
+    /// What it starts with.
+    pub header: Header,
+}
+
+/// A segment of which only the header was read.
+struct Found {
+    name: SegmentName,
+    len: u64,
+    header: std::result::Result<Header, String>,
+}
+
+impl Found {
+    /// Of a log: whether no frame ever got in.
+    fn is_empty(&self) -> bool {
+        self.name.kind == Kind::Log && self.len <= Kind::Log.header_bytes()
+    }
+}
+
+/// Looks at all files.
+pub fn survey(files: &dyn FileLayer, directory: &Directory) -> Result<Survey> {
+    let all = files.names()?;
+    let found = read_headers(files, &all)?;
+    let with_frames = || found.iter().filter(|found| !found.is_empty());
+    let ids = with_frames().filter_map(|found| Some(found.header.as_ref().ok()?.directory));
+    let known = Directory { id: directory.id.or(ids.last()), ..*directory };
+    let mut survey = Survey {
+        id: known.id,
+        next_number: found.last().map_or(1, |found| found.name.number + 1),
+        obsolete: all.into_iter().filter(|name| name.ends_with(TEMPORARY)).collect(),
+        ..Survey::default()
+    };
+    survey.check_node_file(directory, &found)?;
+    let is_own = |found: &&Found| found.header.as_ref().is_ok_and(|header| Some(header.directory) == known.id);
+    let snapshots = found.iter().filter(is_own).filter(|found| found.name.kind == Kind::Snapshot);
+    survey.snapshot = snapshots.map(|found| found.name.number).max().unwrap_or(0);
+    let last = with_frames().map(|found| found.name).max();
+    for found in &found {
+        survey.place(&known, found, last)?;
+    }
+    let stands_on =
+        found.iter().filter(is_own).filter_map(|found| Some((found.header.as_ref().ok()?.stands_on, found.name)));
+    if let Some((number, log)) = stands_on.max().filter(|(number, _)| *number > survey.snapshot) {
+        let snapshot = SegmentName { number, kind: Kind::Snapshot };
+        let reason = format!("{snapshot}, which it stands on, is missing, and most of the data with it");
+        known.damaged(known.damage(log, STANDS_ON_OFFSET, &reason), "what was in it is lost")?;
+        survey.is_incomplete = true;
+    }
+    Ok(survey)
+}
+
+/// Where the header of a log names its snapshot.
+const STANDS_ON_OFFSET: u64 = 23;
+
+fn read_headers(files: &dyn FileLayer, names: &[String]) -> Result<Vec<Found>> {
+    let mut segments: Vec<SegmentName> = names.iter().filter_map(|name| SegmentName::parse(name)).collect();
+    segments.sort_unstable();
+    let read = |name: SegmentName| {
+        let (input, len) = files.read(&name.to_string(), 0)?;
+        let mut start = Vec::new();
+        input.take(name.kind.header_bytes()).read_to_end(&mut start)?;
+        let header = match Header::decode(name.kind, &start) {
+            Err(Error::Fatal(message)) => return Err(Error::Fatal(format!("{name} {message}"))),
+            header => header.map_err(|error| error.to_string()),
+        };
+        Ok(Found { name, len, header })
+    };
+    segments.into_iter().map(read).collect()
+}
+
+impl Survey {
+    /// The file `node` and the segments are there together, or neither.
+    fn check_node_file(&mut self, directory: &Directory, found: &[Found]) -> Result<()> {
+        let has_data = found.iter().any(|found| !found.is_empty());
+        if directory.id.is_none() && has_data {
+            let error = super::identity::bad("it is missing, and there are logs or snapshots");
+            directory.damaged(error, "the other nodes of its cluster, if there were any, are not known any more")?;
+        }
+        if directory.id.is_some() && found.iter().all(|found| found.header.is_err()) && !has_data {
+            let error = format!("all logs and snapshots are missing: somebody removed them. {}", directory.way_out());
+            directory.damaged(Error::Corrupt(error), "all of it is lost")?;
+            self.is_incomplete = true;
+        }
+        Ok(())
+    }
+
+    /// Decides about one segment. `last` is the youngest with frames.
+    fn place(&mut self, directory: &Directory, found: &Found, last: Option<SegmentName>) -> Result<()> {
+        let Found { name, len, ref header } = *found;
+        let damage = match header {
+            Ok(_) if found.is_empty() => {
+                self.empty.push(name.to_string());
+                return Ok(());
+            }
+            Ok(header) if Some(header.directory) != self.id => directory.damage(name, 0, &foreign(header, self.id)),
+            _ if name.number < self.snapshot => {
+                self.obsolete.push(name.to_string());
+                return Ok(());
+            }
+            Ok(header) => {
+                self.segments.push(Segment { name, len, header: *header });
+                return Ok(());
+            }
+            Err(_) if found.is_empty() && last.is_none_or(|last| name > last) => {
+                warn!("{name} ends within its header, as a crash leaves a new log: removed");
+                self.obsolete.push(name.to_string());
+                return Ok(());
+            }
+            Err(_) if found.is_empty() => directory.damage(name, len, "it is cut short, and younger logs have records"),
+            Err(reason) => directory.damage(name, 0, reason),
+        };
+        self.damaged.push(name);
+        directory.damaged(damage, "all of it is lost")
+    }
+}
+
+fn foreign(header: &Header, id: Option<u64>) -> String {
+    let (other, own) = (header.directory, id.unwrap_or_default());
+    format!("it belongs to another data directory, of the node {other:016x}, and this one is of the node {own:016x}")
+}
