@@ -107,8 +107,8 @@ pub fn survey(files: &dyn FileLayer, directory: &Directory) -> Result<Survey> {
     let all = files.names()?;
     let found = read_headers(files, &all)?;
     let with_frames = || found.iter().filter(|found| !found.is_empty());
-    let ids = with_frames().filter_map(|found| Some(found.header.as_ref().ok()?.directory));
-    let known = Directory { id: directory.id.or(ids.last()), ..*directory };
+    let mut ids = with_frames().filter_map(|found| Some(found.header.as_ref().ok()?.directory));
+    let known = Directory { id: directory.id.or(ids.next_back()), ..*directory };
     let mut survey = Survey {
         id: known.id,
         next_number: found.last().map_or(1, |found| found.name.number + 1),
