@@ -21,13 +21,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::client::shell::print;
-use crate::client::{self, CONNECT_TIMEOUT, encode, open};
+use crate::client::{CONNECT_TIMEOUT, cannot_connect, encode, foreign, is_reply, open, with_hint};
 use crate::error::{Error, Result};
 use crate::metrics::Histogram;
 use crate::options::BenchOptions;
 
-/// Longest wait for a reply.
-const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Stack of a load thread: there may be thousands.
 const STACK_BYTES: usize = 256 * 1024;
 /// Bytes of one read.
@@ -110,10 +108,13 @@ impl<'o> Bench<'o> {
     }
 
     fn connect(&self, address: &str) -> Result<Connection> {
-        let cannot = |error| Error::Unreachable(format!("cannot connect to {address}: {error}"));
-        let stream = open(address, CONNECT_TIMEOUT, client::REPLY_TIMEOUT).map_err(cannot)?;
-        stream.set_read_timeout(Some(REPLY_TIMEOUT))?;
-        let mut connection = Connection { stream, requests: vec![], under_way: None, received: 0 };
+        let silence_timeout = self.options.target.silence_timeout();
+        let stream = open(address, CONNECT_TIMEOUT.min(silence_timeout), silence_timeout);
+        let stream = stream.map_err(|error| cannot_connect(&[(address.into(), error)]))?;
+        stream.set_read_timeout(Some(silence_timeout))?;
+        let (address, heard) = (address.into(), Instant::now());
+        let mut connection =
+            Connection { address, stream, silence_timeout, heard, requests: vec![], under_way: None, received: 0 };
         if let Some(password) = &self.password {
             connection.requests = encode(&[b"AUTH", password]);
             connection.send()?;
@@ -169,7 +170,9 @@ impl Round<'_> {
         let result = self.serve(connections, schedule, random).and_then(|()| {
             connections.iter_mut().try_for_each(|connection| {
                 connection.stream.set_nonblocking(false)?;
-                self.finish(connection).map(drop)
+                // A read waits for at most the time that a server may be silent.
+                while !self.finish(connection)? {}
+                Ok(())
             })
         });
         self.stop.fetch_or(result.is_err(), Ordering::Relaxed);
@@ -266,7 +269,13 @@ impl Schedule {
 }
 
 struct Connection {
+    /// Of the server, as it was typed.
+    address: String,
     stream: TcpStream,
+    /// How long the server may say nothing.
+    silence_timeout: Duration,
+    /// When bytes last went either way.
+    heard: Instant,
     /// To be sent.
     requests: Vec<u8>,
     /// When the requests were due whose replies are not all there, and of which kind they are.
@@ -278,15 +287,34 @@ struct Connection {
 impl Connection {
     fn send(&mut self) -> Result<()> {
         let mut rest = self.requests.as_slice();
+        self.heard = Instant::now();
         while !rest.is_empty() {
             match self.stream.write(rest) {
-                Ok(len) => rest = &rest[len..],
-                Err(error) if error.kind() == ErrorKind::WouldBlock => thread::yield_now(),
-                Err(error) => return Err(error.into()),
+                Ok(len) => {
+                    rest = &rest[len..];
+                    self.heard = Instant::now();
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.check_silence("takes no requests")?;
+                    thread::yield_now();
+                }
+                Err(error) => return Err(self.lost(&error)),
             }
         }
         self.requests.clear();
         Ok(())
+    }
+
+    fn check_silence(&self, what: &str) -> Result<()> {
+        if self.heard.elapsed() < self.silence_timeout {
+            return Ok(());
+        }
+        let (address, seconds) = (&self.address, self.silence_timeout.as_secs());
+        Err(Error::Unreachable(format!("{address} {what} for {seconds} s; is it a kvstore or Redis server?")))
+    }
+
+    fn lost(&self, error: &io::Error) -> Error {
+        Error::Unreachable(format!("connection to {} lost: {error}", self.address))
     }
 
     /// Takes what is there of `expected`; whether that was all of it.
@@ -294,23 +322,42 @@ impl Connection {
         let mut bytes = [0; READ_BYTES];
         while self.received < expected.len() {
             let len = match self.stream.read(&mut bytes) {
-                Ok(0) => return Err(Error::Unreachable("the server closed a connection".into())),
+                Ok(0) => return Err(Error::Unreachable(format!("{} closed a connection", self.address))),
                 Ok(len) => len,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => match self.under_way {
-                    Some((due, _)) if due.elapsed() < REPLY_TIMEOUT => return Ok(false),
-                    _ => return Err(Error::Unreachable(format!("no reply in {REPLY_TIMEOUT:?}"))),
-                },
-                Err(error) => return Err(error.into()),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.check_silence("is silent")?;
+                    if self.under_way.is_some() {
+                        return Ok(false);
+                    }
+                    continue;
+                }
+                Err(error) => return Err(self.lost(&error)),
             };
+            self.heard = Instant::now();
             if expected.get(self.received..self.received + len) != Some(&bytes[..len]) {
-                let line = bytes[..len].split(|&byte| byte == b'\r').find(|line| !line.is_empty());
-                let line = line.unwrap_or_default().escape_ascii();
-                return Err(Error::Fatal(format!("an unexpected reply: {line} (are these keys in use?)")));
+                return Err(self.unexpected(&bytes[..len]));
             }
             self.received += len;
         }
         self.received = 0;
         Ok(true)
+    }
+
+    /// The error for a reply that is not the expected one.
+    fn unexpected(&self, bytes: &[u8]) -> Error {
+        let address = &self.address;
+        if self.received == 0 && !is_reply(bytes[0]) {
+            return Error::Corrupt(format!("{address} {}", foreign(bytes)));
+        }
+        let line = bytes.split(|byte| matches!(byte, b'\r' | b'\n')).find(|line| !line.is_empty()).unwrap_or_default();
+        let text = String::from_utf8_lossy(line).escape_debug().to_string();
+        match text.strip_prefix('-').map(|text| text.split_once(' ').unwrap_or(("", text))) {
+            Some((code, message)) => Error::Fatal(format!("{address} refuses: {code} {}", with_hint(code, message))),
+            None => Error::Fatal(format!(
+                "{address} holds another value than this bench wrote: {}; use it on a server whose keys key:… nobody else writes",
+                &text.chars().take(60).collect::<String>()
+            )),
+        }
     }
 }
 

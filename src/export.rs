@@ -9,12 +9,14 @@ use std::time::{Duration, Instant};
 
 use crate::client::{Client, Response, encode};
 use crate::error::{Error, Result};
+use crate::options::Target;
 
 /// Keys of one step. Their values are one reply, kept in memory.
 const STEP: &[u8] = b"100";
 
-/// Writes all data to `output`, progress to stderr. An error means that the stream is incomplete.
-pub fn run(client: &mut Client, output: &mut impl Write) -> Result<()> {
+/// Writes all data of a server to `output`, progress to stderr. An error means that the stream is incomplete.
+pub fn run(target: &Target, output: &mut impl Write) -> Result<()> {
+    let client = &mut Client::connect_within(vec![target.address()], target.password()?, target.silence_timeout())?;
     let Response::Integer(total) = client.checked(&[b"DBSIZE"])? else {
         return Err(strange("DBSIZE"));
     };
@@ -30,6 +32,10 @@ pub fn run(client: &mut Client, output: &mut impl Write) -> Result<()> {
             let Some(value) = value else { continue };
             output.write_all(&encode(&[b"SET", key, &value])).map_err(not_taken)?;
             keys_written += 1;
+        }
+        if let Some(notice) = client.notice() {
+            // The server may have been started again, without some of its data.
+            return Err(Error::Unreachable(format!("the stream is incomplete: {notice}; export again")));
         }
         if reported.elapsed() >= report_pause {
             reported = Instant::now();

@@ -3,16 +3,19 @@
 #![forbid(unsafe_code)]
 #![warn(clippy::unwrap_used, clippy::expect_used)]
 
+use std::error::Error as _;
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::num::{IntErrorKind, ParseIntError};
 use std::process::ExitCode;
 use std::thread;
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::error::{ContextKind, ContextValue};
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use kvstore::bench;
 use kvstore::client::Client;
-use kvstore::client::shell::{self, print};
+use kvstore::client::shell::{self, complain, print};
 use kvstore::error::{Error, Result};
 use kvstore::export;
 use kvstore::node::Node;
@@ -46,7 +49,7 @@ fn main() -> ExitCode {
         Mode::Server(options) => ("Error starting server", run_server(options)),
         Mode::Client(options) => ("Error", run_client(options)),
         Mode::Bench(options) => ("Error", bench::run(&options).map(|()| true)),
-        Mode::Export(target) => ("Error", run_export(&target).map(|()| true)),
+        Mode::Export(target) => ("Error", export::run(&target, &mut io::stdout().lock()).map(|()| true)),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
@@ -54,9 +57,7 @@ fn main() -> ExitCode {
         // Somebody closed the pipe we print into: they have seen enough.
         Err(Error::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
-            let is_unreachable = matches!(error, Error::Unreachable(_));
-            let way_out = if is_unreachable { ". Start a server with ./run_server.sh [port]" } else { "" };
-            eprintln!("{title}: {error}{way_out}");
+            complain(&format!("{title}: {error}"));
             ExitCode::from(if matches!(error, Error::Usage(_)) { 2 } else { 1 })
         }
     }
@@ -78,14 +79,49 @@ fn start_logging() {
 /// Reads the command line. A variable that is set to nothing counts as not set, so that scripts and
 /// container files can pass variables on without asking whether they have them.
 fn parse_arguments() -> Mode {
-    let command = Arguments::command().mut_subcommands(|mode| {
+    let mut command = Arguments::command().mut_subcommands(|mode| {
         mode.mut_args(|argument| {
             let empty = argument.get_env().is_some_and(|name| std::env::var_os(name) == Some(OsString::new()));
-            if empty { argument.env(None::<&str>) } else { argument }
+            let argument = if empty { argument.env(None::<&str>) } else { argument };
+            // So that -5 is a wrong value of its option, and no unknown option.
+            let takes_text = matches!(argument.get_action(), ArgAction::Set | ArgAction::Append);
+            argument.allow_negative_numbers(takes_text)
         })
     });
-    let parsed = Arguments::from_arg_matches(&command.get_matches());
-    parsed.unwrap_or_else(|error| error.exit()).mode
+    let parsed = command.try_get_matches_from_mut(std::env::args_os());
+    let parsed = parsed.and_then(|matches| Arguments::from_arg_matches(&matches));
+    parsed.unwrap_or_else(|error| explained(error, &mut command).exit()).mode
+}
+
+/// An error of the command line with the name of the variable that a wrong value came from, and in plain words.
+fn explained(mut error: clap::Error, command: &mut clap::Command) -> clap::Error {
+    let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg).cloned() else {
+        return error;
+    };
+    let flag = argument.split([' ', '=']).next().unwrap_or_default();
+    let is_written = std::env::args_os().any(|word| word.to_string_lossy().split('=').next() == Some(flag));
+    let variable = variable_of(command, flag).filter(|_| !is_written);
+    let reason =
+        error.source().and_then(|source| source.downcast_ref::<ParseIntError>()).map(|reason| match reason.kind() {
+            IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "too large a number",
+            _ => "not a whole number",
+        });
+    if let (Some(reason), Some(value)) = (reason, error.get(ContextKind::InvalidValue)) {
+        let argument = variable.unwrap_or(argument);
+        return command.error(error.kind(), format!("invalid value '{value}' for '{argument}': {reason}"));
+    }
+    if let Some(variable) = variable {
+        error.insert(ContextKind::InvalidArg, ContextValue::String(variable));
+    }
+    error
+}
+
+/// The variable in place of an option such as `--fsync`, if it is set.
+fn variable_of(command: &clap::Command, flag: &str) -> Option<String> {
+    let mut arguments = command.get_subcommands().flat_map(|mode| mode.get_arguments());
+    let argument = arguments.find(|other| other.get_long().is_some() && other.get_long() == flag.strip_prefix("--"))?;
+    let name = argument.get_env().filter(|name| std::env::var_os(name).is_some())?;
+    Some(format!("{}, a variable of the environment", name.display()))
 }
 
 fn run_server(options: ServerOptions) -> Result<bool> {
@@ -104,19 +140,11 @@ fn run_server(options: ServerOptions) -> Result<bool> {
 }
 
 fn run_client(options: ClientOptions) -> Result<bool> {
-    let mut client = connect(&options.target, options.also)?;
-    if options.command.is_empty() {
-        return shell::run(&mut client);
-    }
     let words: Vec<Vec<u8>> = options.command.into_iter().map(OsString::into_encoded_bytes).collect();
-    shell::run_once(&mut client, &words)
-}
-
-fn run_export(target: &Target) -> Result<()> {
-    export::run(&mut connect(target, Vec::new())?, &mut io::stdout().lock())
-}
-
-fn connect(target: &Target, also: Vec<String>) -> Result<Client> {
-    let addresses = std::iter::once(target.address()).chain(also).collect();
-    Client::connect_any(addresses, target.password()?)
+    if let Some(usage) = shell::usage(&words) {
+        return Err(Error::Usage(format!("wrong number of words. Usage: {usage}")));
+    }
+    let addresses = std::iter::once(options.target.address()).chain(options.also).collect();
+    let mut client = Client::connect_within(addresses, options.target.password()?, options.target.silence_timeout())?;
+    if words.is_empty() { shell::run(&mut client) } else { shell::run_once(&mut client, &words) }
 }

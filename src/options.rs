@@ -9,6 +9,7 @@ use clap::Args;
 use clap::builder::BoolishValueParser;
 use log::warn;
 
+use crate::client::SILENCE_TIMEOUT;
 use crate::config::{Configuration, DEFAULT_HOST, DEFAULT_PORT, Limits, ReplicationOptions};
 use crate::durability::FsyncPolicy;
 use crate::error::{Error, Result};
@@ -19,7 +20,7 @@ use crate::store::record::VALUE_BYTES_MAX;
 #[derive(Args, Clone, Debug)]
 pub struct ServerOptions {
     /// Port to listen on; 0 picks a free one
-    #[arg(default_value_t = DEFAULT_PORT)]
+    #[arg(default_value_t = DEFAULT_PORT, value_parser = parse_port)]
     pub port: u16,
     /// Address to listen on; any but loopback needs a password
     #[arg(long, env = "KVSTORE_BIND", value_name = "ADDR", default_value = "127.0.0.1", value_parser = parse_address)]
@@ -69,14 +70,17 @@ pub struct ServerOptions {
 #[derive(Args, Clone, Debug)]
 pub struct Target {
     /// Host to connect to
-    #[arg(default_value = DEFAULT_HOST)]
+    #[arg(default_value = DEFAULT_HOST, value_parser = parse_host)]
     pub host: String,
     /// Port to connect to
-    #[arg(default_value_t = DEFAULT_PORT)]
+    #[arg(default_value_t = DEFAULT_PORT, value_parser = parse_port_of_server)]
     pub port: u16,
     /// File with the server's password; KVSTORE_PASSWORD holds the password itself
     #[arg(long, env = "KVSTORE_PASSWORD_FILE", value_name = "FILE")]
     pub password_file: Option<PathBuf>,
+    /// A server that owes a reply and is silent for so long counts as lost
+    #[arg(long, env = "KVSTORE_TIMEOUT", value_name = "SECS", default_value_t = SILENCE_TIMEOUT.as_secs() as u32, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub timeout: u32,
 }
 
 impl Target {
@@ -84,6 +88,11 @@ impl Target {
     pub fn address(&self) -> String {
         let Target { host, port, .. } = self;
         if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    }
+
+    /// How long the server may be silent.
+    pub fn silence_timeout(&self) -> Duration {
+        Duration::from_secs(self.timeout.into())
     }
 
     /// The password, if one was given.
@@ -99,7 +108,7 @@ pub struct ClientOptions {
     #[allow(missing_docs)] // Would be taken for a text of the help.
     pub target: Target,
     /// Another server to try when the first cannot be reached; may be repeated
-    #[arg(long, env = "KVSTORE_ALSO", value_name = "HOST:PORT", value_delimiter = ',')]
+    #[arg(long, env = "KVSTORE_ALSO", value_name = "HOST:PORT", value_delimiter = ',', value_parser = parse_host_port)]
     pub also: Vec<String>,
     /// One command to carry out instead of the prompt: all that follows, hyphens included
     #[arg(value_name = "COMMAND ARG", trailing_var_arg = true, allow_hyphen_values = true)]
@@ -137,7 +146,7 @@ pub struct BenchOptions {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub rounds: Option<u32>,
     /// A second server that speaks RESP, loaded in turn with the first
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = parse_host_port)]
     pub compare: Option<String>,
 }
 
@@ -183,6 +192,31 @@ impl ServerOptions {
             },
             limits,
         })
+    }
+}
+
+fn parse_port(text: &str) -> std::result::Result<u16, String> {
+    text.parse().map_err(|_| "not a port; ports are numbers up to 65535, and 0 picks a free one".into())
+}
+
+/// A port that can be connected to.
+fn parse_port_of_server(text: &str) -> std::result::Result<u16, String> {
+    let port = text.parse().ok().filter(|port| *port > 0);
+    port.ok_or_else(|| "not a port (1 to 65535); HOST and PORT come first, as in localhost 8080".into())
+}
+
+/// A host name or IP address without a port; an IPv6 address may stand in brackets.
+fn parse_host(text: &str) -> std::result::Result<String, String> {
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    if bare.parse::<IpAddr>().is_ok() {
+        return Ok(bare.into());
+    }
+    match text.rsplit_once(':') {
+        Some((host, port)) if parse_host_port(text).is_ok() => {
+            Err(format!("HOST and PORT are two words; say {} {port}", host.trim_matches(['[', ']'])))
+        }
+        None if parse_host_port(&format!("{text}:1")).is_ok() && !text.contains('/') => Ok(text.into()),
+        _ => Err("not a host name or IP address; try localhost".into()),
     }
 }
 
@@ -344,6 +378,24 @@ mod tests {
         assert_eq!(several.replication.seeds, ["a:1", "b:2", "c:3"]);
         let refused = configuration(&["--bind", "0.0.0.0", "--insecure", "--peer", "a:1"]);
         assert!(refused.expect_err("no address to tell").to_string().contains("--advertise"));
+    }
+
+    #[test]
+    fn a_host_has_no_port() {
+        for (good, host) in [("localhost", "localhost"), ("10.0.0.1", "10.0.0.1"), ("::1", "::1"), ("[::1]", "::1")] {
+            assert_eq!(parse_host(good).as_deref(), Ok(host));
+        }
+        for (bad, way_out) in [
+            ("localhost:7000", "say localhost 7000"),
+            ("[::1]:7000", "say ::1 7000"),
+            ("", "try localhost"),
+            ("a b", "try localhost"),
+            ("http://localhost", "try localhost"),
+            ("localhost/", "try localhost"),
+            ("localhost:x", "try localhost"),
+        ] {
+            assert!(parse_host(bad).is_err_and(|reason| reason.contains(way_out)), "{bad}");
+        }
     }
 
     #[test]

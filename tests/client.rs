@@ -8,6 +8,7 @@ use kvstore::error::Error;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 #[test]
 fn put_get_delete_and_any_bytes() {
@@ -105,4 +106,94 @@ fn the_shell_survives_its_server_and_fails_over() {
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(stderr, format!("Connection to localhost:{} lost, connected to {}\n", first.port, second.address()));
     assert_eq!(output.status.code(), Some(0));
+}
+
+/// A server that takes every connection and request, and never answers; it stays until the test ends.
+fn silent_server() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address").to_string();
+    std::thread::spawn(move || {
+        let streams = listener.incoming().map_while(Result::ok).collect::<Vec<_>>();
+        drop(streams);
+    });
+    address
+}
+
+const SHORT: Duration = Duration::from_millis(300);
+
+#[test]
+fn a_silent_server_counts_as_lost() {
+    let (silent, other) = (silent_server(), Server::start(&[]));
+    let addresses = vec![silent.clone(), silent_server(), other.address()];
+    let ask = || Client::connect_within(addresses.clone(), None, SHORT).expect("connects");
+    // A read is asked of each in turn.
+    let mut client = ask();
+    assert_eq!(client.get("k").expect("answered by the third"), None);
+    assert_eq!(client.address(), other.address());
+    // A write is not, and what follows goes elsewhere.
+    let mut client = ask();
+    let error = client.put("k", "first").expect_err("unknown");
+    assert!(matches!(error, Error::OutcomeUnknown(_)), "{error:?}");
+    assert!(error.to_string().starts_with(&format!("no reply from {silent} (silent for ")), "{error}");
+    assert_eq!(client.get("k").expect("answered"), None, "it was not sent to another server");
+    client.put("k", "second").expect("stored there");
+    assert_eq!(client.get("k").expect("answered"), Some(b"second".to_vec()));
+    // Neither is what is meant for one server.
+    let mut client = ask();
+    assert!(matches!(client.request(&[b"PARTITION", b"*"]), Err(Error::OutcomeUnknown(_))));
+    // A password is given to the first that answers.
+    let mut client = Client::connect_within(vec![silent, other.address()], Some(b"x".to_vec()), SHORT);
+    let error = client.as_mut().expect_err("that one has no password").to_string();
+    assert!(error.starts_with(&other.address()), "{error}");
+}
+
+#[test]
+fn all_silent_is_said_once_for_each() {
+    let (first, second) = (silent_server(), silent_server());
+    let mut client = Client::connect_within(vec![first.clone(), second.clone()], None, SHORT).expect("connects");
+    let start = Instant::now();
+    let error = client.get("k").expect_err("nobody answers").to_string();
+    assert!(error.contains(&first) && error.contains(&second), "{error}");
+    assert!(start.elapsed() < 30 * SHORT, "each was asked once");
+}
+
+#[test]
+fn what_takes_long_by_design_is_waited_for() {
+    let server = Server::start(&[]);
+    let mut client = Client::connect_within(vec![server.address()], None, SHORT).expect("connects");
+    client.put("k", "v").expect("stored");
+    // Nobody is there to hold the write, so it takes its whole time.
+    assert_eq!(client.request(&[b"WAIT", b"1", b"900"]).expect("answered"), Response::Integer(0));
+    assert_eq!(client.notice(), None);
+    // The connection whose writes it counts is lost: there is nothing to wait for.
+    let mut server = server;
+    server.kill();
+    let error = client.request(&[b"WAIT", b"1", b"900"]).expect_err("lost");
+    assert!(matches!(error, Error::Unreachable(_)), "{error:?}");
+}
+
+#[test]
+fn bytes_that_go_on_arriving_are_no_silence() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address").to_string();
+    let served = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a connection");
+        let _ = stream.read(&mut [0; 1024]).expect("a request");
+        for byte in b"$10\r\n0123456789\r\n" {
+            std::thread::sleep(SHORT / 5); // What is tested: pauses that are shorter than the time limit.
+            stream.write_all(&[*byte]).expect("taken");
+        }
+    });
+    let mut client = Client::connect_within(vec![address], None, SHORT).expect("connects");
+    assert_eq!(client.get("k").expect("answered"), Some(b"0123456789".to_vec()));
+    served.join().expect("it ran");
+}
+
+#[test]
+fn the_end_of_the_connection_is_the_reply_to_shutdown() {
+    let server = Server::start(&[]);
+    let mut client = Client::connect(&server.address()).expect("connects");
+    assert_eq!(client.request(&[b"SHUTDOWN"]).expect("it ends"), Response::Simple("OK".into()));
+    let mut server = server;
+    assert_eq!(server.exit_code(), Some(0));
 }

@@ -9,8 +9,10 @@
 //!
 //! **The rules.**
 //! - A lost connection is made again, to the next address if need be ([`Client::notice`] says so).
-//! - A read is repeated once. A write that was sent and not answered is
-//!   [`Error::OutcomeUnknown`], and never repeated by itself.
+//! - A server that says nothing for [`SILENCE_TIMEOUT`] counts as lost. Silence counts, not the whole time: a long
+//!   reply may take as long as it likes while its bytes arrive. Commands that block by design are allowed for.
+//! - A read without a reply is asked of the other addresses in turn, and once more of a server that hung up. A write
+//!   that was sent and not answered is [`Error::OutcomeUnknown`], and never repeated by itself.
 //! - A connection that broke while nothing was under way is noticed before the next request, so the
 //!   first write after a server's restart simply works.
 //!
@@ -33,22 +35,32 @@
 //! # Ok::<(), kvstore::error::Error>(())
 //! ```
 
+mod failure;
 mod response;
 pub mod shell;
+mod words;
 
 use std::io::{self, BufReader, ErrorKind, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
-pub use response::Response;
+use failure::Failure;
+pub use failure::{cannot_connect, with_hint};
+pub use response::{Response, foreign, is_reply};
 
 use crate::error::{Error, Result};
 use crate::protocol::command;
+use crate::protocol::resp::decimal;
 
 /// Longest wait for one address to accept a connection.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Longest wait for a reply; a server under the heaviest load answers sooner, a dead machine never.
-pub const REPLY_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a server may say nothing while it owes a reply, where nothing else is said. Then it counts as lost.
+pub const SILENCE_TIMEOUT: Duration = Duration::from_secs(5);
+/// What is added to it for commands that visit all keys, or settle everything before they end the server.
+const LONG_COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
+/// What is added for a request that the kernel has taken and a slow network still carries: Linux keeps at most 4 MiB.
+const BYTES_UNDER_WAY_MAX: usize = 4 * 1024 * 1024;
+const SLOW_BYTES_PER_SECOND: usize = 128 * 1024;
 
 /// A connection to one of several servers.
 #[derive(Debug)]
@@ -58,7 +70,10 @@ pub struct Client {
     /// The address in use.
     current: usize,
     password: Option<Vec<u8>>,
+    silence_timeout: Duration,
     connection: Option<BufReader<TcpStream>>,
+    /// How the last connection was lost, for a person to read; `None` while there is one.
+    loss: Option<String>,
     notice: Option<String>,
 }
 
@@ -70,7 +85,17 @@ impl Client {
 
     /// Connects to the first of `addresses` that answers, with a password if there is one.
     pub fn connect_any(addresses: Vec<String>, password: Option<Vec<u8>>) -> Result<Client> {
-        let mut client = Client { addresses, current: 0, password, connection: None, notice: None };
+        Client::connect_within(addresses, password, SILENCE_TIMEOUT)
+    }
+
+    /// As [`Client::connect_any`], to servers that may be silent for so long.
+    pub fn connect_within(
+        addresses: Vec<String>,
+        password: Option<Vec<u8>>,
+        silence_timeout: Duration,
+    ) -> Result<Client> {
+        let (current, connection, loss, notice) = (0, None, None, None);
+        let mut client = Client { addresses, current, password, silence_timeout, connection, loss, notice };
         client.reconnect()?;
         Ok(client)
     }
@@ -92,31 +117,38 @@ impl Client {
 
     /// Sends any command and returns the reply; an error reply is a [`Response::Error`].
     pub fn request(&mut self, words: &[&[u8]]) -> Result<Response> {
-        let name = words.first().copied().unwrap_or_default();
-        // What is not known to be a read may be a write.
-        let is_read = command::row(name).is_some_and(|row| !row.writes && row.name != "SHUTDOWN");
-        if self.is_lost() {
-            self.reconnect_with_notice()?;
-        }
-        match self.exchange(words) {
-            Ok(response) => Ok(response),
-            Err(error) if is_read && error.kind() != ErrorKind::InvalidData => {
+        let name = String::from_utf8_lossy(words.first().copied().unwrap_or_default()).to_uppercase();
+        let (mut reasons, mut addresses_left) = (Vec::new(), self.addresses.len());
+        loop {
+            if self.is_lost() {
+                if name == "WAIT" {
+                    self.reconnect_with_notice()?;
+                    return Err(Error::Unreachable(
+                        "the connection whose writes WAIT counts was lost; write again".into(),
+                    ));
+                }
                 self.reconnect_with_notice()?;
-                self.exchange(words).map_err(|error| self.no_reply(&error))
             }
-            Err(error) => {
-                self.connection = None;
-                let name = String::from_utf8_lossy(name).to_uppercase();
-                Err(Error::OutcomeUnknown(format!(
-                    "no reply from {} ({error}): whether {name} was carried out is unknown; it was not sent again",
-                    self.address()
-                )))
+            let failure = match self.exchange(words) {
+                Ok(response) => return Ok(response),
+                Err(error) => Failure::new(&error, self.silence_timeout + extra_time(words).unwrap_or_default()),
+            };
+            let address = self.address().to_string();
+            self.connection = None;
+            self.loss = Some(failure.loss(&address));
+            // A server that hung up may have been started again: it is asked once more.
+            if !failure.is_hang_up() || !reasons.is_empty() {
+                self.current = (self.current + 1) % self.addresses.len();
+                addresses_left -= 1;
+            }
+            if !is_repeatable(&name) {
+                return failure.of_command(&name, &address);
+            }
+            reasons.push(failure.of_read(&address));
+            if addresses_left == 0 {
+                return Err(Error::Unreachable(reasons.join("; ")));
             }
         }
-    }
-
-    fn no_reply(&self, error: &io::Error) -> Error {
-        Error::Unreachable(format!("no reply from {}: {error}", self.address()))
     }
 
     /// The address in use, as `host:port`.
@@ -133,8 +165,8 @@ impl Client {
     pub fn checked(&mut self, words: &[&[u8]]) -> Result<Response> {
         match self.request(words)? {
             Response::Error(code, message) => Err(Error::Refused(crate::error::Refusal {
+                message: with_hint(&code, &message),
                 code: if code == "NOAUTH" { "NOAUTH" } else { "ERR" },
-                message,
             })),
             response => Ok(response),
         }
@@ -143,38 +175,45 @@ impl Client {
     /// Tries every address once, the current one first.
     fn reconnect(&mut self) -> Result<()> {
         self.connection = None;
-        let mut reasons = Vec::new();
+        let mut failures = Vec::new();
         for _ in 0..self.addresses.len() {
-            match open(self.address(), CONNECT_TIMEOUT, REPLY_TIMEOUT) {
-                Ok(stream) => {
-                    self.connection = Some(BufReader::new(stream));
-                    return self.authenticate();
+            let connect_timeout = CONNECT_TIMEOUT.min(self.silence_timeout);
+            let opened = open(self.address(), connect_timeout, self.silence_timeout);
+            self.connection =
+                opened.map_err(|error| failures.push((self.address().to_string(), error))).ok().map(BufReader::new);
+            if self.connection.is_some() {
+                match self.authenticate()? {
+                    None => return Ok(()),
+                    Some(error) => failures.push((self.address().to_string(), error)),
                 }
-                Err(error) => reasons.push(format!("cannot connect to {}: {error}", self.address())),
             }
             self.current = (self.current + 1) % self.addresses.len();
         }
-        Err(Error::Unreachable(reasons.join("; ")))
+        Err(cannot_connect(&failures))
     }
 
     fn reconnect_with_notice(&mut self) -> Result<()> {
-        let lost = self.address().to_string();
-        self.notice = Some(format!("Connection to {lost} lost"));
+        let loss = self.loss.take().unwrap_or_else(|| format!("Connection to {} lost", self.address()));
+        self.notice = Some(loss.clone());
         self.reconnect()?;
-        self.notice = Some(format!("Connection to {lost} lost, connected to {}", self.address()));
+        self.notice = Some(format!("{loss}, connected to {}", self.address()));
         Ok(())
     }
 
-    fn authenticate(&mut self) -> Result<()> {
+    /// Gives the password, if there is one. A refused one is an error, a server without a reply is the result.
+    fn authenticate(&mut self) -> Result<Option<io::Error>> {
         let Some(password) = self.password.clone() else {
-            return Ok(());
+            return Ok(None);
         };
         match self.exchange(&[b"AUTH", &password]) {
             Ok(Response::Error(_, message)) => {
                 Err(Error::Usage(format!("{} did not take the password: {message}", self.address())))
             }
-            Ok(_) => Ok(()),
-            Err(error) => Err(self.no_reply(&error)),
+            Ok(_) => Ok(None),
+            Err(error) => {
+                self.connection = None;
+                Ok(Some(io::Error::other(Failure::new(&error, self.silence_timeout).to_string())))
+            }
         }
     }
 
@@ -184,12 +223,36 @@ impl Client {
     }
 
     fn exchange(&mut self, words: &[&[u8]]) -> io::Result<Response> {
+        let timeout = extra_time(words).map(|extra| self.silence_timeout + extra);
         let reader = self.connection.as_mut().ok_or(ErrorKind::NotConnected)?;
-        // WAIT brings its own time limit.
-        let waits = words.first().is_some_and(|name| name.eq_ignore_ascii_case(b"WAIT"));
-        reader.get_ref().set_read_timeout(if waits { None } else { Some(REPLY_TIMEOUT) })?;
+        reader.get_ref().set_read_timeout(timeout)?;
         reader.get_mut().write_all(&encode(words))?;
         Response::read(reader)
+    }
+}
+
+/// Whether a command that had no reply may be asked again, also of another server: those that change nothing, neither
+/// data nor a server, and ask about no connection of their own.
+fn is_repeatable(name: &str) -> bool {
+    let is_of_one_server = matches!(name, "SHUTDOWN" | "PARTITION" | "HEAL" | "PEER" | "CONFIG");
+    let is_of_one_connection = matches!(name, "WAIT" | "MULTI" | "EXEC" | "DISCARD" | "RESET" | "QUIT");
+    // What is not known to be a read may be a write.
+    let is_read = command::row(name.as_bytes()).is_some_and(|row| !row.writes);
+    is_read && !is_of_one_server && !is_of_one_connection
+}
+
+/// How much longer than others a server may be silent after this request; `None`: for ever.
+fn extra_time(words: &[&[u8]]) -> Option<Duration> {
+    let bytes: usize = words.iter().map(|word| word.len()).sum();
+    let on_its_way = Duration::from_secs((bytes.min(BYTES_UNDER_WAY_MAX) / SLOW_BYTES_PER_SECOND) as u64);
+    let name = words.first().map(|name| name.to_ascii_uppercase()).unwrap_or_default();
+    match name.as_slice() {
+        b"WAIT" => {
+            let timeout_ms = words.get(2).and_then(|word| decimal(word)).map_or(0, i64::unsigned_abs);
+            (timeout_ms > 0).then(|| Duration::from_millis(timeout_ms))
+        }
+        b"SHUTDOWN" | b"FLUSHALL" | b"FLUSHDB" | b"KEYS" => Some(LONG_COMMAND_TIMEOUT),
+        _ => Some(on_its_way),
     }
 }
 

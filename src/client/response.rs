@@ -69,7 +69,7 @@ impl Response {
             }
             b'*' => Response::Array(read_list(reader, number()?, depth, bytes_left)?),
             b'%' => Response::Map(read_list(reader, number()?.saturating_mul(2), depth, bytes_left)?),
-            _ => return Err(bad("an unknown kind of reply; is this a kvstore or Redis server?")),
+            _ => return Err(bad("a kind of reply that this client does not know")),
         })
     }
 }
@@ -77,7 +77,10 @@ impl Response {
 fn read_line(reader: &mut impl BufRead) -> io::Result<Vec<u8>> {
     let mut line = Vec::new();
     reader.take(LINE_BYTES_MAX).read_until(b'\n', &mut line)?;
-    if line.is_empty() {
+    if line.first().is_some_and(|&kind| !is_reply(kind)) {
+        return Err(foreign(&line));
+    }
+    if !line.ends_with(b"\n") && (line.len() as u64) < LINE_BYTES_MAX {
         return Err(ErrorKind::UnexpectedEof.into());
     }
     let line = line.strip_suffix(b"\r\n").ok_or_else(|| bad("a line without its end"))?;
@@ -115,6 +118,21 @@ fn spend(bytes_left: &mut u64, bytes: impl TryInto<u64>) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether a reply in RESP2 or RESP3 can begin so.
+pub fn is_reply(first: u8) -> bool {
+    b"+-:$*_#,(!=%~>|".contains(&first)
+}
+
+/// The error for what no kvstore and no Redis server says, such as the answer of a web server.
+pub fn foreign(answer: &[u8]) -> io::Error {
+    let line = answer.split(|&byte| byte == b'\n').next().unwrap_or_default().trim_ascii();
+    let shown = line[..line.len().min(FOREIGN_BYTES_SHOWN)].escape_ascii();
+    io::Error::new(ErrorKind::Unsupported, format!("is no kvstore or Redis server: it answered '{shown}'"))
+}
+
+/// Enough to know a web server by.
+const FOREIGN_BYTES_SHOWN: usize = 60;
+
 fn bad(what: &str) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, format!("the server sent {what}"))
 }
@@ -143,6 +161,19 @@ mod tests {
         ] {
             assert_eq!(read(bytes.as_bytes()).expect("a reply"), expected);
         }
+    }
+
+    #[test]
+    fn a_cut_reply_and_a_foreign_one_are_told_apart() {
+        for cut in ["", "+O", "$5\r\nabc", "*2\r\n:1\r\n", "$5\r"] {
+            assert_eq!(read(cut.as_bytes()).expect_err("cut").kind(), ErrorKind::UnexpectedEof, "{cut:?}");
+        }
+        for answer in ["HTTP/1.1 400 Bad Request\r\n\r\n", "<!DOCTYPE HTML>\n", "SSH-2.0-x\r\n", "\x15\x03\x01"] {
+            let error = read(answer.as_bytes()).expect_err("foreign");
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{answer:?}");
+        }
+        let error = foreign(b"HTTP/1.1 400 Bad Request\r\nServer: x\r\n");
+        assert_eq!(error.to_string(), "is no kvstore or Redis server: it answered 'HTTP/1.1 400 Bad Request'");
     }
 
     #[test]

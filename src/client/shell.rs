@@ -1,11 +1,14 @@
 //! What a person types into: the original's `> ` prompt, a pipe, or one command.
+//!
+//! At the prompt and in a pipe words may be quoted ([`super::words`]).
 
 use std::io::{self, BufRead, IsTerminal, Read, Write};
 
-use super::{Client, Response};
+use super::words::split;
+use super::{Client, Response, with_hint};
 use crate::config::Limits;
 use crate::error::{Error, Result};
-use crate::protocol::command::{TABLE, row};
+use crate::protocol::command::{Row, TABLE, row};
 
 const BANNER: &str = "Commands: PUT <key> <value>, GET <key>, DELETE <key>, QUIT";
 
@@ -39,6 +42,27 @@ pub fn run(client: &mut Client) -> Result<bool> {
     Ok(interactive || !shell.failed)
 }
 
+/// How to write a command that has too few or too many words; `None` if it has enough, or is the server's to judge.
+pub fn usage(words: &[Vec<u8>]) -> Option<String> {
+    let row = row(words.first()?)?;
+    let fits = match row.arity {
+        // The words of a value are joined.
+        _ if row.name == "PUT" => words.len() >= 3,
+        exactly if exactly > 0 => words.len() == exactly as usize,
+        at_least => words.len() >= at_least.unsigned_abs() as usize,
+    };
+    (!fits).then(|| usage_of(row))
+}
+
+fn usage_of(row: &Row) -> String {
+    match row.name {
+        "PUT" => "PUT <key> <value>".into(),
+        "GET" => "GET <key>".into(),
+        "DELETE" => "DELETE <key>".into(),
+        name => format!("{name} {}", row.arguments).trim_end().into(),
+    }
+}
+
 /// Carries out one command from the command line: prints the bare result. Returns whether it worked.
 pub fn run_once(client: &mut Client, words: &[Vec<u8>]) -> Result<bool> {
     let mut words: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
@@ -51,7 +75,7 @@ pub fn run_once(client: &mut Client, words: &[Vec<u8>]) -> Result<bool> {
     let response = client.request(&words);
     show_notice(client);
     match response? {
-        Response::Null => eprintln!("NOT_FOUND"),
+        Response::Null => complain("NOT_FOUND"),
         Response::Error(code, message) => show_error(&code, &message),
         response => {
             let mut bytes = Vec::new();
@@ -71,28 +95,24 @@ struct Shell<'c> {
 impl Shell<'_> {
     /// Carries out one line; `false` to leave.
     fn line(&mut self, line: &[u8]) -> Result<bool> {
-        let line = line.trim_ascii_start();
-        let name = line.split(|&byte| byte == b' ').next().unwrap_or_default().to_ascii_uppercase();
-        let words: Vec<&[u8]> = match name.as_slice() {
-            // A value keeps its spaces, as typed.
-            b"PUT" => line.splitn(3, |&byte| byte == b' ').collect(),
-            _ => line.split(|&byte| byte == b' ').filter(|word| !word.is_empty()).collect(),
-        };
+        let words = split(line).map_err(|fault| Error::Fatal(fault.into()))?;
+        let words: Vec<&[u8]> = words.iter().map(|word| word.as_ref()).collect();
+        let name = words[0].to_ascii_uppercase();
         match (name.as_slice(), words.len()) {
-            (b"", _) => {}
+            (b"", 1) => {}
             (b"QUIT" | b"EXIT", _) => return Ok(false),
             (b"HELP", _) => print(&help())?,
             (b"PUT", 3) if !words[1].is_empty() => self.request(&words, "Response: ")?,
-            (b"PUT", _) => self.usage("PUT <key> <value>")?,
             (b"GET", 2) => self.request(&words, "Value: ")?,
-            (b"GET", _) => self.usage("GET <key>")?,
             (b"DELETE", 2) => self.request(&words, "Response: ")?,
-            (b"DELETE", _) => self.usage("DELETE <key>")?,
-            _ if row(&name).is_some() => self.request(&words, "Response: ")?,
-            _ => {
-                self.failed = true;
-                print(&format!("Unknown command: {}\n", String::from_utf8_lossy(&name).escape_debug()))?;
-            }
+            _ => match row(&name) {
+                Some(row) if matches!(row.name, "PUT" | "GET" | "DELETE") => self.usage(row)?,
+                Some(_) => self.request(&words, "Response: ")?,
+                None => {
+                    self.failed = true;
+                    print(&format!("Unknown command: {}\n", escaped(&name)))?;
+                }
+            },
         }
         Ok(true)
     }
@@ -111,14 +131,14 @@ impl Shell<'_> {
         Ok(())
     }
 
-    fn usage(&mut self, usage: &str) -> Result<()> {
+    fn usage(&mut self, row: &Row) -> Result<()> {
         self.failed = true;
-        print(&format!("Usage: {usage}\n"))
+        print(&format!("Usage: {}\n", usage_of(row)))
     }
 
     fn fail(&mut self, error: &Error) {
         self.failed = true;
-        eprintln!("Error: {error}");
+        complain(&format!("Error: {error}"));
     }
 }
 
@@ -143,15 +163,19 @@ pub fn print(text: &str) -> Result<()> {
     Ok(output.flush()?)
 }
 
+/// Says something on stderr, and without the panic of `eprintln!` when nobody reads.
+pub fn complain(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
 fn show_notice(client: &mut Client) {
     if let Some(notice) = client.notice() {
-        eprintln!("{notice}");
+        complain(&notice);
     }
 }
 
 fn show_error(code: &str, message: &str) {
-    let hint = if code == "NOAUTH" { " Give it with --password-file FILE or KVSTORE_PASSWORD." } else { "" };
-    eprintln!("Error: {message}{hint}");
+    complain(&format!("Error: {}", with_hint(code, message)));
 }
 
 /// A response for a person: control characters escaped, lists one element a line.
@@ -204,7 +228,8 @@ fn write_bare(response: &Response, out: &mut Vec<u8>) {
 
 fn help() -> String {
     let rows = TABLE.iter().map(|row| format!("  {:48}  {}\n", format!("{} {}", row.name, row.arguments), row.summary));
-    rows.collect::<String>() + "  QUIT, EXIT or the end of input leaves.\n"
+    rows.collect::<String>()
+        + "  QUIT, EXIT or the end of input leaves.\n  Words may be quoted: PUT \"my key\" \"two\\nlines\"\n"
 }
 
 #[cfg(test)]

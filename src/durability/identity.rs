@@ -114,6 +114,12 @@ pub fn bad(reason: &str) -> Error {
 /// Makes the directory if it is missing and takes it for this process, waiting at most `timeout` for another to
 /// end. The lock ends with the returned file, also when the process is killed.
 pub fn take_directory(directory: &Path, timeout: Duration) -> Result<File> {
+    if directory.is_file() {
+        let shown = directory.display();
+        return Err(Error::Fatal(format!(
+            "{shown} is a file, not a directory; choose a directory with --data-dir DIR"
+        )));
+    }
     let failed = |error: io::Error| {
         Error::Fatal(format!(
             "cannot use the data directory {}: {error}; choose another with --data-dir DIR, or make it writable",

@@ -298,8 +298,11 @@ impl Members {
     fn check(&self, other: &Introduction) -> Result<()> {
         if other.cluster != self.identity.cluster {
             return Err(Error::refused(format!(
-                "it is of cluster '{}', this node of '{}'; start both with the same --cluster",
+                // Both sides read this sentence.
+                "the node at {} is of cluster '{}', and the node at {} of '{}'; start both with the same --cluster",
+                shown(&other.address),
                 shown(&other.cluster),
+                self.identity.address.as_deref().unwrap_or("the address that was dialled"),
                 self.identity.cluster
             )));
         }
@@ -321,6 +324,7 @@ impl Members {
         };
         if contact.is_seed && contact.id.is_none() && contact.introduced_as.is_none() {
             self.contacts.remove(&number);
+            log::info!("the peer {address} is this node itself and is left out");
             return Verdict::Gone;
         }
         Verdict::Refused(format!(
