@@ -506,6 +506,9 @@ struct Tmpfs(TempDir);
 
 impl Tmpfs {
     fn mount(mib: u32) -> Option<Tmpfs> {
+        if !common::have("mount", "mount") {
+            return None;
+        }
         let directory = TempDir::new().unwrap();
         let mut mount = Command::new("mount");
         let size = format!("size={mib}m");

@@ -165,8 +165,8 @@ impl Nodes {
         match (trouble, is_on) {
             (Trouble::Killed, true) => self.servers[index].kill(),
             (Trouble::Killed, false) => self.servers[index] = self.spawn(index),
-            (Trouble::Stopped, true) => self.signal(index, "-STOP"),
-            (Trouble::Stopped, false) => self.signal(index, "-CONT"),
+            (Trouble::Stopped, true) => common::signal(self.servers[index].pid(), "STOP"),
+            (Trouble::Stopped, false) => common::signal(self.servers[index].pid(), "CONT"),
             (Trouble::CutOff, _) => match &self.network {
                 Some(network) => network.set_link(index, if is_on { "down" } else { "up" }),
                 None => {
@@ -176,11 +176,6 @@ impl Nodes {
                 }
             },
         }
-    }
-
-    fn signal(&self, index: usize, signal: &str) {
-        let pid = self.servers[index].pid().to_string();
-        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
     }
 
     /// What a node answers for every key.

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Output, Server, Terminal, binary, repository, run};
+use common::{Output, Server, Terminal, binary, quoted, repository, run};
 use std::process::Command;
 
 fn client(port: u16, words: &[&str], input: &str) -> Output {
@@ -21,7 +21,7 @@ fn the_prompt_is_the_originals() {
         return;
     }
     let server = Server::start(&[]);
-    let mut terminal = Terminal::start(&format!("{} client localhost {}", binary().display(), server.port));
+    let mut terminal = Terminal::start(&format!("{} client localhost {}", quoted(binary().display()), server.port));
     for line in [
         "PUT name Dylan",
         "PUT age 25",
@@ -123,7 +123,7 @@ fn one_command_prints_the_bare_result() {
 #[test]
 fn a_closed_pipe_is_no_error() {
     let server = Server::start(&[]);
-    let pipeline = format!("{} client localhost {} HELLO 3 | head -n 1", binary().display(), server.port);
+    let pipeline = format!("{} client localhost {} HELLO 3 | head -n 1", quoted(binary().display()), server.port);
     let output = run(Command::new("bash").args(["-o", "pipefail", "-c", &pipeline]), "");
     assert_eq!(output, said("server\n", "", 0));
 }
@@ -221,10 +221,139 @@ fn the_scripts_work_from_any_folder() {
     ask.args(["localhost", &server.port.to_string()]).current_dir(folder.path());
     assert_eq!(run(&mut ask, "GET k\n"), said("Value: two words\n", "", 0));
     assert_eq!(std::fs::read_dir(folder.path()).expect("listed").count(), 0, "nothing is left behind");
-    for script in ["run_server.sh", "run_client.sh"] {
+    for script in SCRIPTS {
         let text = std::fs::read_to_string(repository().join(script)).expect("a script");
         assert!(text.lines().count() < 30, "{script} is short");
     }
+}
+
+const SCRIPTS: [&str; 2] = ["run_server.sh", "run_client.sh"];
+
+/// A folder of programs that a script finds first, or finds alone.
+struct Programs(tempfile::TempDir);
+
+impl Programs {
+    /// Programs that do what a line of shell says.
+    fn fake(programs: &[(&str, &str)]) -> Programs {
+        let folder = tempfile::tempdir().expect("a folder");
+        for (name, script) in programs {
+            let path = folder.path().join(name);
+            std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("written");
+            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("executable");
+        }
+        Programs(folder)
+    }
+
+    fn path_before_all(&self) -> String {
+        format!("{}:{}", self.0.path().display(), std::env::var("PATH").expect("a path"))
+    }
+
+    /// Adds these programs of the machine: nothing else is found then.
+    fn path_with(&self, programs: &[&str]) -> &std::path::Path {
+        let path = std::env::var_os("PATH").expect("a path");
+        for program in programs {
+            let mut folders = std::env::split_paths(&path);
+            let found = folders.find_map(|folder| Some(folder.join(program)).filter(|file| file.is_file()));
+            std::os::unix::fs::symlink(found.expect("in every system"), self.0.path().join(program)).expect("linked");
+        }
+        self.0.path()
+    }
+}
+
+#[test]
+fn a_script_works_through_a_symbolic_link() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [server, client] = SCRIPTS.map(|script| {
+        // A link to a link, the second one relative.
+        let (near, far) = (folder.path().join(script), folder.path().join(format!("far_{script}")));
+        std::os::unix::fs::symlink(repository().join(script), &far).expect("linked");
+        std::os::unix::fs::symlink(format!("far_{script}"), &near).expect("linked");
+        near
+    });
+    let mut start = Command::new(server);
+    start.arg("0").current_dir("/");
+    let server = Server::spawn(start).expect("it starts");
+    let mut ask = Command::new(client);
+    ask.args(["localhost", &server.port.to_string(), "PING"]).current_dir("/");
+    assert_eq!(run(&mut ask, ""), said("PONG\n", "", 0));
+}
+
+#[test]
+fn a_script_says_that_it_needs_bash() {
+    if run(Command::new("sh").args(["-c", "echo ${BASH_VERSION:-}"]), "").stdout != "\n" {
+        return; // `sh` is bash here, and runs the scripts.
+    }
+    for script in SCRIPTS {
+        let mut shell = Command::new("sh");
+        shell.current_dir(repository()).args([script, "localhost", "8080"]);
+        let expected = format!("{script} is a script for bash, so type: bash {script} localhost 8080\n");
+        assert_eq!(run(&mut shell, ""), said("", &expected, 2));
+    }
+}
+
+#[test]
+fn a_script_says_in_a_line_what_is_missing_or_too_old() {
+    let base = ["bash", "dirname", "readlink", "sed"];
+    let tell = |programs: &[(&str, &str)]| {
+        let programs = Programs::fake(programs);
+        let path = programs.path_with(&base);
+        let [server, client] =
+            SCRIPTS.map(|script| run(Command::new(repository().join(script)).arg("0").env("PATH", path), ""));
+        assert_eq!(server, client);
+        assert_eq!((server.stdout.as_str(), server.code), ("", Some(1)), "{}", server.stderr);
+        server.stderr
+    };
+    let is_missing =
+        "is missing: install Rust (https://rustup.rs) and a C linker (Debian: apt install build-essential)";
+    assert_eq!(tell(&[]), format!("cargo {is_missing}\n"));
+    assert_eq!(tell(&[("cargo", "echo cargo 1.99.0")]), format!("cc {is_missing}\n"));
+    let toml = std::fs::read_to_string(repository().join("Cargo.toml")).expect("a manifest");
+    let needed = toml.split("rust-version = \"").nth(1).and_then(|rest| rest.split('"').next()).expect("a version");
+    for old in ["cargo 1.65.0", "cargo 0.66.0", "cargo 1.85.1 (d73d2caf9 2024-12-31)"] {
+        let expected = format!(
+            "{old} is too old, Rust {needed} is needed: rustup update, or install Rust from https://rustup.rs\n"
+        );
+        assert_eq!(tell(&[("cargo", &format!("echo '{old}'")), ("cc", "")]), expected);
+    }
+}
+
+#[test]
+fn a_new_cargo_is_not_too_old() {
+    for new in ["cargo 1.89.0", "cargo 1.100.0-nightly (abc 2026-01-01)", "cargo 2.0.0", "something else"] {
+        let programs = Programs::fake(&[("cargo", &format!("[ \"$1\" = --version ] && echo '{new}' || echo ran"))]);
+        let mut script = Command::new(repository().join("run_server.sh"));
+        assert_eq!(run(script.env("PATH", programs.path_before_all()), ""), said("ran\n", "", 0), "{new}");
+    }
+}
+
+#[test]
+fn the_client_script_edits_lines_for_a_person_only() {
+    if !common::have("script", "bsdutils") {
+        return;
+    }
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let cargo = "case $1 in --version) echo cargo 1.99.0 ;; run) echo plain ;; esac";
+    let programs = Programs::fake(&[("cargo", cargo), ("rlwrap", "echo edited")]);
+    let at_a_terminal = |variables: &str, words: &str| {
+        let script = quoted(repository().join("run_client.sh").display());
+        let path = quoted(programs.path_before_all());
+        Terminal::start(&format!("env {variables} PATH={path} {script} {words}")).finish()
+    };
+    let person = "TERM=vt100";
+    for (variables, words, shown) in [
+        (person, format!("localhost {port}"), "edited\n"),
+        (person, format!("--also=localhost:1 localhost {port}"), "edited\n"),
+        (person, format!("--also localhost:1 --password-file file localhost {port}"), "edited\n"),
+        (person, format!("localhost {port} GET k"), "plain\n"),
+        (person, format!("--also localhost:1 localhost {port} PING"), "plain\n"),
+        ("TERM=dumb", format!("localhost {port}"), "plain\n"),
+    ] {
+        assert_eq!(at_a_terminal(variables, &words), shown, "{variables} {words}");
+    }
+    let mut piped = Command::new(repository().join("run_client.sh"));
+    piped.args(["localhost", &port.to_string()]).env("PATH", programs.path_before_all()).env("TERM", "vt100");
+    assert_eq!(run(&mut piped, ""), said("plain\n", "", 0));
 }
 
 #[test]

@@ -146,9 +146,6 @@ fn at_a_fixed_rate_a_stall_is_seen_by_all_requests_that_it_delayed() {
     let arguments =
         format!("bench 127.0.0.1 {} --seconds 2 --keys 10 --connections 4 --rate 400 --reads 100", server.port);
     let child = Command::new(binary()).args(arguments.split(' ')).stdout(Stdio::piped()).spawn().unwrap();
-    let signal = |name: &str| {
-        assert!(Command::new("kill").args([name, &server.pid().to_string()]).status().unwrap().success());
-    };
     common::poll("the load runs", || {
         let mut wire = server.connect();
         wire.send("INFO stats\n");
@@ -156,9 +153,9 @@ fn at_a_fixed_rate_a_stall_is_seen_by_all_requests_that_it_delayed() {
             (0..20).find_map(|_| wire.line().strip_prefix("total_commands_processed:")?.parse::<u64>().ok())?;
         (commands > 40).then_some(())
     });
-    signal("-STOP");
+    common::signal(server.pid(), "STOP");
     std::thread::sleep(Duration::from_millis(600)); // What is measured: a stall of this length.
-    signal("-CONT");
+    common::signal(server.pid(), "CONT");
     let output = child.wait_with_output().unwrap();
     let table = String::from_utf8(output.stdout).unwrap();
     let figures = row(&table, &server.address(), "GET");
@@ -189,9 +186,9 @@ fn prometheus_reads_the_metrics() {
     let python = clients_folder().join("python").join("bin").join("python");
     let program = "import sys, json; from prometheus_client.parser import text_string_to_metric_families as parse\n\
                    print(json.dumps({f.name: [f.type, f.documentation, [[s.name, s.labels, s.value] for s in f.samples]] for f in parse(sys.stdin.read())}))";
-    if run(Command::new("sh").args(["-c", &format!("{} -c 'import prometheus_client'", python.display())]), "").code
-        != Some(0)
-    {
+    let has_library =
+        python.is_file() && run(Command::new(&python).args(["-c", "import prometheus_client"]), "").code == Some(0);
+    if !has_library {
         return skip("prometheus_client is not installed for Python (.ci/run installs it)");
     }
     let server = Server::start(&[]);

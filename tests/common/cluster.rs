@@ -2,6 +2,8 @@
 
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use super::{Server, Wire, poll, resp};
@@ -145,7 +147,20 @@ pub fn merge_from_the_future(server: &Server, ahead_ms: i64) {
     wire.ask(resp(&[b"PEER", b"MERGE", &records(&[(b"future", ahead_ms)])]), "*2\r\n:1\r\n:0\r\n");
 }
 
-/// A port that was free a moment ago.
+/// A free port. Not one of those that the system gives to whoever names none: another test may get that one at once.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let given_out_from = range.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(32_768);
+    free_port_in(if given_out_from > 11_000 { 10_000..given_out_from } else { 61_000..65_000 })
+}
+
+/// A free port out of these.
+pub fn free_port_in(ports: Range<u16>) -> u16 {
+    static TRIED: AtomicU32 = AtomicU32::new(0);
+    poll("a port is free", || {
+        // Processes begin at different places, so that they seldom try the same port at a time.
+        let tried = std::process::id().wrapping_mul(101).wrapping_add(TRIED.fetch_add(1, Ordering::Relaxed));
+        let port = ports.start + (tried % u32::from(ports.end - ports.start)) as u16;
+        TcpListener::bind(("127.0.0.1", port)).is_ok().then_some(port)
+    })
 }

@@ -65,6 +65,7 @@ impl Server {
 
     /// Starts a server by any command that ends in one; its log if it ends before it serves.
     pub fn spawn(mut command: Command) -> Result<Server, String> {
+        raise_descriptor_limit();
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the server can be run");
         let log = Arc::new(Mutex::new(String::new()));
@@ -145,6 +146,24 @@ impl Drop for Server {
             eprintln!("--- log of the server on port {} ---\n{}", self.port, self.log());
         }
     }
+}
+
+/// Raises this process's soft limit of open files, which servers inherit, as `run_server.sh` does: with the usual 1,024
+/// a server says at its start that it takes fewer connections.
+pub fn raise_descriptor_limit() {
+    static RAISED: OnceLock<()> = OnceLock::new();
+    RAISED.get_or_init(|| drop(rlimit::increase_nofile_limit(65_536)));
+}
+
+/// Sends a signal to a process. By the shell: the program `kill` is in a package that a base system lacks.
+pub fn signal(pid: u32, name: &str) {
+    let status = Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).status();
+    assert!(status.expect("a shell").success(), "kill -{name} {pid}");
+}
+
+/// Quotes a word for the shell.
+pub fn quoted(word: impl std::fmt::Display) -> String {
+    format!("'{}'", word.to_string().replace('\'', "'\\''"))
 }
 
 /// A program in the background; killed when dropped.
