@@ -90,8 +90,12 @@ pub struct Batch {
     pub input_bytes: u64,
     /// Whether this connection has ever written: then `WAIT` has something to wait for. Stays.
     pub has_written: bool,
-    /// The highest log position of all shards read or written: no reply may leave before the log is
-    /// safe up to here. Reads count too: what a client has seen must not vanish.
+    /// The highest log position of all shards looked at: no reply may leave before the log is safe up to here.
+    ///
+    /// The rule: whatever looks into the store for a reply notes the position of what it looked at, found or not. A
+    /// value that a client has seen must not vanish, and a key that it has seen to be gone must not come back: the
+    /// delete may be another connection's, appended and not yet committed. Replies about the whole store (`DBSIZE`,
+    /// `INFO`, `/status.json`, `/metrics`) note the end of the log.
     position: u64,
     /// Whether anything was changed, so that a failed commit must be told.
     wrote: bool,
@@ -231,11 +235,13 @@ impl Node {
         self.check_writable()?;
         let mut keys: Vec<Box<[u8]>> = Vec::new();
         for shard in 0..SHARDS {
-            self.store.for_each_in_shard(shard, |entry| {
+            let position = self.store.for_each_in_shard(shard, |entry| {
                 if !entry.is_tombstone() {
                     keys.push(entry.key().into());
                 }
             });
+            // Also where there is nothing to delete: the reply says that the keys there are gone.
+            batch.touched(position);
             keys.drain(..).for_each(|key| {
                 self.write(&key, None, batch);
             });
@@ -257,11 +263,16 @@ impl Node {
         next
     }
 
-    /// How many keys have a value, for a reply that shows it.
-    pub fn key_count(&self, batch: &mut Batch) -> usize {
-        let keys = self.store.size().keys;
+    /// How much is stored, for a reply that shows it.
+    pub fn shown_size(&self, batch: &mut Batch) -> Size {
+        let size = self.store.size();
+        self.shows_everything(batch);
+        size
+    }
+
+    /// The reply of this batch shows something of the whole store as it was until now.
+    pub fn shows_everything(&self, batch: &mut Batch) {
         batch.touched(self.log().map_or(0, WriteAheadLog::end));
-        keys
     }
 
     /// How much is stored.

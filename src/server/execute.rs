@@ -138,7 +138,7 @@ pub fn execute<R: Reply>(command: Command, node: &Node, session: &mut Session, r
             let found = node.get(key, batch, |value| value.is_some());
             reply.simple(if found { "string" } else { "none" });
         }
-        Command::DbSize => reply.integer(node.key_count(batch) as i64),
+        Command::DbSize => reply.integer(node.shown_size(batch).keys as i64),
         Command::Scan { cursor, pattern, count } => {
             let (next, keys) = list(node, batch, cursor, count, pattern)?;
             reply.array(2);
@@ -165,7 +165,7 @@ pub fn execute<R: Reply>(command: Command, node: &Node, session: &mut Session, r
         | Command::PeerVersions { .. }
         | Command::PeerMerge { .. }
         | Command::PeerForget { .. } => peer::execute(command, node, session, reply)?,
-        Command::Info { section } => reply.text(&info::text(node, session.address, section)),
+        Command::Info { section } => reply.text(&info::text(node, session.address, section, batch)),
         Command::Shutdown => return Ok(Next::ShutDown),
         Command::Ping { message: None } => reply.simple("PONG"),
         Command::Ping { message } => reply.value(message),

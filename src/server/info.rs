@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::handshake::REDIS_VERSION;
 use crate::metrics::{Histogram, read, resident_bytes};
-use crate::node::Node;
+use crate::node::{Batch, Node};
 
 /// All sections, or the one that is named (`all`, `everything` and `default` are all).
-pub fn text(node: &Node, address: SocketAddr, section: Option<&[u8]>) -> String {
+pub fn text(node: &Node, address: SocketAddr, section: Option<&[u8]>, batch: &mut Batch) -> String {
     let wanted = section.map(|name| String::from_utf8_lossy(name).to_lowercase());
     let wanted = wanted.filter(|name| !matches!(name.as_str(), "all" | "everything" | "default"));
     let mut text = String::new();
@@ -18,6 +18,10 @@ pub fn text(node: &Node, address: SocketAddr, section: Option<&[u8]>) -> String 
             let separator = if text.is_empty() { "" } else { "\r\n" };
             // Writing to a String cannot fail.
             let _ = write!(text, "{separator}# {name}\r\n");
+            if name == "Keyspace" {
+                // Only this: `INFO persistence` must answer while the disk hangs.
+                node.shows_everything(batch);
+            }
             for (field, value) in fields {
                 let _ = write!(text, "{field}:{value}\r\n");
             }

@@ -251,9 +251,12 @@ impl KeyValueStore {
         self.lock(index).digests
     }
 
-    /// Hands every record of a shard to `visit`, tombstones included, under the shard's lock.
-    pub fn for_each_in_shard(&self, index: usize, mut visit: impl FnMut(&Entry)) {
-        self.lock(index).map.keys().for_each(&mut visit);
+    /// Hands every record of a shard to `visit`, tombstones included, under the shard's lock. Returns the shard's log
+    /// position: who tells what was met, or that a key was not, waits for it.
+    pub fn for_each_in_shard(&self, index: usize, visit: impl FnMut(&Entry)) -> u64 {
+        let shard = self.lock(index);
+        shard.map.keys().for_each(visit);
+        shard.position
     }
 
     fn lock(&self, index: usize) -> MutexGuard<'_, Shard> {

@@ -107,8 +107,8 @@ pub fn answer(
                 text => reply.content("503", content::TEXT, text.as_bytes()),
             }
         }
-        b"/status.json" => reply.content("200", content::JSON, status::json(node, address).as_bytes()),
-        b"/metrics" => reply.content("200", content::PROMETHEUS, status::prometheus(node).as_bytes()),
+        b"/status.json" => reply.content("200", content::JSON, status::json(node, address, batch).as_bytes()),
+        b"/metrics" => reply.content("200", content::PROMETHEUS, status::prometheus(node, batch).as_bytes()),
         _ => return Err(refused("404", "no such page; try /, /keys, /status.json or /metrics")),
     }
     Ok(())

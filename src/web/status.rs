@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::json;
 use crate::durability::write_ahead_log::Counts;
 use crate::metrics::{Sample, open_files, read, resident_bytes};
-use crate::node::Node;
+use crate::node::{Batch, Node};
 use crate::replication::PeerStatus;
 
 /// Why work should go to another node, one sentence each; empty when all is well.
@@ -51,8 +51,8 @@ fn read_only(node: &Node) -> Option<String> {
 type Figure = (&'static str, &'static str, u64);
 
 #[rustfmt::skip]
-fn figures(node: &Node) -> Vec<Figure> {
-    let (metrics, size) = (&node.metrics, node.size());
+fn figures(node: &Node, batch: &mut Batch) -> Vec<Figure> {
+    let (metrics, size) = (&node.metrics, node.shown_size(batch));
     let uptime = node.started.elapsed();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let replicated = node.replication.counters();
@@ -98,7 +98,7 @@ fn figures(node: &Node) -> Vec<Figure> {
 }
 
 /// `/status.json`: the figures without their prefix, and what has no number.
-pub fn json(node: &Node, address: SocketAddr) -> String {
+pub fn json(node: &Node, address: SocketAddr, batch: &mut Batch) -> String {
     let text = |text: &str| json::string(text.as_bytes());
     let advertised = node.replication.advertised_address();
     let rest = [
@@ -114,7 +114,7 @@ pub fn json(node: &Node, address: SocketAddr) -> String {
         ("history", json::array(node.metrics.samples().iter().map(sample))),
     ];
     let name = |name: &'static str| name.trim_start_matches("kvstore_").trim_start_matches("process_");
-    let figures = figures(node).into_iter().map(|(long, _, value)| (name(long), value.to_string()));
+    let figures = figures(node, batch).into_iter().map(|(long, _, value)| (name(long), value.to_string()));
     json::object(figures.chain(rest))
 }
 
@@ -143,9 +143,9 @@ fn peer(peer: &PeerStatus) -> String {
 }
 
 /// `/metrics`: Prometheus's text format (<https://prometheus.io/docs/instrumenting/exposition_formats/>).
-pub fn prometheus(node: &Node) -> String {
+pub fn prometheus(node: &Node, batch: &mut Batch) -> String {
     let mut text = String::new();
-    for (name, help, value) in figures(node) {
+    for (name, help, value) in figures(node, batch) {
         let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
         let labels = if name == "kvstore_db_keys" { "{db=\"db0\"}" } else { "" };
         family(&mut text, name, kind, help, [(labels.to_string(), value.to_string())]);
