@@ -33,7 +33,7 @@
 //! 4. [`store`], remembering: shards, versions, merge, digests.
 //! 5. [`durability`], surviving: the log, recovery, snapshots.
 //! 6. [`replication`], agreeing: links, comparisons, members, and when a delete may be forgotten.
-//! 7. [`node`]: the owner of everything, the thread table and the locks.
+//! 7. [`node`]: the owner of everything, the thread table and the locks; [`stopping`]: its gentle end.
 //! 8. [`web`], watching: the page, REST, health and metrics, and how a browser is kept from being a way in.
 //! 9. [`guard`], what strangers may take, and what becomes of their words.
 //! 10. [`mod@bench`], how fast it is and how long its clients wait; [`export`], the way out.
@@ -58,5 +58,6 @@ pub mod options;
 pub mod protocol;
 pub mod replication;
 pub mod server;
+pub mod stopping;
 pub mod store;
 pub mod web;

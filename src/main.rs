@@ -129,9 +129,7 @@ fn run_server(options: ServerOptions) -> Result<bool> {
     let server = NodeServer::start(Node::open(options.into_configuration()?)?)?;
     print(&format!("Server started on port {}\n", server.address.port()))?;
     server.node.wait_for_shutdown();
-    let limits = &server.node.configuration.limits;
-    server.node.replication.drain(limits.shutdown_timeout);
-    let closed = server.node.close();
+    let closed = server.stop();
     match &closed {
         Ok(()) => log::info!("stopped by SHUTDOWN"),
         Err(error) => log::error!("stopped by SHUTDOWN, but the last writes may be lost: {error}"),

@@ -48,6 +48,7 @@ use crate::metrics::{self, Metrics};
 use crate::replication::members::Stored;
 use crate::replication::sync::{self, Merged};
 use crate::replication::{KnownLinks, Memory, ReplicationManager};
+use crate::stopping::GentleStop;
 use crate::store::digest::SHARDS;
 use crate::store::version::{HybridClock, Version, random_id, wall_clock_ms};
 use crate::store::{KeyValueStore, Size};
@@ -72,7 +73,8 @@ pub struct Node {
     /// The data directory, if there is one.
     durability: Option<Arc<Durability>>,
     clock: Arc<HybridClock>,
-    shutdown: (Sender<()>, Receiver<()>),
+    /// Whether the process was asked to stop.
+    pub stop: GentleStop,
     /// The sender goes when the node serves clients.
     serving: (Mutex<Option<Sender<()>>>, Receiver<()>),
 }
@@ -97,10 +99,19 @@ pub struct Batch {
     /// delete may be another connection's, appended and not yet committed. Replies about the whole store (`DBSIZE`,
     /// `INFO`, `/status.json`, `/metrics`) note the end of the log.
     position: u64,
-    /// Whether anything was changed, so that a failed commit must be told.
-    wrote: bool,
+    /// Whose changes a failed commit must be told.
+    changed: Changed,
     /// Where to hand on what was written.
     links: KnownLinks,
+}
+
+/// Whether a batch changed anything, and for whom.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Changed {
+    #[default]
+    Nothing,
+    ForPeer,
+    ForClient,
 }
 
 impl Batch {
@@ -155,7 +166,7 @@ impl Node {
             store,
             durability,
             clock,
-            shutdown: bounded(1),
+            stop: GentleStop::default(),
             serving: (Mutex::new(not_yet), receiver),
         }
     }
@@ -193,8 +204,14 @@ impl Node {
         durability.map(|durability| durability.log.as_ref())
     }
 
-    /// Refuses while the disk fails. Asked once before a request changes anything; what it changes then is
-    /// settled by [`Node::commit`], as a whole.
+    /// Refuses a client's write while the node stops or the disk fails. Asked once before a request changes anything; what
+    /// it changes then is settled by [`Node::commit`], as a whole.
+    fn check_takes_writes(&self) -> Result<()> {
+        self.stop.check_not_stored()?;
+        self.check_writable()
+    }
+
+    /// Refuses while the disk fails.
     pub fn check_writable(&self) -> Result<()> {
         match self.log().and_then(WriteAheadLog::read_only_reason) {
             None => Ok(()),
@@ -209,7 +226,7 @@ impl Node {
 
     /// Stores several values, each with a version of its own.
     pub fn put_all<'a>(&self, pairs: impl IntoIterator<Item = (&'a [u8], &'a [u8])>, batch: &mut Batch) -> Result<()> {
-        self.check_writable()?;
+        self.check_takes_writes()?;
         for (key, value) in pairs {
             self.write(key, Some(value), batch);
         }
@@ -224,7 +241,7 @@ impl Node {
 
     /// Deletes several keys; how many were there.
     pub fn delete_all<'a>(&self, keys: impl IntoIterator<Item = &'a [u8]>, batch: &mut Batch) -> Result<usize> {
-        self.check_writable()?;
+        self.check_takes_writes()?;
         let existed = keys.into_iter().map(|key| self.write(key, None, batch));
         Ok(existed.filter(|existed| *existed).count())
     }
@@ -232,7 +249,7 @@ impl Node {
     /// Deletes every key this node holds, each with a version of its own. Keys that are written
     /// meanwhile may stay.
     pub fn flush_all(&self, batch: &mut Batch) -> Result<()> {
-        self.check_writable()?;
+        self.check_takes_writes()?;
         let mut keys: Vec<Box<[u8]>> = Vec::new();
         for shard in 0..SHARDS {
             let position = self.store.for_each_in_shard(shard, |entry| {
@@ -288,12 +305,16 @@ impl Node {
         metrics::add(&self.metrics.hits, batch.hits);
         metrics::add(&self.metrics.misses, batch.misses);
         metrics::add(&self.metrics.input_bytes, batch.input_bytes);
-        let Batch { position, wrote, .. } = *batch;
+        let Batch { position, changed, .. } = *batch;
         *batch = Batch { has_written: batch.has_written, ..Batch::default() };
         match self.log().map(|log| log.commit(position)) {
-            Some(Err(reason)) if wrote => return Err(read_only(&reason, "outcome unknown")),
-            _ if wrote => trace!("committed up to position {position}: {}", self.promise()),
+            Some(Err(reason)) if changed > Changed::Nothing => return Err(read_only(&reason, "outcome unknown")),
+            _ if changed > Changed::Nothing => trace!("committed up to position {position}: {}", self.promise()),
             _ => {}
+        }
+        if changed == Changed::ForClient {
+            // Last: see `stopping`.
+            self.stop.check_outcome()?;
         }
         Ok(())
     }
@@ -335,7 +356,7 @@ impl Node {
             self.log().map_or(0, |log| log.append(record))
         })?;
         trace!("merged {} records from a peer, refused {}", done.merged, done.refused);
-        self.wrote(done.position, batch);
+        self.wrote(done.position, Changed::ForPeer, batch);
         self.replication.merged(done);
         Ok(done)
     }
@@ -369,17 +390,10 @@ impl Node {
         self.configuration.password.as_ref().is_some_and(|expected| same_in_constant_time(expected, password))
     }
 
-    /// Asks the process to stop gently.
-    pub fn shut_down(&self) {
-        // Full means somebody asked already.
-        let _ = self.shutdown.0.try_send(());
-    }
-
     /// Returns when somebody asked for a gentle stop. Until then it samples the counters for the page's charts.
     pub fn wait_for_shutdown(&self) {
         let limits = &self.configuration.limits;
-        // The node itself holds a sender, so it is the time that ends this early.
-        while self.shutdown.1.recv_timeout(limits.sample_interval).is_err() {
+        while !self.stop.wait(limits.sample_interval) {
             self.metrics.take_sample(self.started.elapsed(), limits.samples_max);
         }
     }
@@ -404,7 +418,7 @@ impl Node {
             version.origin,
             written.position
         );
-        self.wrote(written.position, batch);
+        self.wrote(written.position, Changed::ForClient, batch);
         batch.has_written = true;
         self.replication.changed(key, written.shard, wall_ms, &mut batch.links);
         written.existed
@@ -418,9 +432,9 @@ impl Node {
 
     /// Notes a change for [`Node::commit`]. A request of many writes must not fill the memory, so they are
     /// written out between them.
-    fn wrote(&self, position: u64, batch: &mut Batch) {
+    fn wrote(&self, position: u64, changed: Changed, batch: &mut Batch) {
         batch.touched(position);
-        batch.wrote = true;
+        batch.changed = batch.changed.max(changed);
         let max = self.configuration.limits.log_buffer_bytes_max;
         if let Some(log) = self.log().filter(|log| log.unwritten_bytes(position) > max) {
             // If it fails, so does the commit of this batch.

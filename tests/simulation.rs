@@ -21,7 +21,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use kvstore::config::Limits;
-use kvstore::replication::link::{Held, Link, Step};
+use kvstore::replication::link::{Link, Step};
 use kvstore::replication::members::{Identity, Members, Stored, Verdict};
 use kvstore::replication::queue::{Change, Overflows, Queue};
 use kvstore::replication::sync::{self, View};
@@ -596,7 +596,6 @@ impl Cluster {
             Ok(Some(by)) => match node.members.answered(number, &at, &by) {
                 Verdict::Member => {
                     if sim.peer.replace(by.node_id).is_some_and(|before| before != by.node_id) {
-                        sim.link.forget_held();
                         self.tickets.retain(|ticket| (ticket.node, ticket.link) != (index, number));
                     }
                     self.adopt(index, by.clock);
@@ -733,8 +732,7 @@ impl Cluster {
             let Some(sim) = node.links.get(&ticket.link) else {
                 return false;
             };
-            let Held { is_complete, sent, overflows } = sim.link.held();
-            if !is_complete || sent < ticket.sent || !overflows.covers(&ticket.overflows) {
+            if !sim.link.held().covers(ticket.sent, &ticket.overflows) {
                 return true;
             }
             let holder = self.nodes.iter().find(|node| Some(node.members.identity().node_id) == sim.peer);

@@ -60,15 +60,21 @@ pub(super) struct Handle {
     wake: Sender<()>,
     pub(super) sent_bytes: AtomicU64,
     pub(super) received_bytes: AtomicU64,
+    /// Conversations that have ended, those among them that never began included.
+    pub(super) ended: AtomicU64,
     pub(super) shown: Mutex<Shown>,
     socket: Mutex<Option<Arc<TcpStream>>>,
 }
 
 #[derive(Debug)]
 pub(super) struct Shown {
-    address: String,
-    state: State,
+    pub(super) address: String,
+    pub(super) state: State,
     pub(super) held: Held,
+    /// Changes of the queue that the peer has answered, whether it took or refused them.
+    pub(super) answered: u64,
+    /// The peer has introduced itself on a connection that is still there.
+    pub(super) is_connected: bool,
     pub(super) oldest_ms: Option<u64>,
     pub(super) waiting: usize,
     pub(super) last_sync_ms: Option<u64>,
@@ -83,10 +89,13 @@ impl Handle {
             wake,
             sent_bytes: AtomicU64::default(),
             received_bytes: AtomicU64::default(),
+            ended: AtomicU64::default(),
             shown: Mutex::new(Shown {
                 address: address.into(),
                 state: State::Connecting(String::new()),
                 held: Held::default(),
+                answered: 0,
+                is_connected: false,
                 oldest_ms: None,
                 waiting: 0,
                 last_sync_ms: None,

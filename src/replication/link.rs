@@ -42,6 +42,10 @@ pub enum Step {
 }
 
 /// What a peer is known to hold, for `WAIT`.
+///
+/// It is what one run of the peer has acknowledged after its own commit. So it counts while that run is connected. It also
+/// counts while a peer with stored data is away, since that data comes back. It does not count while an in-memory peer is
+/// away, which may have crashed. When another run answers, nothing counts before a comparison of everything.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Held {
     /// Everything was compared at least once, so what was written before there was a link is there too.
@@ -50,6 +54,21 @@ pub struct Held {
     pub sent: u64,
     /// Marks that a finished comparison has dealt with.
     pub overflows: Overflows,
+}
+
+impl Held {
+    /// Whether the peer holds all that was put into the queue, or marked, up to these counts.
+    pub fn covers(&self, sent: u64, overflows: &Overflows) -> bool {
+        self.is_complete && self.sent >= sent && self.overflows.covers(overflows)
+    }
+}
+
+/// One run of a peer's process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Run {
+    node_id: u64,
+    run_id: u64,
+    is_durable: bool,
 }
 
 /// The state of the conversation.
@@ -69,6 +88,11 @@ pub struct Link {
     is_waiting_for_replies: bool,
     /// Changes taken from the queue so far.
     taken: u64,
+    /// Those among them that the peer has answered, whether it took or refused them.
+    answered: u64,
+    /// Who answered our HELLO last.
+    peer: Option<Run>,
+    /// Of that run of the peer.
     held: Held,
     /// Something may have been lost, or was refused, since the last finished comparison of everything: until
     /// the next one an acknowledged batch does not say that the peer holds all before it.
@@ -115,6 +139,8 @@ impl Default for Link {
             is_introduced: false,
             is_waiting_for_replies: false,
             taken: 0,
+            answered: 0,
+            peer: None,
             held: Held::default(),
             is_unsettled: true,
             is_refused: false,
@@ -147,9 +173,15 @@ impl Link {
         self.is_unsettled = true;
     }
 
-    /// Another node answers now: what was held is not held by it.
-    pub fn forget_held(&mut self) {
-        self.held = Held::default();
+    /// Somebody answered our HELLO. What another run acknowledged may not be there any more.
+    fn introduced(&mut self, by: &Introduction) {
+        let run = Run { node_id: by.node_id, run_id: by.run_id, is_durable: by.is_durable };
+        if self.peer.replace(run) != Some(run) {
+            self.held = Held::default();
+            // It may be the same connection: what comes after must not count for what came before.
+            self.is_unsettled = true;
+        }
+        self.is_introduced = true;
     }
 
     /// Whether the peer has said who it is on this connection.
@@ -167,9 +199,15 @@ impl Link {
         self.is_refused
     }
 
-    /// What the peer holds.
+    /// What the peer holds now, as far as this link can know.
     pub fn held(&self) -> Held {
-        self.held
+        let is_safe = self.peer.is_some_and(|peer| peer.is_durable);
+        if self.is_introduced || is_safe { self.held } else { Held::default() }
+    }
+
+    /// Changes of the queue that the peer has answered, whether it took or refused them.
+    pub fn answered(&self) -> u64 {
+        self.answered
     }
 
     /// When the oldest change was made that the peer may not hold, as far as the link has seen.
@@ -253,7 +291,7 @@ impl Link {
                 (_, Reply::Error(reason)) => return Err(Error::refused(reason)),
                 (Request::Hello, Reply::Introduction(introduction)) => {
                     self.phase = Phase::Greeted;
-                    self.is_introduced = true;
+                    self.introduced(&introduction);
                     return Ok(Some(introduction));
                 }
                 (request, reply) => self.take_one(request, &reply, view)?,
@@ -264,6 +302,9 @@ impl Link {
 
     fn take_one(&mut self, request: &Request, reply: &Reply, view: View) -> Result<()> {
         if let (Request::Merge(_), Reply::Merged { refused, .. }) = (request, reply) {
+            if self.sync.is_none() {
+                self.answered = self.taken;
+            }
             if *refused > 0 {
                 (self.is_refused, self.is_unsettled) = (true, true);
                 if let Some(running) = &mut self.sync {
@@ -316,18 +357,21 @@ impl Link {
     fn finish_sync(&mut self, done: Running, now_ms: u64, limits: &Limits) -> Step {
         self.changes_go_next = false;
         self.revived.extend(done.sync.revived);
+        self.answered = self.taken;
         if done.is_refused {
             // The clocks may come together by themselves: try again soon, not at once.
             self.idle_sync_ms = Some(now_ms + limits.sync_idle.as_millis() as u64);
             return Step::Wait { until_ms: now_ms };
         }
-        self.held.overflows = done.overflows;
         if !done.is_full {
+            // While something is unsettled, an earlier mark may have been dealt with by a record that was refused.
             if !self.is_unsettled {
+                self.held.overflows = done.overflows;
                 self.holds_all_taken();
             }
             return Step::Wait { until_ms: now_ms };
         }
+        self.held.overflows = done.overflows;
         // Batches that were sent meanwhile were acknowledged, or this would have been noted as refused.
         (self.is_unsettled, self.is_refused) = (false, false);
         self.held.is_complete = true;
@@ -399,6 +443,110 @@ mod tests {
                 }
                 Reply::Merged { merged: 1, refused: 0 }
             }
+        }
+    }
+
+    /// A peer that refuses versions beyond `limit`.
+    fn reply_within(request: &Request, store: &KeyValueStore, limit: u64) -> Reply {
+        let Request::Merge(records) = request else {
+            return reply(request, store);
+        };
+        let records = decode_all(records).map(|record| record.expect("our own bytes"));
+        let (taken, refused): (Vec<_>, Vec<_>) = records.partition(|record| record.version.time <= limit);
+        for record in &taken {
+            store.merge(record, |_| 0);
+        }
+        Reply::Merged { merged: taken.len() as u64, refused: refused.len() as u64 }
+    }
+
+    /// Drives a link until it waits; the peer answers HELLO with `introduction` and takes versions up to `limit`.
+    fn drive(
+        link: &mut Link,
+        (now_ms, limit): (u64, u64),
+        queue: &Queue,
+        (ours, theirs): (&KeyValueStore, &KeyValueStore),
+        introduction: &Introduction,
+    ) {
+        let (view, limits) = (View { store: ours, cutoff: 0 }, Limits::default());
+        for _ in 0..100 {
+            match link.next(now_ms, queue, view, &limits) {
+                Step::Send(requests) => {
+                    let replies = requests.iter().map(|request| match request {
+                        Request::Hello => Reply::Introduction(introduction.clone()),
+                        request => reply_within(request, theirs, limit),
+                    });
+                    let replies = replies.collect();
+                    link.take(&requests, replies, view).expect("it makes sense");
+                }
+                Step::Wait { until_ms } if until_ms > now_ms => return,
+                Step::Wait { .. } | Step::Synced { .. } => {}
+            }
+        }
+        panic!("it never waits");
+    }
+
+    fn write(store: &KeyValueStore, key: &str, time: u64) -> usize {
+        let version = Version { time, origin: 1 };
+        store.merge(&Record { version, key: key.as_bytes(), value: Some(b"v") }, |_| 0).shard
+    }
+
+    #[test]
+    fn a_refused_change_does_not_count_though_a_later_mark_is_settled() {
+        let (ours, theirs) = (KeyValueStore::new(), KeyValueStore::new());
+        let (queue, peer, mut link) = (Queue::new(100, 10_000), Introduction::default(), Link::default());
+        link.connected();
+        let at = |link: &mut Link, now_ms, limit| drive(link, (now_ms, limit), &queue, (&ours, &theirs), &peer);
+        at(&mut link, 0, 10);
+        at(&mut link, 2_000, 10);
+        assert!(link.held().is_complete && link.is_live());
+        // It finds the queue full, and the peer refuses it: too far ahead of its clock just now.
+        queue.mark(write(&ours, "first", 11));
+        let (sent, overflows) = (queue.sent(), queue.overflows());
+        at(&mut link, 2_001, 10);
+        assert!(link.is_refused() && theirs.version(b"first").is_none());
+        // The peer takes the next one, and has the first no more than before.
+        queue.mark(write(&ours, "second", 12));
+        at(&mut link, 2_002, 20);
+        assert!(theirs.version(b"second").is_some() && theirs.version(b"first").is_none());
+        assert!(!link.held().covers(sent, &overflows));
+        at(&mut link, 60_000, 20);
+        assert!(theirs.version(b"first").is_some() && link.held().covers(sent, &overflows));
+    }
+
+    #[test]
+    fn what_a_peer_held_counts_as_long_as_that_run_of_it_may_hold_it() {
+        for is_durable in [false, true] {
+            let (ours, theirs) = (KeyValueStore::new(), KeyValueStore::new());
+            let (queue, mut link) = (Queue::new(100, 10_000), Link::default());
+            let mut peer = Introduction { node_id: 7, run_id: 1, is_durable, ..Introduction::default() };
+            link.connected();
+            drive(&mut link, (0, 10), &queue, (&ours, &theirs), &peer);
+            let shard = write(&ours, "k", 5);
+            queue.offer(Change { key: b"k"[..].into(), at_ms: 0 }, shard);
+            let (sent, overflows) = (queue.sent(), queue.overflows());
+            drive(&mut link, (1, 10), &queue, (&ours, &theirs), &peer);
+            let counts = |link: &Link| link.held().covers(sent, &overflows);
+            assert!(counts(&link));
+
+            link.broken();
+            assert_eq!(counts(&link), is_durable, "away: only what is stored comes back");
+            link.connected();
+            assert_eq!(counts(&link), is_durable, "whoever has accepted the connection may be another one");
+            drive(&mut link, (2, 10), &queue, (&ours, &theirs), &peer);
+            assert!(counts(&link), "the same run has it");
+
+            link.broken();
+            peer.run_id = 2;
+            link.connected();
+            let Step::Send(hello) = link.next(3, &queue, View { store: &ours, cutoff: 0 }, &Limits::default()) else {
+                panic!("HELLO comes first");
+            };
+            let answer = vec![Reply::Introduction(peer.clone())];
+            link.take(&hello, answer, View { store: &ours, cutoff: 0 }).unwrap();
+            assert!(!counts(&link), "another run: not before it was compared");
+            let restarted = KeyValueStore::new();
+            drive(&mut link, (3, 10), &queue, (&ours, &restarted), &peer);
+            assert!(counts(&link) && restarted.version(b"k").is_some());
         }
     }
 

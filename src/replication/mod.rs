@@ -38,6 +38,7 @@
 //! (`tests/simulation.rs`). [`queue`] is the channel, [`introduction`] and [`messages`] the wire format, [`inbound`] the
 //! connections that peers have made to us; `worker` drives a link over a socket, which `wire` reads and writes.
 
+pub mod drain;
 mod handle;
 pub mod inbound;
 pub mod introduction;
@@ -363,10 +364,8 @@ impl ReplicationManager {
 
     /// How many peers hold what the ticket is about.
     pub fn holding(&self, ticket: &Ticket) -> usize {
-        let holds = |(link, sent, overflows): &&(Arc<Handle>, u64, Overflows)| {
-            let held = lock(&link.shown).held;
-            held.is_complete && held.sent >= *sent && held.overflows.covers(overflows)
-        };
+        let holds =
+            |(link, sent, overflows): &&(Arc<Handle>, u64, Overflows)| lock(&link.shown).held.covers(*sent, overflows);
         ticket.0.iter().filter(holds).count()
     }
 
@@ -398,12 +397,6 @@ impl ReplicationManager {
     /// How many threads wait until peers hold more: those of clients in a `WAIT`, and at the end that of the gentle stop.
     pub fn waiting(&self) -> usize {
         self.shared.waiting.load(Ordering::SeqCst)
-    }
-
-    /// Waits until all live peers hold everything, for a gentle stop; at most `timeout`.
-    pub fn drain(&self, timeout: Duration) {
-        let ticket = self.ticket();
-        self.wait_until(timeout, || self.holding(&ticket) >= self.live_peers());
     }
 
     /// How each peer is.

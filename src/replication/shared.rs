@@ -217,6 +217,7 @@ impl Shared {
         let mut shown = lock(&handle.shown);
         let has_progressed = shown.held != link.held();
         shown.held = link.held();
+        (shown.answered, shown.is_connected) = (link.answered(), link.is_introduced());
         shown.oldest_ms = link.oldest_ms();
         shown.waiting = link.waiting();
         drop(shown);

@@ -2,6 +2,7 @@
 
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, select};
@@ -44,7 +45,7 @@ impl From<io::Error> for End {
 
 /// The body of the thread `link-N`. `tried` is dropped after the first attempt: a starting node waits for it.
 pub(super) fn run(handle: &Handle, shared: &Arc<Shared>, wake: &Receiver<()>, tried: Option<Sender<()>>) {
-    let mut worker = Worker { handle, shared, wake, link: Link::default(), tried, peer: None };
+    let mut worker = Worker { handle, shared, wake, link: Link::default(), tried };
     let limits = &shared.limits;
     let (mut attempt, mut pause) = (0, limits.link_back_off.0);
     while let Some(addresses) = shared.addresses(handle.number) {
@@ -55,6 +56,7 @@ pub(super) fn run(handle: &Handle, shared: &Arc<Shared>, wake: &Receiver<()>, tr
         worker.publish();
         handle.set_socket(None);
         worker.tried = None;
+        handle.ended.fetch_add(1, Ordering::SeqCst);
         match end {
             End::Gone => return,
             End::Cut => handle.set_state(State::Partitioned),
@@ -88,8 +90,6 @@ struct Worker<'a> {
     wake: &'a Receiver<()>,
     link: Link,
     tried: Option<Sender<()>>,
-    /// Who answered last.
-    peer: Option<u64>,
 }
 
 impl Worker<'_> {
@@ -148,12 +148,6 @@ impl Worker<'_> {
     fn introduced(&mut self, address: &str, by: &Introduction) -> Result<Verdict> {
         let verdict = self.shared.answered(self.handle, address, by)?;
         self.tried = None;
-        if verdict == Verdict::Member && self.peer != Some(by.node_id) {
-            // What an earlier peer on this link held says nothing of this one.
-            if self.peer.replace(by.node_id).is_some() {
-                self.link.forget_held();
-            }
-        }
         Ok(verdict)
     }
 

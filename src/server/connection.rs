@@ -102,7 +102,7 @@ impl Connection<'_> {
                     return Ok(());
                 }
                 Next::ShutDown => {
-                    self.node.shut_down();
+                    self.node.stop.ask();
                     return Ok(());
                 }
             }

@@ -36,7 +36,7 @@ pub mod transaction;
 pub mod transport;
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -78,7 +78,33 @@ impl NodeServer {
         node.start_serving();
         Ok(NodeServer { node, address })
     }
+
+    /// The gentle stop, once [`crate::stopping::GentleStop::ask`] was called: takes no more connections, brings to the
+    /// peers and to the disk what they lack.
+    pub fn stop(&self) -> Result<()> {
+        let timeout = self.node.configuration.limits.shutdown_timeout;
+        self.wake_accept();
+        let lacking = self.node.replication.drain(timeout);
+        if !lacking.is_empty() {
+            let peers = lacking.join(", ");
+            warn!("stopping, but what was written last may be missing at {peers}: no confirmation within {timeout:?}");
+        }
+        self.node.close()
+    }
+
+    /// Connects to our own port: `accept` waits without a time limit, and closes the listener when it looks at the flag.
+    fn wake_accept(&self) {
+        let mut address = self.address;
+        if address.ip().is_unspecified() {
+            address.set_ip(if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+        }
+        // If it fails, the next client's connection does it.
+        drop(TcpStream::connect_timeout(&address, WAKE_TIMEOUT));
+    }
 }
+
+/// Longest wait for the connection to our own port, which only a full queue of connections delays.
+const WAKE_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// A connection's place among [`Limits::connections_max`]; free again when this is dropped.
 #[derive(Debug)]
@@ -95,6 +121,7 @@ fn accept(listener: &TcpListener, node: &Arc<Node>, starting: &Sender<(TcpStream
     let mut trouble = Trouble::new(limits);
     loop {
         match listener.accept() {
+            Ok(_) if node.stop.is_asked() => return,
             Ok((stream, _)) => {
                 trouble.over();
                 metrics::add(&node.metrics.connections_accepted, 1);

@@ -16,6 +16,9 @@ pub fn reasons_not_ready(node: &Node) -> Vec<String> {
     let open = read(&node.metrics.connections_open);
     let max = node.configuration.limits.connections_max;
     let mut reasons = Vec::from_iter(read_only(node));
+    if node.stop.is_asked() {
+        reasons.push("stopping: SHUTDOWN was asked for".into());
+    }
     if open >= max as u64 {
         reasons.push(format!("all {max} connections are in use"));
     }

@@ -1,0 +1,70 @@
+//! The gentle stop: `SHUTDOWN`.
+//!
+//! `kill -9` is safe for what is on the disk. A gentle stop also brings to the peers what only this node has. It must
+//! not lose what it acknowledges meanwhile, so the order matters:
+//!
+//! 1. [`GentleStop::ask`] sets a flag. From then on a client's write is refused before it is stamped.
+//! 2. The listener closes, see [`crate::server::NodeServer::stop`].
+//! 3. The links drain, see [`crate::replication::drain`], and the log is fsynced.
+//!
+//! **Why nothing acknowledged is missed.** A connection merges a write and queues it for the links. Then it looks at the
+//! flag, and only then it sends its replies. The drain begins after the flag was set. So either the connection
+//! found the flag unset, and the drain waits for its write, or it found the flag set, and the client hears that the
+//! outcome is unknown.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::error::{Error, Result};
+
+/// Whether the process was asked to stop, and who waits for that.
+#[derive(Debug)]
+pub struct GentleStop {
+    is_asked: AtomicBool,
+    asked: (Sender<()>, Receiver<()>),
+}
+
+impl Default for GentleStop {
+    fn default() -> Self {
+        GentleStop { is_asked: AtomicBool::new(false), asked: bounded(1) }
+    }
+}
+
+impl GentleStop {
+    /// From now on no client's write is acknowledged.
+    pub fn ask(&self) {
+        self.is_asked.store(true, Ordering::SeqCst);
+        // Full means that somebody asked already.
+        let _ = self.asked.0.try_send(());
+    }
+
+    /// Whether somebody asked.
+    pub fn is_asked(&self) -> bool {
+        self.is_asked.load(Ordering::SeqCst)
+    }
+
+    /// Waits until somebody asks, or for `timeout`; whether somebody asked.
+    pub fn wait(&self, timeout: Duration) -> bool {
+        // The sender lives as long as this, so it is the time that ends this early.
+        self.asked.1.recv_timeout(timeout).is_ok()
+    }
+
+    /// Refuses a write that was not begun.
+    pub fn check_not_stored(&self) -> Result<()> {
+        self.check("not stored")
+    }
+
+    /// Refuses to acknowledge a write that the drain may have missed.
+    pub fn check_outcome(&self) -> Result<()> {
+        self.check("outcome unknown")
+    }
+
+    fn check(&self, outcome: &str) -> Result<()> {
+        if self.is_asked() {
+            return Err(Error::refused_as("MISCONF", format!("stopping: ask another node ({outcome})")));
+        }
+        Ok(())
+    }
+}
