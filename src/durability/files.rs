@@ -12,6 +12,8 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::private;
+
 /// One directory of files.
 pub trait FileLayer: Debug + Send + Sync {
     /// The names of all files.
@@ -64,7 +66,9 @@ impl FileLayer for DiskFiles {
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn AppendFile>> {
-        Ok(Arc::new(File::create(self.directory.join(name))?))
+        let mut options = private::file_options();
+        options.write(true).create(true).truncate(true);
+        Ok(Arc::new(options.open(self.directory.join(name))?))
     }
 
     fn settle(&self, name: &str, synced: u64, len: u64) -> io::Result<()> {

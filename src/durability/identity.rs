@@ -12,7 +12,7 @@
 //! crc32 159ae83f                               of all bytes before this line
 //! ```
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io::{self, Read};
 use std::path::{self, Path};
 use std::thread;
@@ -20,13 +20,16 @@ use std::time::{Duration, Instant};
 
 use super::crc32::crc32;
 use super::files::FileLayer;
+use super::private;
 use super::snapshot::{TEMPORARY, publish};
 use crate::error::{Error, Result};
 
 const NODE: &str = "node";
 const FIRST_LINE: &str = "kvstore node 1";
-/// Longest `node` file that is read, in bytes: some hundred thousand members. A longer one is refused.
-const NODE_FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Longest `node` file, in bytes: some ten thousand members and all bans. A longer one is neither read nor written.
+const NODE_FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Bans at most. A list with more is neither read nor written, so that what was written can always be read.
+pub const BANS_MAX: usize = 10_000;
 
 /// What a node remembers of itself and its cluster besides the data.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,6 +49,7 @@ impl NodeFile {
         match files.read(NODE, 0) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error.into()),
+            Ok((_, len)) if len > NODE_FILE_BYTES_MAX => return Err(bad(&format!("it has {len} bytes"))),
             Ok((input, _)) => input.take(NODE_FILE_BYTES_MAX).read_to_string(&mut text),
         }
         .map_err(|error| bad(&error.to_string()))?;
@@ -54,9 +58,15 @@ impl NodeFile {
 
     /// Puts this in place of the file.
     pub fn save(&self, files: &dyn FileLayer) -> io::Result<()> {
+        let text = self.encode();
+        if self.bans.len() > BANS_MAX || text.len() as u64 > NODE_FILE_BYTES_MAX {
+            let message =
+                format!("{} members and {} bans are too many to be stored", self.members.len(), self.bans.len());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
         let temporary = format!("{NODE}{TEMPORARY}");
         let file = files.create(&temporary)?;
-        file.append(self.encode().as_bytes())?;
+        file.append(text.as_bytes())?;
         file.sync()?;
         publish(files, &temporary, NODE)
     }
@@ -97,6 +107,9 @@ impl NodeFile {
                 _ => return Err(bad(&format!("line '{line}' says nothing"))),
             }
         }
+        if file.bans.len() > BANS_MAX {
+            return Err(bad(&format!("it has more than {BANS_MAX} bans")));
+        }
         // Written again it must be the same bytes: that checks the CRC and everything else.
         if file.encode() == text { Ok(file) } else { Err(bad("its checksum does not match")) }
     }
@@ -129,13 +142,17 @@ pub fn take_directory(directory: &Path, timeout: Duration) -> Result<File> {
     let absolute = path::absolute(directory).map_err(failed)?;
     let missing = absolute.ancestors().take_while(|path| !path.exists());
     let parents: Vec<&Path> = missing.filter_map(Path::parent).collect();
-    fs::create_dir_all(directory).map_err(failed)?;
+    private::create_directory(directory).map_err(failed)?;
     for parent in parents {
         // New names must survive a power loss as well.
         let synced = File::open(parent).and_then(|parent| parent.sync_all());
         synced.map_err(failed)?;
     }
-    let mut options = OpenOptions::new();
+    private::check_directory(directory).map_err(|error| match error {
+        Error::Io(error) => failed(error),
+        other => other,
+    })?;
+    let mut options = private::file_options();
     options.read(true).write(true).create(true).truncate(false);
     let lock = options.open(directory.join("lock")).map_err(failed)?;
     let start = Instant::now();
@@ -160,6 +177,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(10);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::durability::disk_model::ModelDisk;
 
     fn example() -> NodeFile {
         NodeFile {
@@ -189,6 +207,23 @@ mod tests {
             }
             assert!(NodeFile::decode(&text[..at]).is_err());
         }
+    }
+
+    #[test]
+    fn what_is_written_can_be_read_up_to_the_limit_and_no_more_is_written() {
+        let disk = ModelDisk::default();
+        let mut file = NodeFile { bans: (0..BANS_MAX as u64).collect(), ..example() };
+        file.save(&disk).expect("the limit fits");
+        assert_eq!(NodeFile::load(&disk).expect("readable"), Some(file.clone()));
+        file.bans.push(BANS_MAX as u64);
+        file.save(&disk).expect_err("one too many");
+        file.bans.truncate(1);
+        file.members = (0..100_000).map(|id| (id, "x".repeat(100))).collect();
+        file.save(&disk).expect_err("too long");
+        let stored = NodeFile::load(&disk).expect("the old file stands").expect("a file");
+        assert_eq!(stored.bans.len(), BANS_MAX);
+        let text = NodeFile { bans: (0..BANS_MAX as u64 + 1).collect(), ..example() }.encode();
+        assert!(NodeFile::decode(&text).is_err());
     }
 
     #[test]

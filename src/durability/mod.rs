@@ -31,13 +31,14 @@
 //! looks like a shorter log. Data is not encrypted. All of it must fit into memory.
 //! To read: Gray and Reuter, "Transaction Processing", 1993, chapter 9; Pillai et al., "All File Systems Are Not Created Equal", 2014.
 //!
-//! Files: [`write_ahead_log`] is the way of a record to the disk, [`snapshot`] keeps the log short, [`recovery`] reads it
-//! all again, [`segment`] is the format of both, [`crc32`] the checksum, [`identity`] who the node is, [`files`] what is
-//! asked of a disk.
+//! Files: [`write_ahead_log`] is the way of a record to the disk, [`snapshot`] keeps the log short, [`survey`] looks at what
+//! is there and [`recovery`] reads it all again, [`segment`] is the format of both, [`crc32`] the checksum, [`identity`] who
+//! the node is, [`private`] whose the directory is, [`files`] what is asked of a disk.
 
 pub mod crc32;
 pub mod files;
 pub mod identity;
+pub mod private;
 pub mod recovery;
 pub mod segment;
 pub mod snapshot;

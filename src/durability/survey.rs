@@ -162,7 +162,10 @@ impl Survey {
             directory.damaged(error, "the other nodes of its cluster, if there were any, are not known any more")?;
         }
         if directory.id.is_some() && found.iter().all(|found| found.header.is_err()) && !has_data {
-            let error = format!("all logs and snapshots are missing: somebody removed them. {}", directory.way_out());
+            let error = format!(
+                "there is no log and no snapshot that starts as it should, so somebody removed or changed them. {}",
+                directory.way_out()
+            );
             directory.damaged(Error::Corrupt(error), "all of it is lost")?;
             self.is_incomplete = true;
         }

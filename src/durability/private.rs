@@ -1,0 +1,106 @@
+//! A data directory is its owner's alone: mode 0700, its files 0600, and no file in it is a way to somewhere else.
+//!
+//! Modes exist on Unix; elsewhere the directory has what its parent gives it.
+
+use std::fs::{self, DirBuilder, Metadata, OpenOptions};
+use std::io;
+use std::path::Path;
+
+use log::{info, warn};
+
+use super::segment::SegmentName;
+use super::snapshot::TEMPORARY;
+use crate::error::{Error, Result};
+
+/// Makes a directory and those above it that are missing.
+pub fn create_directory(path: &Path) -> io::Result<()> {
+    let mut builder = DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path)
+}
+
+/// To open a file that, if it is new, only its owner may use.
+pub fn file_options() -> OpenOptions {
+    #[allow(unused_mut)]
+    let mut options = OpenOptions::new();
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
+}
+
+/// Refuses links and special files, and takes away what others may do with a directory that is a data directory, or
+/// becomes one. A directory with other things in it is left alone, with a warning: it may be somebody's home.
+pub fn check_directory(directory: &Path) -> Result<()> {
+    let (mut own, mut is_used, mut has_others) = (Vec::new(), false, false);
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let (path, kind) = (entry.path(), entry.file_type()?);
+        let name = entry.file_name().into_string().unwrap_or_default();
+        if !kind.is_file() && (!kind.is_dir() || is_ours(&name)) {
+            return Err(Error::Fatal(format!(
+                "{} is not a plain file, and a data directory holds only its own files; remove it, or choose another \
+                 directory with --data-dir DIR",
+                path.display()
+            )));
+        }
+        is_used |= name == "node";
+        if is_ours(&name) {
+            own.push(path);
+        } else {
+            has_others = true;
+        }
+    }
+    if is_used || !has_others {
+        tighten(directory, 0o700);
+    } else if is_open(&fs::metadata(directory)?, 0o700) {
+        let directory = directory.display();
+        warn!("others may read the data directory {directory}, which holds more than data; say chmod 700 {directory}");
+    }
+    own.iter().for_each(|path| tighten(path, 0o600));
+    Ok(())
+}
+
+/// Whether this is the name of a file that a data directory has.
+fn is_ours(name: &str) -> bool {
+    let whole = name.strip_suffix(TEMPORARY).or_else(|| name.strip_suffix(".damaged")).unwrap_or(name);
+    name == "lock" || whole == "node" || SegmentName::parse(whole).is_some()
+}
+
+fn tighten(path: &Path, mode: u32) {
+    let changed = fs::metadata(path).and_then(|metadata| {
+        let is_open = is_open(&metadata, mode);
+        if is_open {
+            restrict(path, &metadata, mode)?;
+        }
+        Ok(is_open)
+    });
+    match changed {
+        Ok(true) => info!("{} is for its owner only now: mode {mode:o}", path.display()),
+        Ok(false) => {}
+        Err(error) => warn!("others may use {}: {error}; say chmod {mode:o} {0}", path.display()),
+    }
+}
+
+#[cfg(unix)]
+fn is_open(metadata: &Metadata, mode: u32) -> bool {
+    std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o777 & !mode != 0
+}
+
+#[cfg(unix)]
+fn restrict(path: &Path, metadata: &Metadata, mode: u32) -> io::Result<()> {
+    let mut permissions = metadata.permissions();
+    std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, mode);
+    fs::set_permissions(path, permissions)
+}
+
+#[cfg(not(unix))]
+fn is_open(_: &Metadata, _: u32) -> bool {
+    false
+}
+
+#[cfg(not(unix))]
+fn restrict(_: &Path, _: &Metadata, _: u32) -> io::Result<()> {
+    Ok(())
+}
