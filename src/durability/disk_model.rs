@@ -36,6 +36,8 @@ struct Content {
     durable: Vec<u8>,
     /// An fsync failed, so the pages count as clean and are never written.
     forgotten: bool,
+    /// Bytes that may be appended without new space.
+    reserved: usize,
 }
 
 /// What is wrong with the disk.
@@ -200,6 +202,29 @@ impl FileLayer for ModelDisk {
         Ok(Arc::new(ModelFile { disk, id }))
     }
 
+    fn create_over(&self, room: &str, name: &str) -> io::Result<Arc<dyn AppendFile>> {
+        let reserved = {
+            let state = self.state();
+            state.id(room).map_or(0, |id| state.files[id].now.len())
+        };
+        if reserved > 0 {
+            self.rename(room, name)?;
+        }
+        let file = self.create(name)?;
+        let mut state = self.state();
+        let id = state.id(name)?;
+        state.files[id].reserved = reserved;
+        Ok(file)
+    }
+
+    fn reserve(&self, name: &str, bytes: u64) -> io::Result<()> {
+        if self.state().id(name).is_err() {
+            self.create(name)?;
+        }
+        let id = self.state().id(name)?;
+        ModelFile { disk: self.clone(), id }.append(&vec![0; bytes as usize])
+    }
+
     fn settle(&self, name: &str, synced: u64, len: u64) -> io::Result<()> {
         let mut state = self.state();
         state.operate()?;
@@ -239,8 +264,10 @@ impl FileLayer for ModelDisk {
         let had_power = state.has_power();
         let result = state.operate();
         if had_power {
-            state.id(name)?;
+            let id = state.id(name)?;
             state.names.remove(name);
+            let freed = state.files[id].now.len();
+            state.faults.space = state.faults.space.map(|space| space + freed);
         }
         result
     }
@@ -267,16 +294,24 @@ impl AppendFile for ModelFile {
         let had_power = state.has_power();
         let result = state.operate();
         let space = state.faults.space.unwrap_or(usize::MAX);
-        let fitting = bytes.len().min(space);
+        let reserved = state.files[self.id].reserved.min(bytes.len());
+        let fitting = bytes.len().min(space.saturating_add(reserved));
         if had_power {
-            state.files[self.id].now.extend_from_slice(&bytes[..fitting]);
-            state.faults.space = state.faults.space.map(|space| space - fitting);
+            let content = &mut state.files[self.id];
+            content.now.extend_from_slice(&bytes[..fitting]);
+            content.reserved -= reserved;
+            state.faults.space = state.faults.space.map(|space| space - (fitting - reserved));
         }
         result?;
         if fitting < bytes.len() {
             return Err(ErrorKind::StorageFull.into());
         }
         Ok(())
+    }
+
+    fn finish(&self, len: u64) -> io::Result<()> {
+        assert_eq!(self.disk.state().files[self.id].now.len() as u64, len);
+        self.sync()
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -22,6 +22,11 @@ pub trait FileLayer: Debug + Send + Sync {
     fn read(&self, name: &str, offset: u64) -> io::Result<(Box<dyn Read + Send>, u64)>;
     /// A new, empty file; an old one of that name is emptied.
     fn create(&self, name: &str) -> io::Result<Arc<dyn AppendFile>>;
+    /// A new file that is written over the file `room`, so that it cannot lack the bytes which that takes; without such
+    /// a file, just a new one.
+    fn create_over(&self, room: &str, name: &str) -> io::Result<Arc<dyn AppendFile>>;
+    /// Makes a file longer by so many zeros that are really there, and so take room. After an error some may be there.
+    fn reserve(&self, name: &str, bytes: u64) -> io::Result<()>;
     /// Cuts a file down to `len` bytes, if it is longer, writes what is behind `synced` once more, and fsyncs it.
     fn settle(&self, name: &str, synced: u64, len: u64) -> io::Result<()>;
     /// Gives a file another name, in place of a file that has it.
@@ -38,6 +43,8 @@ pub trait AppendFile: Debug + Send + Sync {
     fn append(&self, bytes: &[u8]) -> io::Result<()>;
     /// Returns when all that was appended is on the disk.
     fn sync(&self) -> io::Result<()>;
+    /// Cuts the file down to the `len` bytes that were appended, if it is longer, and syncs it.
+    fn finish(&self, len: u64) -> io::Result<()>;
 }
 
 /// A directory of the operating system.
@@ -69,6 +76,21 @@ impl FileLayer for DiskFiles {
         let mut options = private::file_options();
         options.write(true).create(true).truncate(true);
         Ok(Arc::new(options.open(self.directory.join(name))?))
+    }
+
+    fn create_over(&self, room: &str, name: &str) -> io::Result<Arc<dyn AppendFile>> {
+        match self.rename(room, name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.create(name),
+            Err(error) => Err(error),
+            Ok(()) => Ok(Arc::new(OpenOptions::new().write(true).open(self.directory.join(name))?)),
+        }
+    }
+
+    fn reserve(&self, name: &str, bytes: u64) -> io::Result<()> {
+        let mut options = private::file_options();
+        let mut file = options.append(true).create(true).open(self.directory.join(name))?;
+        io::copy(&mut io::repeat(0).take(bytes), &mut file)?;
+        Ok(())
     }
 
     fn settle(&self, name: &str, synced: u64, len: u64) -> io::Result<()> {
@@ -113,5 +135,12 @@ impl AppendFile for File {
     fn sync(&self) -> io::Result<()> {
         // The length is synced too where it changed; only times of access and change may be left out.
         self.sync_data()
+    }
+
+    fn finish(&self, len: u64) -> io::Result<()> {
+        if self.metadata()?.len() > len {
+            self.set_len(len)?;
+        }
+        self.sync_all()
     }
 }

@@ -35,6 +35,7 @@
 //! is there and [`recovery`] reads it all again, [`segment`] is the format of both, [`crc32`] the checksum, [`identity`] who
 //! the node is, [`private`] whose the directory is, [`files`] what is asked of a disk.
 
+pub mod compactor;
 pub mod crc32;
 pub mod files;
 pub mod identity;
@@ -51,16 +52,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::ValueEnum;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use log::{info, warn};
+use log::info;
 
 use crate::config::Limits;
 use crate::error::{Error, Result};
 use crate::store::KeyValueStore;
 use crate::store::version::random_id;
+use compactor::Compactor;
 use files::{DiskFiles, FileLayer};
 use identity::NodeFile;
 use recovery::Recovered;
@@ -133,6 +135,7 @@ impl Durability {
             store: store.clone(),
             bytes_min: limits.compaction_bytes_min,
             retry_pause: limits.disk_retry_pause,
+            lacks_room: false,
         };
         spawn("compaction", move || compactor.run(&stopped))?;
         Ok(Durability { log, recovered, node_file, files, _stop: stop, _lock: lock })
@@ -235,53 +238,6 @@ fn fsync_regularly(log: &WriteAheadLog, interval: Duration, stopped: &Receiver<(
         }
     }
 }
-
-/// The thread `compaction`: keeps the log short, and brings a node whose disk failed back to life.
-struct Compactor {
-    log: Arc<WriteAheadLog>,
-    store: Arc<KeyValueStore>,
-    bytes_min: u64,
-    retry_pause: Duration,
-}
-
-impl Compactor {
-    fn run(&self, stopped: &Receiver<()>) {
-        let mut failed: Option<Instant> = None;
-        while passed(LOOK_INTERVAL, stopped) {
-            let is_read_only = self.log.read_only_reason().is_some();
-            // Nobody waits for a compaction, and each attempt leaves a small log behind.
-            let pause = self.retry_pause * if is_read_only { 1 } else { 60 };
-            let is_pausing = failed.is_some_and(|when| when.elapsed() < pause);
-            if is_pausing || !(is_read_only || self.is_log_long()) {
-                continue;
-            }
-            let counts = &self.log.counts;
-            counts.is_compacting.store(true, Ordering::Relaxed);
-            let result = if is_read_only {
-                snapshot::heal(&self.log, &self.store)
-            } else {
-                snapshot::compact(&self.log, &self.store, &[])
-            };
-            counts.is_compacting.store(false, Ordering::Relaxed);
-            let is_error = result.is_err();
-            counts.last_compaction_failed.store(is_error, Ordering::Relaxed);
-            if let Err(error) = result
-                && failed.is_none()
-            {
-                warn!("cannot write a snapshot: {error}; trying again every {pause:?}");
-            }
-            failed = is_error.then(Instant::now);
-        }
-    }
-
-    fn is_log_long(&self) -> bool {
-        let bytes = self.log.counts.bytes.load(Ordering::Relaxed);
-        bytes > self.bytes_min && bytes > 2 * self.store.size().bytes
-    }
-}
-
-/// How often the compactor looks.
-const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod disk_model;

@@ -9,7 +9,7 @@ use std::path::Path;
 use log::{info, warn};
 
 use super::segment::SegmentName;
-use super::snapshot::TEMPORARY;
+use super::snapshot::{ROOM, TEMPORARY};
 use crate::error::{Error, Result};
 
 /// Makes a directory and those above it that are missing.
@@ -65,7 +65,7 @@ pub fn check_directory(directory: &Path) -> Result<()> {
 /// Whether this is the name of a file that a data directory has.
 fn is_ours(name: &str) -> bool {
     let whole = name.strip_suffix(TEMPORARY).or_else(|| name.strip_suffix(".damaged")).unwrap_or(name);
-    name == "lock" || whole == "node" || SegmentName::parse(whole).is_some()
+    matches!(whole, "lock" | "node" | ROOM) || SegmentName::parse(whole).is_some()
 }
 
 fn tighten(path: &Path, mode: u32) {

@@ -7,6 +7,11 @@
 //! time at which a record is in the old log and not yet in the map, and 2 of the 10 orders of "append, merge" and
 //! "rotate, copy, delete" lose it (the test `two_of_ten_orders_lose_a_record_when_append_and_merge_are_two_steps`).
 //!
+//! **Room.** Between two compactions the log may fill the disk, and then there is no way back: only a snapshot lets old
+//! logs go, and it finds no room. So room for the next snapshot is held in the file `room` and written over: the
+//! last snapshot but one, made longer with zeros where it is too short ([`super::compactor`]). A disk of three times the
+//! live data is enough, as it is without it.
+//!
 //! The snapshot gets its name by a rename after its fsync, so a name stands for a complete file. Only when the name is
 //! on the disk is anything old removed.
 
@@ -25,6 +30,8 @@ use crate::store::version::random_id;
 
 /// What the name of an unfinished file ends in; such a file means nothing.
 pub const TEMPORARY: &str = ".tmp";
+/// The file that holds room for the next snapshot, and nothing else.
+pub const ROOM: &str = "room";
 /// A frame is written when it has so many bytes.
 const FRAME_BYTES: usize = 1024 * 1024;
 /// Fsync after so many bytes, so that the disk is never busy with the snapshot for long while the
@@ -67,14 +74,20 @@ fn replaced(log: &WriteAheadLog, cut: Cut, bytes: u64, kept: &[SegmentName]) {
     }
 }
 
-/// Removes all segments with a lower number, but renames those in `kept` to `….damaged`.
+/// Removes all segments with a lower number, but renames those in `kept` to `….damaged`. The newest snapshot among them
+/// becomes the room for the next one.
 pub fn remove_below(files: &dyn FileLayer, number: u64, kept: &[SegmentName]) -> io::Result<()> {
     let names = files.names()?;
-    let segments = names.iter().filter_map(|name| SegmentName::parse(name));
-    for segment in segments.filter(|segment| segment.number < number) {
+    let mut segments: Vec<SegmentName> = names.iter().filter_map(|name| SegmentName::parse(name)).collect();
+    segments.retain(|segment| segment.number < number);
+    let snapshots = segments.iter().filter(|segment| segment.kind == Kind::Snapshot && !kept.contains(segment));
+    let room = snapshots.max().copied();
+    for segment in segments {
         let name = segment.to_string();
         if kept.contains(&segment) {
             files.rename(&name, &format!("{name}.damaged"))?;
+        } else if Some(segment) == room {
+            files.rename(&name, ROOM)?;
         } else {
             files.remove(&name)?;
         }
@@ -108,7 +121,7 @@ pub fn publish(files: &dyn FileLayer, temporary: &str, name: &str) -> io::Result
 /// Writes and fsyncs a snapshot under a name that means nothing yet.
 pub fn write_temporary(files: &dyn FileLayer, name: &str, directory: u64, store: &KeyValueStore) -> io::Result<u64> {
     let salt = random_id() as u32;
-    let file = files.create(name)?;
+    let file = files.create_over(ROOM, name)?;
     let header = Header { salt, directory, stands_on: 0 }.encode(Kind::Snapshot);
     file.append(&header)?;
     let mut output = Output { file: file.as_ref(), salt, bytes: header.len() as u64, synced: 0 };
@@ -131,7 +144,7 @@ pub fn write_temporary(files: &dyn FileLayer, name: &str, directory: u64, store:
     }
     // An empty frame at the end: complete.
     output.write(&mut Frame::default())?;
-    file.sync()?;
+    file.finish(output.bytes)?;
     Ok(output.bytes)
 }
 

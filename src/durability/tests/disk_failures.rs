@@ -25,7 +25,7 @@ fn a_full_disk_makes_read_only_until_a_snapshot_succeeds() {
     assert_eq!(found, live(&driver.store), "also what was shown while read-only");
 }
 
-fn disk_files(disk: &ModelDisk) -> Vec<(&'static str, &'static [u8])> {
+pub(super) fn disk_files(disk: &ModelDisk) -> Vec<(&'static str, &'static [u8])> {
     let names = disk.names().unwrap();
     let leak = |name: String| -> (&'static str, &'static [u8]) {
         let bytes = disk.bytes(&name);
@@ -53,6 +53,29 @@ fn a_failed_fsync_is_never_trusted_again() {
         let after = driver.disk.after_power_loss(&mut Random(seed));
         assert_eq!(recovered_map(&after).expect("starts"), expected);
     }
+}
+
+/// What is in the page cache after a failed fsync looks stored, and counts as clean.
+fn is_lost_after_a_failed_fsync_and_a_crash(is_written_again: bool) -> bool {
+    let (mut driver, _, _) = example_log(FsyncPolicy::Always);
+    driver.disk.set_faults(Faults { fsync_fails: true, ..Faults::default() });
+    driver.write("unknown", Some(vec![1]));
+    driver.commit().expect_err("fsync failed");
+    // The process is killed; the next one reads the page cache and shows what it read.
+    driver.disk.set_faults(Faults { nothing_written_again: !is_written_again, ..Faults::default() });
+    let (store, _log) = Driver::open(&driver.disk, FsyncPolicy::Always).expect("starts");
+    let shown = live(&store);
+    assert!(shown.contains_key("unknown"));
+    (0..50).any(|seed| {
+        let after = driver.disk.after_power_loss(&mut Random(seed));
+        recovered_map(&after).map_or(true, |found| found != shown)
+    })
+}
+
+#[test]
+fn what_recovery_read_beyond_the_known_end_is_written_again() {
+    assert!(!is_lost_after_a_failed_fsync_and_a_crash(true));
+    assert!(is_lost_after_a_failed_fsync_and_a_crash(false), "the test can tell");
 }
 
 /// Writers, fsyncs, a disk that fails again and again, and healing, all at the same time; then the power goes.

@@ -2,8 +2,10 @@
 //!
 //! Here is what the tests share: a node without threads that remembers what it promised, and an example of a log.
 
+mod belonging;
 mod disk_failures;
 mod every_byte;
+mod full_disk;
 mod many_threads;
 mod power_loss;
 

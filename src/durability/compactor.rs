@@ -1,0 +1,116 @@
+//! The thread `compaction`: keeps the log short, holds room for the next snapshot, and brings a node whose disk failed
+//! back to life.
+
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
+use log::{info, warn};
+
+use super::passed;
+use super::snapshot::{self, ROOM};
+use super::write_ahead_log::WriteAheadLog;
+use crate::error::Error;
+use crate::store::KeyValueStore;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Compactor {
+    /// The log that is kept short.
+    pub log: Arc<WriteAheadLog>,
+    /// What it is a log of.
+    pub store: Arc<KeyValueStore>,
+    /// A shorter log is left alone, in bytes.
+    pub bytes_min: u64,
+    /// Between two attempts to heal.
+    pub retry_pause: Duration,
+    /// Whether the last attempt to hold room for a snapshot found too little.
+    pub lacks_room: bool,
+}
+
+impl Compactor {
+    /// Runs until it is stopped.
+    pub fn run(mut self, stopped: &Receiver<()>) {
+        let mut failed: Option<Instant> = None;
+        while passed(LOOK_INTERVAL, stopped) {
+            let is_read_only = self.log.read_only_reason().is_some();
+            // Nobody waits for a compaction, and each attempt leaves a small log behind.
+            let pause = self.retry_pause * if is_read_only { 1 } else { 60 };
+            let is_pausing = failed.is_some_and(|when| when.elapsed() < pause);
+            if is_pausing {
+                continue;
+            }
+            if !is_read_only {
+                self.hold_room();
+            }
+            if !(is_read_only || self.lacks_room || self.is_longer_than(2.0, self.bytes_min)) {
+                continue;
+            }
+            let counts = &self.log.counts;
+            counts.is_compacting.store(true, Ordering::Relaxed);
+            let result = if is_read_only {
+                snapshot::heal(&self.log, &self.store)
+            } else {
+                snapshot::compact(&self.log, &self.store, &[])
+            };
+            counts.is_compacting.store(false, Ordering::Relaxed);
+            let is_error = result.is_err();
+            counts.last_compaction_failed.store(is_error, Ordering::Relaxed);
+            self.lacks_room = false;
+            if let Err(error) = result
+                && failed.is_none()
+            {
+                let needed = self.needed(&error);
+                warn!("cannot write a snapshot: {error}{needed}; trying again every {pause:?}");
+            }
+            failed = is_error.then(Instant::now);
+        }
+    }
+
+    /// What whoever reads of a failure can do about it.
+    fn needed(&self, error: &Error) -> String {
+        let is_full = matches!(error, Error::Io(error) if error.kind() == ErrorKind::StorageFull);
+        let mib = self.snapshot_bytes().div_ceil(1 << 20);
+        if is_full { format!("; it needs {mib} MiB of room in the data directory") } else { String::new() }
+    }
+
+    /// A little more than a snapshot of the store as it is now.
+    fn snapshot_bytes(&self) -> u64 {
+        let bytes = self.store.size().bytes;
+        bytes + bytes / 16 + (1 << 20)
+    }
+
+    /// Whether the log has so many times the bytes of the store, and more than `bytes_min`.
+    fn is_longer_than(&self, times: f64, bytes_min: u64) -> bool {
+        let bytes = self.log.counts.bytes.load(Ordering::Relaxed);
+        bytes > bytes_min && bytes as f64 > times * self.store.size().bytes as f64
+    }
+
+    /// Takes room for the next snapshot while there is some: once a compaction can be foreseen, and a part at a time. Where
+    /// there is none, the compaction is due at once: later there is still less.
+    fn hold_room(&mut self) {
+        if !self.is_longer_than(1.5, self.bytes_min / 2) {
+            return;
+        }
+        let files = self.log.files.as_ref();
+        let held = files.read(ROOM, 0).map_or(0, |(_, len)| len);
+        let missing = self.snapshot_bytes().saturating_sub(held).min(ROOM_STEP_BYTES);
+        if missing == 0 {
+            return;
+        }
+        if let Err(error) = files.reserve(ROOM, missing) {
+            let mib = self.snapshot_bytes().div_ceil(1 << 20);
+            info!("cannot hold {mib} MiB of room for the next snapshot: {error}; writing it now");
+            // The log needs what is left while the snapshot is written.
+            let _ = files.settle(ROOM, held, held);
+            self.lacks_room = true;
+        }
+    }
+}
+
+/// How often the compactor looks.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// Room taken at a time, so that the disk has time for the log.
+const ROOM_STEP_BYTES: u64 = 32 * 1024 * 1024;
