@@ -53,6 +53,18 @@ pub struct ReplicationOptions {
     pub tombstone_grace: Duration,
     /// Whether `PARTITION` and `HEAL` may be used.
     pub fault_injection: bool,
+    /// Which addresses this node connects to when others name them.
+    pub dials: Dials,
+}
+
+/// Which addresses a node connects to. Others name them: a node that introduces itself, and members about others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dials {
+    /// Those of this machine, and those named with `--peer`: without a password everybody who can connect is a
+    /// stranger, and must not make this node connect elsewhere.
+    ThisMachineAndSeeds,
+    /// All: strangers are kept out by a password, or let in with `--insecure`.
+    Everybody,
 }
 
 impl Default for ReplicationOptions {
@@ -64,6 +76,7 @@ impl Default for ReplicationOptions {
             clock_skew_max: Duration::from_secs(60),
             tombstone_grace: Duration::from_secs(600),
             fault_injection: false,
+            dials: Dials::ThisMachineAndSeeds,
         }
     }
 }
@@ -197,8 +210,6 @@ pub struct Limits {
     /// Shortest time between two rounds of asking everybody about old tombstones. Longer than
     /// `peer_idle_timeout`, so that what is under way in one round has arrived, or never will, before the next.
     pub tombstone_round: Duration,
-    /// Tombstones asked about in one round; the rest waits for later rounds.
-    pub tombstones_per_round_max: usize,
 
     /// Time between two samples of the counters for the page's charts: fine enough to see a stall, and idle it
     /// costs one short look a second.
@@ -253,7 +264,6 @@ impl Default for Limits {
             seeds_timeout: Duration::from_secs(1),
             peer_idle_timeout: Duration::from_secs(90),
             tombstone_round: Duration::from_secs(120),
-            tombstones_per_round_max: 200_000,
             sample_interval: Duration::from_secs(1),
             samples_max: 300,
         }

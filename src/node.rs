@@ -17,6 +17,7 @@
 //! | `compaction` | the snapshot that is written | a tenth of a second, then the disk | with the node |
 //! | `recovery` | the records it merges, while a large log is read | its turn at reading | when all is read |
 //! | `shutdown` | nothing | the last fsync | with the process |
+//! | `tombstones` | the forgetting of deletes | a second | with the process |
 //! | `link-N` | the connection to one peer and what it must be told | its channel, then the peer's reply | when the peer is forgotten |
 //! | `client-N` | one socket, its buffers and its session | that socket | when the client leaves, errs or idles too long |
 //!
@@ -45,7 +46,7 @@ use crate::durability::write_ahead_log::WriteAheadLog;
 use crate::durability::{Durability, FsyncPolicy, Opening};
 use crate::error::{Error, Result};
 use crate::metrics::{self, Metrics};
-use crate::replication::members::Stored;
+use crate::replication::members::{KnownBy, Stored, StoredMember};
 use crate::replication::sync::{self, Merged};
 use crate::replication::{KnownLinks, Memory, ReplicationManager};
 use crate::stopping::GentleStop;
@@ -154,8 +155,6 @@ impl Node {
         let ids = (node_id, run_id);
         let replication = ReplicationManager::new(&configuration, ids, store.clone(), clock.clone(), memory);
         let (sender, receiver) = bounded(0);
-        // Without seeds there is nobody to wait for.
-        let not_yet = (!configuration.replication.seeds.is_empty()).then_some(sender);
         Node {
             configuration,
             started: Instant::now(),
@@ -167,7 +166,7 @@ impl Node {
             durability,
             clock,
             stop: GentleStop::default(),
-            serving: (Mutex::new(not_yet), receiver),
+            serving: (Mutex::new(Some(sender)), receiver),
         }
     }
 
@@ -379,7 +378,8 @@ impl Node {
         self.serving.1.try_recv() == Err(TryRecvError::Disconnected)
     }
 
-    /// Returns when the node serves clients: at once, but for the first second of a node with seeds.
+    /// Returns when the node serves clients: when it has links to all it knows of, and each of them has answered or
+    /// failed, at most a second after its start. A delete that was served before would leave no tombstone.
     pub fn wait_until_serving(&self) {
         // Nothing is ever sent: this ends when the sender has gone.
         let _ = self.serving.1.recv();
@@ -446,20 +446,33 @@ impl Node {
 /// Bytes of a key that a trace shows.
 const KEY_BYTES_SHOWN: usize = 60;
 
-/// Who is in the cluster, as a data directory remembers it. An address with `memory` behind it is of a node whose own
-/// data does not survive a restart.
+/// Who is in the cluster, as a data directory remembers it. Behind the address of a node stand `memory` if its own data
+/// does not survive a restart, and how it is known if not by a link.
 fn memory_of(durability: &Arc<Durability>) -> Memory {
     let (file, durability) = (&durability.node_file, Arc::clone(durability));
     let members = file.members.iter().map(|(id, text)| {
-        let (address, kind) = text.split_once(' ').unwrap_or((text, ""));
-        (*id, address.to_string(), kind != MEMORY)
+        let mut words = text.split(' ');
+        let address = words.next().unwrap_or_default().to_string();
+        let has = |word| words.clone().any(|other| other == word);
+        let known_by = match (has(BY_MEMBER), has(BY_ITS_WORD)) {
+            (true, _) => KnownBy::Member,
+            (false, true) => KnownBy::ItsWord,
+            (false, false) => KnownBy::Link,
+        };
+        StoredMember { id: *id, address, is_durable: !has(MEMORY), known_by }
     });
     let stored = Stored { members: members.collect(), bans: file.bans.clone() };
     let node_id = file.node_id;
     let save = move |stored: &Stored| {
-        let member = |(id, address, is_durable): &(u64, String, bool)| match is_durable {
-            true => (*id, address.clone()),
-            false => (*id, format!("{address} {MEMORY}")),
+        let member = |member: &StoredMember| {
+            let memory = if member.is_durable { "" } else { MEMORY };
+            let known_by = match member.known_by {
+                KnownBy::Link => "",
+                KnownBy::Member => BY_MEMBER,
+                KnownBy::ItsWord => BY_ITS_WORD,
+            };
+            let words = [&member.address, memory, known_by].into_iter().filter(|word| !word.is_empty());
+            (member.id, words.collect::<Vec<_>>().join(" "))
         };
         let file =
             NodeFile { node_id, members: stored.members.iter().map(member).collect(), bans: stored.bans.clone() };
@@ -468,7 +481,12 @@ fn memory_of(durability: &Arc<Durability>) -> Memory {
     Memory { stored, save: Box::new(save) }
 }
 
+/// The node keeps its data in memory.
 const MEMORY: &str = "memory";
+/// A member introduced the node.
+const BY_MEMBER: &str = "introduced";
+/// The node introduced itself, and was never reached.
+const BY_ITS_WORD: &str = "unmet";
 
 fn read_only(reason: &impl Display, outcome: &str) -> Error {
     Error::refused_as("MISCONF", format!("read-only: {reason} ({outcome})"))

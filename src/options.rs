@@ -10,7 +10,7 @@ use clap::builder::BoolishValueParser;
 use log::warn;
 
 use crate::client::SILENCE_TIMEOUT;
-use crate::config::{Configuration, DEFAULT_HOST, DEFAULT_PORT, Limits, ReplicationOptions};
+use crate::config::{Configuration, DEFAULT_HOST, DEFAULT_PORT, Dials, Limits, ReplicationOptions};
 use crate::durability::FsyncPolicy;
 use crate::error::{Error, Result};
 use crate::metrics::open_files;
@@ -172,6 +172,8 @@ impl ServerOptions {
                 self.bind
             )));
         }
+        let is_trusted = password.is_some() || self.insecure;
+        let dials = if is_trusted { Dials::Everybody } else { Dials::ThisMachineAndSeeds };
         let connections_max = fitting_connections(self.max_connections as usize);
         let idle_timeout = (self.idle_timeout > 0).then(|| Duration::from_secs(self.idle_timeout));
         let limits = Limits { connections_max, idle_timeout, ..Limits::default() };
@@ -189,6 +191,7 @@ impl ServerOptions {
                 clock_skew_max: Duration::from_secs(self.max_clock_skew.into()),
                 tombstone_grace: Duration::from_secs(self.tombstone_grace.into()),
                 fault_injection: self.enable_fault_injection,
+                dials,
             },
             limits,
         })

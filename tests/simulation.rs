@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use kvstore::config::Limits;
+use kvstore::config::{Dials, Limits};
 use kvstore::replication::link::{Link, Step};
 use kvstore::replication::members::{Identity, Members, Stored, Verdict};
 use kvstore::replication::queue::{Change, Overflows, Queue};
@@ -217,7 +217,7 @@ impl Cluster {
             Fault::TombstoneDroppedAfterOneRound => 1,
             _ => CLEAN_ROUNDS,
         };
-        Rounds::new(self.limits.tombstone_round.as_millis() as u64, 1_000, clean)
+        Rounds::new(self.limits.tombstone_round.as_millis() as u64, clean)
     }
 
     fn fresh(&mut self, index: usize, count: usize, is_durable: bool, skew_ms: i64) -> SimNode {
@@ -232,7 +232,7 @@ impl Cluster {
         SimNode {
             store: KeyValueStore::new(),
             clock: HybridClock::default(),
-            members: Members::new(identity, self.named(&seeds), &Stored::default(), 10),
+            members: Members::new(identity, self.named(&seeds), Dials::Everybody, &Stored::default(), 10),
             rounds: self.rounds(),
             links: BTreeMap::new(),
             inbound: HashMap::new(),
@@ -345,12 +345,8 @@ impl Cluster {
             Step::Wait { .. } => {}
             Step::Synced { began_ms, revived } => {
                 let holders = node.members.holders();
-                let dropped = node.rounds.compared(number, (began_ms, now_ms), &revived, &holders);
+                node.rounds.compared(number, (began_ms, now_ms), &revived, &holders, &node.store);
                 node.rounds.begin(now_ms, view);
-                for (key, version) in dropped {
-                    trace(|| format!("{now_ms} node {index} drops {} {version:?}", key.escape_ascii()));
-                    node.store.drop_tombstone(&key, version);
-                }
             }
             Step::Send(requests) => {
                 let target = connection.target;
@@ -677,7 +673,7 @@ impl Cluster {
             let mut identity = fresh.members.identity().clone();
             identity.node_id = before.members.identity().node_id;
             let seeds: Vec<String> = (1..count).map(|step| address((index + step) % count)).collect();
-            fresh.members = Members::new(identity, self.named(&seeds), &before.members.stored(), 10);
+            fresh.members = Members::new(identity, self.named(&seeds), Dials::Everybody, &before.members.stored(), 10);
             fresh.is_forgotten = before.is_forgotten;
             for key in KEYS {
                 fresh.clock.observe(fresh.store.version(key.as_bytes()).unwrap_or_default().time);
@@ -719,9 +715,34 @@ impl Cluster {
             if self.nodes[index].is_up {
                 let numbers: Vec<u64> = self.nodes[index].links.keys().copied().collect();
                 numbers.into_iter().for_each(|number| self.drive(index, number));
+                self.forget_tombstones(index);
             }
         }
         self.check_tickets();
+    }
+
+    /// As the thread `tombstones` does it.
+    fn forget_tombstones(&mut self, index: usize) {
+        let cutoff = self.cutoff(index);
+        let node = &mut self.nodes[index];
+        let before = KEYS.map(|key| node.store.version(key.as_bytes()));
+        let holders = node.members.holders();
+        let Some(due) = node.rounds.due(&holders, View { store: &node.store, cutoff }) else {
+            return;
+        };
+        due.forget(&node.store);
+        node.rounds.forgotten();
+        for (key, before) in KEYS.iter().zip(before) {
+            if before == node.store.version(key.as_bytes()) {
+                continue;
+            }
+            trace(|| format!("{} node {index} drops {key} {before:?}, holders {holders:?}", self.now_ms));
+            // Whom it never met it cannot ask, so this delete promises nothing to them.
+            let is_latest = self.expected.get(key).map(|(version, _)| *version) == before;
+            if holders.is_empty() && is_latest {
+                self.expected.remove(key);
+            }
+        }
     }
 
     /// A peer that counts for `WAIT` holds the write.

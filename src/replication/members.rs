@@ -7,16 +7,30 @@
 //!
 //! **The rules.**
 //! - One contact for each node id; the newest advertised address is tried first, the one that worked before next.
+//! - Who introduced itself is remembered, and stored, though this node may never have reached it: it can send its
+//!   data here, so it can bring back what was deleted here. Only a node that nobody ever introduced itself to is alone.
 //! - Members are introduced to others, and so is whom another member introduced: who is away with old data must be
 //!   remembered when all that met it have lost their memory, or deletes would be forgotten without it
 //!   ([`super::tombstones`]). What only a stranger said of itself does not spread.
 //! - An in-memory node that answers with a new id has been restarted: the old id is gone with its data. A node
 //!   with stored data stays a member until it is forgotten, as it may return with old data.
 //! - A banned id never comes back. Bans travel with every introduction.
+//! - One id with two run ids in turn is a copied data directory: both are refused ([`super::runs`]).
+//!
+//! **Strangers.** Whoever may connect may introduce itself, take one of the [`MEMBERS_MAX`] places, hold up the
+//! forgetting of deletes, and answer in a member's name. With a password, the password is the boundary: whoever has
+//! it is trusted like a member. Without one, and without `--insecure`, only programs of this machine can connect,
+//! and a node dials only this machine and the addresses named with `--peer` ([`Dials`]): an introduction with any other
+//! address is refused, so that nobody can make the node connect elsewhere. With `--insecure` everybody is trusted.
+//! `PEER FORGET` frees a place.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use super::Introduction;
+use super::introduction::{BANS_MAX, MEMBERS_MAX};
+use super::runs::Runs;
+use crate::config::Dials;
 use crate::error::{Error, Result};
 use crate::guard::shown;
 
@@ -41,10 +55,34 @@ pub struct Identity {
 /// What must survive a restart of a node with stored data.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stored {
-    /// Id and address of each member, and whether its own data survives a restart.
-    pub members: Vec<(u64, String, bool)>,
+    /// All who may hold data.
+    pub members: Vec<StoredMember>,
     /// Ids that never come back.
     pub bans: Vec<u64>,
+}
+
+/// Somebody who may hold data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredMember {
+    /// Its node id.
+    pub id: u64,
+    /// Where it was last.
+    pub address: String,
+    /// Whether its own data survives a restart.
+    pub is_durable: bool,
+    /// How this node knows it.
+    pub known_by: KnownBy,
+}
+
+/// How a node knows another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KnownBy {
+    /// It answered on a link of ours.
+    Link,
+    /// A member introduced it.
+    Member,
+    /// It introduced itself, and was never reached.
+    ItsWord,
 }
 
 /// Somebody this node has a link to.
@@ -54,11 +92,11 @@ pub struct Contact {
     pub addresses: Vec<String>,
     /// Its node id, once it has said so on our own link.
     pub id: Option<u64>,
-    /// Its node id as others say.
+    /// Its node id as it says itself on a connection of its own, or as others say.
     pub introduced_as: Option<u64>,
     /// Whether a member said so, not only the node itself.
     pub is_vouched_for: bool,
-    /// Whether its data survives a restart.
+    /// Whether its data survives a restart, as it says itself.
     pub is_durable: bool,
     /// Whether it was named on the command line.
     pub is_seed: bool,
@@ -88,6 +126,10 @@ pub struct Members {
     next_number: u64,
     contacts_max: usize,
     cut: Cut,
+    dials: Dials,
+    seeds: BTreeSet<String>,
+    /// The run ids of each contact.
+    runs: BTreeMap<u64, Runs>,
 }
 
 /// The peers that this node pretends not to reach.
@@ -100,7 +142,7 @@ struct Cut {
 
 impl Members {
     /// The seeds, and what was stored of an earlier run.
-    pub fn new(identity: Identity, seeds: &[String], stored: &Stored, contacts_max: usize) -> Self {
+    pub fn new(identity: Identity, seeds: &[String], dials: Dials, stored: &Stored, contacts_max: usize) -> Self {
         let mut members = Members {
             identity,
             contacts: BTreeMap::new(),
@@ -108,13 +150,19 @@ impl Members {
             next_number: 1,
             contacts_max,
             cut: Cut::default(),
+            dials,
+            seeds: seeds.iter().cloned().collect(),
+            runs: BTreeMap::new(),
         };
-        for (id, address, is_durable) in &stored.members {
+        for member in &stored.members {
+            let is_met = member.known_by == KnownBy::Link;
             members.add(Contact {
-                addresses: vec![address.clone()],
-                id: Some(*id),
-                is_durable: *is_durable,
-                ..Contact::default()
+                addresses: vec![member.address.clone()],
+                id: is_met.then_some(member.id),
+                introduced_as: (!is_met).then_some(member.id),
+                is_vouched_for: member.known_by == KnownBy::Member,
+                is_durable: member.is_durable,
+                is_seed: false,
             });
         }
         for seed in seeds {
@@ -140,15 +188,31 @@ impl Members {
     /// Ids and addresses of the members, and of those that other members call so: what is told to others.
     pub fn members(&self) -> Vec<(u64, String)> {
         let known = self.contacts.values().filter(|contact| contact.id.is_some() || contact.is_vouched_for);
-        known.filter_map(|contact| Some((contact.any_id()?, contact.addresses[0].clone()))).collect()
+        let words = known.filter_map(|contact| Some((contact.any_id()?, contact.addresses[0].clone())));
+        words.take(MEMBERS_MAX).collect()
+    }
+
+    /// Whether nobody ever introduced itself here, and nobody was named: nobody can bring back what is deleted here.
+    pub fn is_alone(&self) -> bool {
+        self.contacts.is_empty()
+    }
+
+    /// Whether this node may connect to an address.
+    pub fn may_dial(&self, address: &str) -> bool {
+        self.dials == Dials::Everybody || self.seeds.contains(address) || is_of_this_machine(address)
     }
 
     /// What must survive a restart.
     pub fn stored(&self) -> Stored {
         let known = self.contacts.values();
         let member = |contact: &Contact| {
-            let address = contact.addresses[0].clone();
-            Some((contact.id?, address, contact.is_durable))
+            let known_by = match (contact.id, contact.is_vouched_for) {
+                (Some(_), _) => KnownBy::Link,
+                (None, true) => KnownBy::Member,
+                (None, false) => KnownBy::ItsWord,
+            };
+            let (address, is_durable) = (contact.addresses[0].clone(), contact.is_durable);
+            Some(StoredMember { id: contact.any_id()?, address, is_durable, known_by })
         };
         Stored { members: known.filter_map(member).collect(), bans: self.bans() }
     }
@@ -158,8 +222,8 @@ impl Members {
         self.bans.iter().copied().collect()
     }
 
-    /// All who may hold data, by the numbers of their links: members, and those that others call so. A seed that
-    /// never answered is not among them.
+    /// All who may hold data, by the numbers of their links: members, and those that only introduced themselves or
+    /// were introduced. A seed that was never met is not among them.
     pub fn holders(&self) -> BTreeMap<u64, u64> {
         let contacts = self.contacts.iter();
         contacts.filter_map(|(number, contact)| Some((*number, contact.any_id()?))).collect()
@@ -172,7 +236,19 @@ impl Members {
             // A seed of ours that is ourselves: our own link will find out.
             return Ok(());
         }
-        self.learn(from.node_id, &from.address, true)
+        if !self.may_dial(&from.address) {
+            return Err(Error::refused(format!(
+                "it advertises '{}', and without a password only this machine and the addresses named with --peer \
+                 are dialled; give all nodes a password, name it with --peer, or say --insecure",
+                from.address
+            )));
+        }
+        self.learn(from.node_id, &from.address, KnownBy::ItsWord)?;
+        self.note_run(from)?;
+        if let Some(contact) = self.find(from.node_id).and_then(|number| self.contacts.get_mut(&number)) {
+            contact.is_durable = from.is_durable;
+        }
+        Ok(())
     }
 
     /// The peer of link `number`, reached at `address`, answered our introduction.
@@ -186,16 +262,19 @@ impl Members {
         if by.bans.contains(&self.identity.node_id) {
             return Verdict::Refused("forgotten: start with an empty directory".into());
         }
-        for id in &by.bans {
-            self.ban(*id);
+        if let Err(refusal) = self.take_bans(&by.bans) {
+            return Verdict::Refused(refusal.to_string());
         }
         let verdict = self.confirm(number, address, by);
+        if let Err(refusal) = self.note_run(by) {
+            return Verdict::Refused(refusal.to_string());
+        }
         for (id, address) in &by.members {
             // At our own address: who was here before us, with the data that is gone.
             let is_here = self.identity.address.as_ref() == Ok(address);
-            if *id != self.identity.node_id && !self.bans.contains(id) && !is_here {
+            if *id != self.identity.node_id && !self.bans.contains(id) && !is_here && self.may_dial(address) {
                 // Too many: they are refused when they connect, and counted there.
-                let _ = self.learn(*id, address, false);
+                let _ = self.learn(*id, address, KnownBy::Member);
             }
         }
         verdict
@@ -232,13 +311,39 @@ impl Members {
         if meant.is_empty() && id.is_none() {
             return Err(no_such_peer(target));
         }
-        for number in &meant {
-            if let Some(contact) = self.contacts.remove(number) {
-                self.bans.extend(contact.any_id());
-            }
-        }
-        self.bans.extend(id);
+        let ids = meant.iter().filter_map(|number| self.contacts.get(number)?.any_id()).chain(id);
+        let ids: Vec<u64> = ids.collect();
+        self.take_bans(&ids)?;
+        meant.iter().for_each(|number| drop(self.contacts.remove(number)));
         Ok(meant)
+    }
+
+    /// Bans ids for good, all or none: one that is not kept would come back.
+    fn take_bans(&mut self, ids: &[u64]) -> Result<()> {
+        let new: BTreeSet<u64> = ids.iter().copied().filter(|id| !self.bans.contains(id)).collect();
+        if self.bans.len() + new.len() > BANS_MAX {
+            return Err(Error::refused(format!(
+                "there would be more than {BANS_MAX} forgotten nodes, the most a cluster remembers; \
+                 start a new cluster with another --cluster and copy the data with kvstore export"
+            )));
+        }
+        let is_banned = |contact: &Contact| contact.any_id().is_some_and(|id| new.contains(&id));
+        self.contacts.retain(|_, contact| !is_banned(contact));
+        self.runs.retain(|id, _| !new.contains(id));
+        self.bans.extend(new);
+        Ok(())
+    }
+
+    /// Notes in which run a node is; refuses it if two of its runs are alive.
+    fn note_run(&mut self, of: &Introduction) -> Result<()> {
+        if self.find(of.node_id).is_none() {
+            return Ok(());
+        }
+        let known: BTreeSet<u64> = self.contacts.values().filter_map(Contact::any_id).collect();
+        self.runs.retain(|id, _| known.contains(id));
+        let runs = self.runs.entry(of.node_id).or_default();
+        runs.heard(of.run_id);
+        if runs.are_two_alive() { Err(copied_directory(of.node_id)) } else { Ok(()) }
     }
 
     /// From now on, pretends that a peer (an address or id), or everybody (`*`), cannot be reached.
@@ -307,10 +412,7 @@ impl Members {
             )));
         }
         if other.node_id == self.identity.node_id && other.run_id != self.identity.run_id {
-            return Err(Error::refused(format!(
-                "two running nodes have the id {:016x}: a copied data directory; remove the file `node` from the copy",
-                other.node_id
-            )));
+            return Err(copied_directory(other.node_id));
         }
         if self.bans.contains(&other.node_id) {
             return Err(Error::refused("forgotten: start with an empty directory"));
@@ -338,11 +440,11 @@ impl Members {
         let Some(contact) = self.contacts.get_mut(&number) else {
             return Verdict::Gone;
         };
-        if let Some(id) = contact.id
+        if let Some(id) = contact.any_id()
             && id != by.node_id
             && contact.is_durable
         {
-            if other.is_none() {
+            if other.is_none() && self.contacts.len() < self.contacts_max {
                 self.add(Contact {
                     addresses: vec![address.into()],
                     introduced_as: Some(by.node_id),
@@ -366,40 +468,42 @@ impl Members {
         contact.id = Some(by.node_id);
         contact.introduced_as = None;
         contact.is_durable = by.is_durable;
-        contact.add_address(&by.address, true);
+        if self.may_dial(&by.address)
+            && let Some(contact) = self.contacts.get_mut(&number)
+        {
+            contact.add_address(&by.address, true);
+        }
         Verdict::Member
     }
 
     /// Notes where a node is, as it says itself (then that is the newest) or as a member says; makes it a contact if
     /// it is none.
-    fn learn(&mut self, id: u64, address: &str, by_itself: bool) -> Result<()> {
-        let is_vouched_for = !by_itself;
+    fn learn(&mut self, id: u64, address: &str, known_by: KnownBy) -> Result<()> {
+        let is_vouched_for = known_by == KnownBy::Member;
         if let Some(number) = self.find(id) {
             if let Some(contact) = self.contacts.get_mut(&number) {
-                contact.add_address(address, by_itself);
+                contact.add_address(address, !is_vouched_for);
                 contact.is_vouched_for |= is_vouched_for;
             }
             return Ok(());
         }
         if let Some(contact) = self.by_address(address) {
-            // Its own link will find out who answers there now.
-            if contact.id.is_none() {
-                contact.introduced_as = Some(id);
-                contact.is_vouched_for = is_vouched_for;
+            // Otherwise its own link will find out who answers there now. Until then the one that was known there
+            // counts as a holder of data, for both of them.
+            if contact.id.is_none() && !contact.is_durable {
+                (contact.introduced_as, contact.is_vouched_for) = (Some(id), is_vouched_for);
             }
             return Ok(());
         }
         if self.contacts.len() >= self.contacts_max {
-            return Err(Error::refused(format!("there are {} peers already, the most a node has", self.contacts_max)));
+            return Err(Error::refused(format!(
+                "there are {} peers already, the most a node has; PEER FORGET those that are gone",
+                self.contacts_max
+            )));
         }
         let addresses = vec![address.into()];
         self.add(Contact { addresses, introduced_as: Some(id), is_vouched_for, ..Contact::default() });
         Ok(())
-    }
-
-    fn ban(&mut self, id: u64) {
-        self.bans.insert(id);
-        self.contacts.retain(|_, contact| contact.id != Some(id) && contact.introduced_as != Some(id));
     }
 
     fn add(&mut self, contact: Contact) {
@@ -437,6 +541,19 @@ impl Contact {
     }
 }
 
+/// Whether an address is on this machine, as far as its words say. A name that a name server answers for is not.
+fn is_of_this_machine(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+fn copied_directory(id: u64) -> Error {
+    Error::refused(format!(
+        "two running nodes have the id {id:016x}: a copied data directory; stop one of them, and start it again with an empty directory"
+    ))
+}
+
 fn no_such_peer(target: &str) -> Error {
     Error::refused(format!("no peer has the address or id '{target}'; PEERS lists them"))
 }
@@ -464,7 +581,7 @@ mod tests {
 
     fn members(seeds: &[&str]) -> Members {
         let seeds: Vec<String> = seeds.iter().map(|seed| seed.to_string()).collect();
-        Members::new(identity(1), &seeds, &Stored::default(), 10)
+        Members::new(identity(1), &seeds, Dials::Everybody, &Stored::default(), 10)
     }
 
     fn says(node_id: u64, address: &str) -> Introduction {
@@ -516,6 +633,90 @@ mod tests {
     }
 
     #[test]
+    fn who_only_introduced_itself_is_remembered_and_not_taken_for_more_after_a_restart() {
+        let mut members = members(&["n2:1"]);
+        assert!(!members.is_alone());
+        let answer = Introduction { members: vec![(3, "n3:1".into())], ..durable(2, "n2:1") };
+        assert_eq!(members.answered(1, "n2:1", &answer), Verdict::Member);
+        members.heard(&durable(4, "n4:1")).expect("it may stay");
+        members.heard(&says(5, "n5:1")).expect("it may stay");
+        let stored = members.stored();
+        let known: Vec<_> = stored.members.iter().map(|of| (of.id, of.is_durable, of.known_by)).collect();
+        assert_eq!(
+            known,
+            [
+                (2, true, KnownBy::Link),
+                (3, false, KnownBy::Member),
+                (4, true, KnownBy::ItsWord),
+                (5, false, KnownBy::ItsWord)
+            ]
+        );
+        let again = Members::new(identity(1), &[], Dials::Everybody, &stored, 10);
+        assert_eq!((again.stored(), again.is_alone()), (stored, false));
+        assert_eq!(again.holders().into_values().collect::<Vec<_>>(), [2, 3, 4, 5]);
+        assert_eq!(again.members(), [(2, "n2:1".into()), (3, "n3:1".into())], "strangers do not spread");
+    }
+
+    #[test]
+    fn stored_data_that_was_only_heard_of_is_not_forgotten_when_another_node_answers_there() {
+        let mut members = members(&[]);
+        members.heard(&durable(4, "n4:1")).expect("it may stay");
+        assert!(matches!(members.answered(1, "n4:1", &says(5, "n4:1")), Verdict::Refused(_)));
+        assert_eq!(members.holders().into_values().collect::<Vec<_>>(), [4, 5]);
+        // One in memory was restarted.
+        members.heard(&says(6, "n6:1")).expect("it may stay");
+        assert_eq!(members.answered(3, "n6:1", &says(7, "n6:1")), Verdict::Member);
+        assert_eq!(members.holders().into_values().collect::<Vec<_>>(), [4, 5, 7]);
+    }
+
+    #[test]
+    fn without_a_password_only_this_machine_and_seeds_are_dialled() {
+        let seeds = ["seed.example:1".to_string()];
+        let mut members = Members::new(identity(1), &seeds, Dials::ThisMachineAndSeeds, &Stored::default(), 10);
+        for address in ["localhost:1", "127.0.0.9:1", "[::1]:1", "seed.example:1"] {
+            assert!(members.may_dial(address), "{address}");
+        }
+        for address in ["other.example:1", "192.0.2.1:1", "seed.example:2", "127.0.0.1.example:1"] {
+            assert!(!members.may_dial(address), "{address}");
+            let refused = members.heard(&says(9, address)).expect_err("refused").to_string();
+            assert!(refused.contains(address) && refused.contains("--insecure"), "{refused}");
+        }
+        // What a seed says of itself and of others leads nowhere else either.
+        let answer = Introduction { members: vec![(3, "192.0.2.1:1".into())], ..says(2, "192.0.2.2:1") };
+        assert_eq!(members.answered(1, "seed.example:1", &answer), Verdict::Member);
+        assert_eq!(members.members(), [(2, "seed.example:1".into())]);
+    }
+
+    #[test]
+    fn one_id_in_two_runs_at_a_time_is_refused_until_one_has_gone() {
+        let mut members = members(&[]);
+        let (original, copy) = (durable(2, "n2:1"), Introduction { run_id: 7, ..durable(2, "n3:1") });
+        let mut say = |from| members.heard(from).map_err(|error| error.to_string());
+        (0..2).for_each(|_| [&original, &copy].into_iter().for_each(|from| say(from).expect("like a restart")));
+        let refused = (0..4).find_map(|_| say(&original).and_then(|()| say(&copy)).err()).expect("two are alive");
+        assert!(refused.contains("copied data directory") && refused.contains("empty directory"), "{refused}");
+        assert!(matches!(members.answered(1, "n2:1", &original), Verdict::Refused(why) if why == refused));
+        (0..40).for_each(|_| drop(members.heard(&copy)));
+        members.heard(&copy).expect("the other one has gone");
+    }
+
+    #[test]
+    fn more_bans_than_there_may_be_are_refused_and_none_is_lost() {
+        let mut members = members(&["n2:1"]);
+        let answer =
+            |bans: std::ops::Range<usize>| Introduction { bans: bans.map(|id| id as u64).collect(), ..says(2, "n2:1") };
+        assert_eq!(members.answered(1, "n2:1", &answer(100..100 + BANS_MAX)), Verdict::Member);
+        for bans in [50..60, 50..100 + BANS_MAX] {
+            assert!(
+                matches!(members.answered(1, "n2:1", &answer(bans)), Verdict::Refused(why) if why.contains("10000"))
+            );
+        }
+        assert!(members.forget(&format!("{:016x}", 60)).is_err());
+        assert_eq!((members.bans().len(), members.contacts().len()), (BANS_MAX, 1));
+        assert!(members.forget(&format!("{:016x}", 100)).is_ok(), "it is banned already");
+    }
+
+    #[test]
     fn a_node_that_comes_back_elsewhere_is_tried_there_first() {
         let mut members = members(&["n2:1"]);
         members.answered(1, "n2:1", &durable(2, "n2:1"));
@@ -531,7 +732,8 @@ mod tests {
         let refused = first.heard(&durable(2, "n2:1")).expect_err("banned");
         assert_eq!(refused.to_string(), "forgotten: start with an empty directory");
         // Bans travel with every answer.
-        let mut second = Members::new(identity(3), &["n1:1".into(), "n2:1".into()], &Stored::default(), 10);
+        let mut second =
+            Members::new(identity(3), &["n1:1".into(), "n2:1".into()], Dials::Everybody, &Stored::default(), 10);
         second.answered(2, "n2:1", &durable(2, "n2:1"));
         let mut answer = says(1, "n1:1");
         answer.bans = first.bans();

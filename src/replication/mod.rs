@@ -39,6 +39,7 @@
 //! connections that peers have made to us; `worker` drives a link over a socket, which `wire` reads and writes.
 
 pub mod drain;
+mod forgetting;
 mod handle;
 pub mod inbound;
 pub mod introduction;
@@ -46,6 +47,7 @@ pub mod link;
 pub mod members;
 pub mod messages;
 pub mod queue;
+mod runs;
 mod shared;
 pub mod sync;
 pub mod tombstones;
@@ -157,13 +159,12 @@ impl ReplicationManager {
             is_durable: memory.is_some(),
             address: Err("it does not listen yet".into()),
         };
-        let rounds =
-            Rounds::new(limits.tombstone_round.as_millis() as u64, limits.tombstones_per_round_max, CLEAN_ROUNDS);
+        let rounds = Rounds::new(limits.tombstone_round.as_millis() as u64, CLEAN_ROUNDS);
         let (stored, save) = match memory {
             Some(Memory { stored, save }) => (stored, Some(save)),
             None => (Stored::default(), None),
         };
-        let members = Members::new(identity, &options.seeds, &stored, limits.peers_max);
+        let members = Members::new(identity, &options.seeds, options.dials, &stored, limits.peers_max);
         ReplicationManager {
             shared: Arc::new(Shared {
                 store,
@@ -172,12 +173,13 @@ impl ReplicationManager {
                 options: options.clone(),
                 password: configuration.password.clone(),
                 began: Instant::now(),
-                members: Mutex::new(members),
                 saved: Mutex::new(stored),
                 save: save.map(Save),
                 links: RwLock::default(),
                 list_number: AtomicU64::new(0),
                 has_links: AtomicBool::new(false),
+                keeps_tombstones: AtomicBool::new(!members.is_alone()),
+                members: Mutex::new(members),
                 inbound: Inbound::default(),
                 rounds: Mutex::new(rounds),
                 counters: Counters::default(),
@@ -197,10 +199,11 @@ impl ReplicationManager {
         told
     }
 
-    /// Starts the links to the seeds. Returns when each seed has answered or failed, or after a second: a node that
-    /// restarts empty must have seen the others' clocks before it stamps a write, or the write could lose
-    /// against its own earlier ones.
+    /// Starts the links to the seeds and to the members of an earlier run. Returns when each of them has answered or
+    /// failed, or after a second: a node that restarts empty must have seen the others' clocks before it stamps a
+    /// write, or the write could lose against its own earlier ones.
     pub fn start(&self) -> Result<()> {
+        forgetting::start(&self.shared)?;
         let (tried, all_tried) = bounded::<()>(0);
         self.shared.update_links(Some(&tried))?;
         drop(tried);
@@ -238,9 +241,9 @@ impl ReplicationManager {
         trace!("told {} links which key changed", links.len());
     }
 
-    /// Whether a delete must leave a tombstone: not on a node with neither seeds nor members.
+    /// Whether a delete must leave a tombstone: not on a node that is alone ([`Members::is_alone`]).
     pub fn keeps_tombstones(&self) -> bool {
-        self.shared.has_links.load(Ordering::SeqCst)
+        self.shared.keeps_tombstones.load(Ordering::SeqCst)
     }
 
     /// The store as comparisons see it.
@@ -310,10 +313,7 @@ impl ReplicationManager {
         info!("forgot {target}: {} links end", ended.len());
         self.shared.update_links(None)?;
         self.shared.save_members()?;
-        if !self.keeps_tombstones() {
-            // Nobody can bring an older value back.
-            self.shared.store.drop_all_tombstones();
-        }
+        self.shared.forget_if_alone();
         // All come back at once, and learn of the ban from the answer to their HELLO.
         self.shared.inbound.close_all();
         Ok(())

@@ -14,7 +14,7 @@ use super::inbound::Inbound;
 use super::link::Link;
 use super::members::{Members, Stored, Verdict};
 use super::sync::{self, Revived, View};
-use super::tombstones::{Rounds, Tombstone};
+use super::tombstones::Rounds;
 use super::{Counters, Introduction, SaveFunction, lock, worker};
 use crate::config::{Limits, ReplicationOptions};
 use crate::error::{Error, Result};
@@ -43,6 +43,8 @@ pub(super) struct Shared {
     pub(super) list_number: AtomicU64,
     /// Whether there is any link: what a write looks at first.
     pub(super) has_links: AtomicBool,
+    /// Whether deletes leave tombstones.
+    pub(super) keeps_tombstones: AtomicBool,
     pub(super) inbound: Inbound,
     pub(super) rounds: Mutex<Rounds>,
     pub(super) counters: Counters,
@@ -174,6 +176,9 @@ impl Shared {
             }
         }
         self.has_links.store(!next.is_empty(), Ordering::SeqCst);
+        if !members.is_alone() {
+            self.keeps_tombstones.store(true, Ordering::SeqCst);
+        }
         *links = Arc::new(next);
         // Before the new links start: a write that still sees the old number is in their first comparison.
         self.list_number.fetch_add(1, Ordering::SeqCst);
@@ -242,16 +247,7 @@ impl Shared {
         lock(&handle.shown).last_sync_ms = Some(now_ms);
         let holders = lock(&self.members).holders();
         let mut rounds = lock(&self.rounds);
-        let dropped = rounds.compared(handle.number, (began_ms, now_ms), revived, &holders);
+        rounds.compared(handle.number, (began_ms, now_ms), revived, &holders, &self.store);
         rounds.begin(now_ms, self.view());
-        drop(rounds);
-        self.drop_tombstones(dropped);
-    }
-
-    pub(super) fn drop_tombstones(&self, tombstones: Vec<Tombstone>) {
-        for (key, version) in tombstones {
-            let is_dropped = self.store.drop_tombstone(&key, version);
-            metrics::add(&self.counters.tombstones_dropped, u64::from(is_dropped));
-        }
     }
 }

@@ -71,22 +71,6 @@ impl View<'_> {
         list
     }
 
-    /// All tombstones that take no part any more, at most `max`.
-    pub fn aged_tombstones(&self, max: usize) -> Vec<(Box<[u8]>, Version)> {
-        let mut found = Vec::new();
-        if self.store.size().tombstones == 0 {
-            return found;
-        }
-        for shard in 0..SHARDS {
-            self.store.for_each_in_shard(shard, |entry| {
-                if !self.counts(entry) && found.len() < max {
-                    found.push((entry.key().into(), entry.version()));
-                }
-            });
-        }
-        found
-    }
-
     fn counts(&self, entry: &Entry) -> bool {
         !entry.is_tombstone() || entry.version().time >= self.cutoff
     }

@@ -27,7 +27,7 @@
 //!
 //! Files: [`version`] says when a write happened, [`record`] is its one byte format, [`digest`] where
 //! a key lives and what a place looks like from afar, [`hasher`] finds it there, [`prefetch`] hides how long memory takes,
-//! [`scan`] lists keys, [`glob`] filters them.
+//! [`scan`] lists keys, [`glob`] filters them; [`tombstones`] is how the traces of deletes age and go.
 
 pub mod digest;
 pub mod glob;
@@ -35,6 +35,7 @@ pub mod hasher;
 pub mod prefetch;
 pub mod record;
 pub mod scan;
+pub mod tombstones;
 pub mod version;
 
 use std::collections::HashMap;
@@ -76,8 +77,12 @@ struct Shard {
     bytes: u64,
     /// Where the newest record of this shard ends in the log; 0 without a log.
     position: u64,
-    /// Tombstones older than this time are not in the digests: see [`KeyValueStore::age_tombstones`].
+    /// Tombstones older than this time have aged, and are not in the digests: see [`tombstones`].
     cutoff: u64,
+    /// How many have aged.
+    aged: usize,
+    /// Buckets, as bits, that got an aged tombstone since [`KeyValueStore::start_asking`].
+    unasked: u64,
     /// No tombstone in the digests is older than this time; `u64::MAX` before there was one.
     oldest_tombstone: u64,
 }
@@ -184,26 +189,6 @@ impl KeyValueStore {
         self.prefetching(record::decode_all(records), |record| record.map_or(&[], |record| record.key))
     }
 
-    /// Forgets a tombstone, unless the key was written again meanwhile.
-    pub fn drop_tombstone(&self, key: &[u8], version: Version) -> bool {
-        let hash = key_hash(key);
-        let mut shard = self.lock(shard_of(hash));
-        let found = shard.map.get_key_value(key).map(|(entry, ())| (entry.is_tombstone(), entry.version()));
-        found == Some((true, version)) && shard.take(hash, key).is_some()
-    }
-
-    /// Forgets every tombstone: right only where nobody can bring an older value back.
-    pub fn drop_all_tombstones(&self) {
-        for index in 0..SHARDS {
-            let mut shard = self.lock(index);
-            let tombstones = shard.map.keys().filter(|entry| entry.is_tombstone());
-            let keys: Vec<Box<[u8]>> = tombstones.map(|entry| entry.key().into()).collect();
-            for key in keys {
-                shard.take(key_hash(&key), &key);
-            }
-        }
-    }
-
     /// The version of a key, of its value or its tombstone.
     pub fn version(&self, key: &[u8]) -> Option<Version> {
         let shard = self.lock(shard_of(key_hash(key)));
@@ -216,17 +201,6 @@ impl KeyValueStore {
         let (entry, ()) = shard.map.get_key_value(key)?;
         out.extend_from_slice(entry.bytes());
         Some(entry.version())
-    }
-
-    /// Takes tombstones that are older than `cutoff` (a hybrid time) out of a shard's digests, for good: the
-    /// cutoff of a shard never goes back. They stay in the map until they are dropped.
-    ///
-    /// Costs a look at the whole shard only when one of its tombstones has aged since the last call.
-    pub fn age_tombstones(&self, index: usize, cutoff: u64) {
-        let mut shard = self.lock(index);
-        if cutoff > shard.cutoff {
-            shard.age(cutoff);
-        }
     }
 
     /// How much is stored. Visits every shard; shards change meanwhile.
@@ -275,6 +249,8 @@ impl Shard {
             bytes: 0,
             position: 0,
             cutoff: 0,
+            aged: 0,
+            unasked: 0,
             oldest_tombstone: u64::MAX,
         }
     }
@@ -283,6 +259,7 @@ impl Shard {
     fn take(&mut self, hash: u64, key: &[u8]) -> Option<Entry> {
         let (entry, ()) = self.map.remove_entry(key)?;
         self.toggle(hash, &entry);
+        self.aged -= usize::from(self.is_aged(&entry));
         self.bytes -= entry.bytes().len() as u64;
         self.live -= usize::from(!entry.is_tombstone());
         Some(entry)
@@ -291,6 +268,10 @@ impl Shard {
     /// Puts an entry in whose key is not there.
     fn put(&mut self, hash: u64, entry: Entry) {
         self.toggle(hash, &entry);
+        if self.is_aged(&entry) {
+            self.aged += 1;
+            self.unasked |= 1 << bucket_of(hash);
+        }
         self.bytes += entry.bytes().len() as u64;
         self.live += usize::from(!entry.is_tombstone());
         let before = self.map.insert(entry, ());
@@ -300,10 +281,10 @@ impl Shard {
     /// Puts an entry into the digest of its bucket, or takes it out again.
     fn toggle(&mut self, hash: u64, entry: &Entry) {
         let version = entry.version();
+        if self.is_aged(entry) {
+            return;
+        }
         if entry.is_tombstone() {
-            if version.time < self.cutoff {
-                return;
-            }
             self.oldest_tombstone = self.oldest_tombstone.min(version.time);
         }
         self.flip(hash, version);
@@ -314,26 +295,6 @@ impl Shard {
         let digest = entry_digest(hash, version);
         self.digests[bucket_of(hash)] ^= digest;
         self.digest ^= digest;
-    }
-
-    fn age(&mut self, cutoff: u64) {
-        let before = std::mem::replace(&mut self.cutoff, cutoff);
-        if self.oldest_tombstone >= cutoff {
-            return;
-        }
-        let (mut oldest, mut aged) = (u64::MAX, Vec::new());
-        for entry in self.map.keys().filter(|entry| entry.is_tombstone()) {
-            let version = entry.version();
-            if version.time >= cutoff {
-                oldest = oldest.min(version.time);
-            } else if version.time >= before {
-                aged.push((key_hash(entry.key()), version));
-            }
-        }
-        for (hash, version) in aged {
-            self.flip(hash, version);
-        }
-        self.oldest_tombstone = oldest;
     }
 }
 

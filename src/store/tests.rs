@@ -201,8 +201,8 @@ proptest! {
                 0 => { fixture.store.merge(&owned.record(), |_| 0); }
                 1 => { fixture.write(&owned.key, owned.value.as_deref(), turn % 2 == 0); }
                 _ => {
-                    let version = fixture.store.version(&owned.key).unwrap_or_default();
-                    fixture.store.drop_tombstone(&owned.key, version);
+                    let cutoff = fixture.store.version(&owned.key).unwrap_or_default().time + 1;
+                    fixture.store.drop_tombstones_before(cutoff);
                 }
             }
         }
@@ -280,17 +280,33 @@ fn an_older_record_changes_nothing_and_is_not_logged() {
 }
 
 #[test]
-fn a_dropped_tombstone_is_only_the_one_that_was_meant() {
-    let fixture = Fixture::default();
-    fixture.put("k", "v");
-    fixture.delete("k");
-    let version = fixture.store.version(b"k").expect("the tombstone is kept");
-    fixture.put("k", "again");
-    assert!(!fixture.store.drop_tombstone(b"k", version));
-    fixture.delete("k");
-    let version = fixture.store.version(b"k").expect("the tombstone is kept");
-    assert!(fixture.store.drop_tombstone(b"k", version));
-    assert_eq!(fixture.store.size(), Size::default());
+fn a_tombstone_goes_only_if_it_was_here_when_the_asking_started_and_nothing_touched_its_bucket_since() {
+    let store = KeyValueStore::new();
+    let delete = |key: &str, time| {
+        let version = Version { time, origin: 1 };
+        store.merge(&Record { version, key: key.as_bytes(), value: None }, |_| 0);
+    };
+    let keys: Vec<String> = (0..1_000).map(|i| format!("key{i}")).collect();
+    keys.iter().for_each(|key| delete(key, 5));
+    delete("young", 7);
+    assert_eq!(store.start_asking(6), 1_000);
+    delete("late", 5);
+    store.keep_tombstone(b"key0");
+    delete("key1", 8);
+    // An older value came for one: others may hold it as well.
+    store.merge(&Record { version: Version { time: 4, origin: 1 }, key: b"key2", value: Some(b"v") }, |_| 0);
+    let gone = store.drop_asked_tombstones(6);
+    let stay = ["young", "late", "key0", "key1", "key2"].map(|key| store.version(key.as_bytes()).map(|of| of.time));
+    assert_eq!(stay, [Some(7), Some(5), Some(5), Some(8), Some(5)]);
+    assert!((990..=997).contains(&gone), "{gone}");
+    assert_eq!(store.size().tombstones, 1_002 - gone);
+    assert_eq!(content(&store).1.len(), SHARDS);
+    // Asked again, all that are old enough go.
+    assert_eq!(store.start_asking(8), store.size().tombstones - 1);
+    assert_eq!(store.drop_asked_tombstones(8), 1_002 - gone - 1);
+    assert_eq!(store.drop_tombstones_before(9), 1);
+    assert_eq!(store.size(), Size::default());
+    assert!((0..SHARDS).all(|shard| store.shard_digest(shard) == 0));
 }
 
 #[test]
