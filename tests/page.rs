@@ -198,6 +198,35 @@ fn a_late_answer_changes_nothing() {
 }
 
 #[test]
+fn a_node_that_was_never_started_is_no_alarm() {
+    let Some(browser) = Browser::start() else {
+        return;
+    };
+    let nobody = common::cluster::free_port();
+    let server = Server::start(&["--peer", &format!("127.0.0.1:{nobody}")]);
+    browser.open(server.port);
+    browser.wait_for(
+        "the peer's row",
+        "return document.querySelector('.peer span')?.textContent.startsWith('not started yet: ')",
+    );
+    assert!(browser.text(".peer span").contains("refused"), "the reason: {}", browser.text(".peer span"));
+    let peers = common::cluster::row(&server, nobody).unwrap();
+    assert!(peers.contains("state=connecting ") && peers.contains(" error=") && peers.contains("refused"), "{peers}");
+    server.wait_for_log(&format!("peer 127.0.0.1:{nobody} cannot be reached yet, and is tried again: "));
+    server.connect().ask("PUT k v\n", "OK\n");
+    // As if it had been behind for long: the real one takes 5 s to get there.
+    poll("the change is late", || {
+        let status = http::get(&server, "/status.json").json();
+        (status["peers"][0]["lag_ms"].as_u64()? > 0).then_some(())
+    });
+    let shown = "const status = structuredClone(last); status.peers[0].lag_ms = 60000; show(status); \
+                 return document.getElementById('state').textContent + document.getElementById('notes').textContent";
+    assert_eq!(browser.run(shown), "ready");
+    let lost = shown.replace("lag_ms = 60000", "lag_ms = 60000; status.peers[0].met = true");
+    assert_eq!(browser.run(&lost), format!("laggingLagging: 127.0.0.1:{nobody} lacks changes that are 60 s old."));
+}
+
+#[test]
 fn the_page_shows_the_last_minutes_fits_a_phone_and_notices_a_dead_node() {
     let Some(browser) = Browser::start() else {
         return;

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::Sender;
-use log::{debug, info, warn};
+use log::{info, warn};
 
 use super::link::Held;
 use super::lock;
@@ -38,6 +38,10 @@ pub struct PeerStatus {
     pub id: Option<u64>,
     /// `connecting`, `syncing`, `live`, `partitioned` or `refused: reason`.
     pub state: String,
+    /// Why the last attempt to connect failed, while there is no connection.
+    pub error: Option<String>,
+    /// Whether it is known who the peer is: a seed that was never started is not.
+    pub met: bool,
     /// Changed keys that wait to be sent.
     pub queued_keys: usize,
     /// Age of the oldest change that the peer has not acknowledged, in milliseconds; 0 without one.
@@ -126,15 +130,15 @@ impl Handle {
             (State::Connecting(before), State::Connecting(_)) => before.is_empty(),
             (before, now) => before != now,
         };
-        if !is_news {
-            return;
-        }
         let address = shown.address.clone();
         shown.state = state.clone();
         drop(shown);
+        if !is_news {
+            return;
+        }
         match state {
             State::Connecting(reason) if was_tried => warn!("peer {address} is lost: {reason}"),
-            State::Connecting(reason) => debug!("peer {address} cannot be reached: {reason}"),
+            State::Connecting(reason) => info!("peer {address} cannot be reached yet, and is tried again: {reason}"),
             State::Syncing => info!("peer {address} answers; comparing"),
             State::Live => info!("peer {address} is live"),
             State::Partitioned => warn!("peer {address} is cut off by PARTITION"),
@@ -162,6 +166,11 @@ impl Handle {
             address: shown.address.clone(),
             id,
             state: shown.state.to_string(),
+            error: match &shown.state {
+                State::Connecting(reason) if !reason.is_empty() => Some(reason.clone()),
+                _ => None,
+            },
+            met: id.is_some(),
             queued_keys: self.queue.len() + shown.waiting,
             lag_ms: shown.oldest_ms.map_or(0, |at| wall_ms.saturating_sub(at)),
             last_sync_ms: shown.last_sync_ms.map(|at| now_ms.saturating_sub(at)),

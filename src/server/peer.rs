@@ -91,8 +91,10 @@ pub fn rows(peers: &[PeerStatus]) -> Vec<String> {
     let row = |peer: &PeerStatus| {
         let id = peer.id.map_or("unknown".into(), |id| format!("{id:016x}"));
         let last_sync = peer.last_sync_ms.map_or("never".into(), |ms| ms.to_string());
+        // The last field, because it has spaces.
+        let error = peer.error.as_ref().map(|reason| format!(" error={reason}")).unwrap_or_default();
         format!(
-            "address={} id={id} state={} queued_keys={} lag_ms={} last_sync_ms={last_sync} sent_bytes={} received_bytes={} clock_ahead_ms={}",
+            "address={} id={id} state={} queued_keys={} lag_ms={} last_sync_ms={last_sync} sent_bytes={} received_bytes={} clock_ahead_ms={}{error}",
             peer.address,
             peer.state,
             peer.queued_keys,

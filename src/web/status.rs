@@ -136,6 +136,8 @@ fn peer(peer: &PeerStatus) -> String {
         ("id", or_null(peer.id.map(|id| format!("\"{id:016x}\"")))),
         ("address", json::string(peer.address.as_bytes())),
         ("state", json::string(peer.state.as_bytes())),
+        ("error", or_null(peer.error.as_ref().map(|reason| json::string(reason.as_bytes())))),
+        ("met", peer.met.to_string()),
         ("queued_keys", peer.queued_keys.to_string()),
         ("lag_ms", peer.lag_ms.to_string()),
         ("last_sync_ms", or_null(peer.last_sync_ms.map(|ms| ms.to_string()))),
