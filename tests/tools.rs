@@ -226,6 +226,23 @@ fn prometheus_reads_the_metrics() {
     assert!(buckets.is_sorted() && buckets.last() == Some(&3.0), "{buckets:?}");
 }
 
+/// Prometheus's own reader, which also knows its rules for names, units and help texts.
+#[test]
+fn promtool_has_nothing_to_say_about_the_metrics() {
+    if !have("promtool", "prometheus") {
+        return;
+    }
+    let first = Server::start(&[]);
+    let second = Server::start(&["--peer", &first.address()]);
+    // With rows for a peer.
+    let metrics = common::poll("the nodes know each other", || {
+        let text = http::get(&second, "/metrics").text();
+        text.contains("kvstore_replication_up{").then_some(text)
+    });
+    let output = run(Command::new("promtool").args(["check", "metrics"]), metrics);
+    assert_eq!((output.code, output.stdout.as_str(), output.stderr.as_str()), (Some(0), "", ""));
+}
+
 #[test]
 fn redis_cli_shows_statistics() {
     if !have("redis-cli", "redis-tools") {

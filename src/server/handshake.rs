@@ -115,11 +115,9 @@ fn hello<R: Reply>(
                 name = Some(checked_name(options.get(index + 1))?);
                 index += 2;
             }
-            other => {
-                return Err(Error::refused(format!(
-                    "Syntax error in HELLO option '{}'",
-                    String::from_utf8_lossy(other)
-                )));
+            _ => {
+                let option = String::from_utf8_lossy(options.get(index));
+                return Err(Error::refused(format!("Syntax error in HELLO option '{option}'")));
             }
         }
     }

@@ -7,6 +7,8 @@ from glide_sync import (
     GlideClient,
     GlideClientConfiguration,
     GlideError,
+    Logger,
+    LogLevel,
     NodeAddress,
     ProtocolVersion,
     ServerCredentials,
@@ -76,6 +78,8 @@ def wrong_and_pipelined(client):
     expect(client.mget(["never", "name"]), [None, b"Dylan"])
 
 
+# It would write its warnings to stdout.
+Logger.set_logger_config(LogLevel.OFF)
 for version in (ProtocolVersion.RESP2, ProtocolVersion.RESP3):
     client = connect(protocol=version, client_name="tester")
     everyday(client)

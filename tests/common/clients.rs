@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::process::Command;
 
-use super::{Server, clients_folder, repository, run, skip};
+use super::{Server, clients_folder, have, repository, run, skip};
 
 pub const PASSWORD: &str = "correct horse";
 
@@ -27,7 +27,13 @@ pub fn script(name: &str) -> std::path::PathBuf {
 /// Runs a program with the port of a server that has no password, and with the port and the password of one that has;
 /// the program prints `ok` in the end.
 pub fn drive(program: &[&OsStr]) {
-    for (server, password) in [(Server::start(&[]), None), (server_with_password(), Some(PASSWORD))] {
+    drive_with(PASSWORD, program);
+}
+
+/// [`drive`] with this password.
+pub fn drive_with(password: &str, program: &[&OsStr]) {
+    let closed = Server::start_on(0, &[], &[("KVSTORE_PASSWORD", password)]);
+    for (server, password) in [(Server::start(&[]), None), (closed, Some(password))] {
         let mut command = limited(program[0]);
         command.args(&program[1..]).arg(server.port.to_string()).args(password);
         if clients_folder().is_dir() {
@@ -53,11 +59,14 @@ pub fn have_client(path: &str) -> bool {
     found
 }
 
-/// Whether a test can use a file that a package installs.
-pub fn have_file(path: &str, package: &str) -> bool {
-    let found = std::path::Path::new(path).exists();
+/// Whether a program can load the library of a package: `probe` fails if not.
+pub fn have_library(probe: &[&str], package: &str) -> bool {
+    if !have(probe[0], package) {
+        return false;
+    }
+    let found = run(Command::new(probe[0]).args(&probe[1..]), "").code == Some(0);
     if !found {
-        skip(&format!("{path} is missing (Debian: {package})"));
+        skip(&format!("{} cannot load {package}", probe[0]));
     }
     found
 }

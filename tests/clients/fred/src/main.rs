@@ -35,7 +35,7 @@ async fn everyday(client: &Client) -> Result<(), Error> {
     let key = &b"by\0tes\r\n"[..];
     client.set::<(), _, _>(key, Value::Bytes(value.clone().into()), None, None, false).await?;
     assert!(client.get::<Vec<u8>, _>(key).await? == value, "other bytes than were stored");
-    client.mset::<(), _>(vec![("a", "1"), ("b", "2")]).await?;
+    client.mset(vec![("a", "1"), ("b", "2")]).await?;
     let found: Vec<Option<String>> = client.mget(vec!["a", "nobody", "b"]).await?;
     assert_eq!(found, [Some("1".into()), None, Some("2".into())]);
     assert_eq!(client.exists::<i64, _>(vec!["a", "b", "nobody"]).await?, 2);
