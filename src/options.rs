@@ -34,7 +34,7 @@ pub struct ServerOptions {
     /// When writes are brought to the disk [default: everysec]
     #[arg(long, env = "KVSTORE_FSYNC", value_name = "POLICY")]
     pub fsync: Option<FsyncPolicy>,
-    /// Start with what is readable of a damaged data directory, and say what is lost
+    /// Start with what is readable of a damaged data directory, and say what is lost; not for a node of a cluster, which starts with an empty directory
     #[arg(long, env = "KVSTORE_SALVAGE", value_parser = BoolishValueParser::new())]
     pub salvage: bool,
     /// Close clients that send nothing for so long; 0, the default, never does

@@ -16,6 +16,7 @@ use kvstore::config::{Configuration, Limits};
 use kvstore::durability::FsyncPolicy;
 use kvstore::node::{Batch, Node};
 
+use common::disk::Tmpfs;
 use common::{SOON, Server, binary, poll, resp};
 use tempfile::TempDir;
 
@@ -501,40 +502,12 @@ fn a_log_that_cannot_grow_makes_read_only_and_heals_by_itself() {
     }
 }
 
-/// A small file system of its own, while this exists.
-struct Tmpfs(TempDir);
-
-impl Tmpfs {
-    fn mount(mib: u32) -> Option<Tmpfs> {
-        if !common::have("mount", "mount") {
-            return None;
-        }
-        let directory = TempDir::new().unwrap();
-        let mut mount = Command::new("mount");
-        let size = format!("size={mib}m");
-        mount.args(["-t", "tmpfs", "-o", &size, "none"]).arg(directory.path());
-        let output = common::run(&mut mount, "");
-        if output.code == Some(0) {
-            return Some(Tmpfs(directory));
-        }
-        // Not a failure in CI: `a_log_that_cannot_grow_…` shows the same wherever it runs.
-        let _ = writeln!(std::io::stderr(), "SKIPPED, no tmpfs can be mounted: {}", output.stderr);
-        None
-    }
-}
-
-impl Drop for Tmpfs {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").args(["-l"]).arg(self.0.path()).status();
-    }
-}
-
 #[test]
 fn a_full_disk_refuses_writes_serves_reads_and_heals_when_there_is_space() {
     let Some(disk) = Tmpfs::mount(8) else {
         return;
     };
-    let (data, filler) = (disk.0.path().join("data"), disk.0.path().join("filler"));
+    let (data, filler) = (disk.path().join("data"), disk.path().join("filler"));
     fs::write(&filler, vec![1; 5 << 20]).unwrap();
     let mut server = start(&data, &[]);
     let mut wire = server.connect();

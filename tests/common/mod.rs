@@ -3,6 +3,7 @@
 
 pub mod clients;
 pub mod cluster;
+pub mod disk;
 pub mod http;
 pub mod measure;
 pub mod redis;
