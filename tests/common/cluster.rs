@@ -118,8 +118,13 @@ pub fn put_all(server: &Server, pairs: impl ExactSizeIterator<Item = String>) {
 
 /// Introduces a connection as that of a peer, whose address nobody listens at.
 pub fn introduce(wire: &mut Wire, id: &[u8]) {
+    introduce_as(wire, id, "localhost:1");
+}
+
+/// Introduces a connection as that of a peer at this address.
+pub fn introduce_as(wire: &mut Wire, id: &[u8], address: &str) {
     let run_id = b"00000000000000aa";
-    let words: [&[u8]; 9] = [b"2", b"kvstore", id, run_id, b"memory", b"0", b"localhost:1", b"eventual", b"-"];
+    let words: [&[u8]; 9] = [b"2", b"kvstore", id, run_id, b"memory", b"0", address.as_bytes(), b"eventual", b"-"];
     wire.send(resp(&[&[&b"PEER"[..], b"HELLO"], &words[..]].concat()));
     assert_eq!(wire.line(), "*3");
     let lists = [(); 3].map(|()| {
