@@ -24,6 +24,11 @@ pub struct Configuration {
     pub bind: IpAddr,
     /// Password that clients and peers must give; `None` lets everybody in.
     pub password: Option<Vec<u8>>,
+    /// A second password that is valid too, so that the first can be changed node by node. Peers are given the first.
+    pub second_password: Option<Vec<u8>>,
+    /// Bytes of replies that clients have not taken, all connections together. When they are more, the connection that holds
+    /// most is closed.
+    pub reply_memory_bytes: u64,
     /// Where data is kept; `None` keeps it in memory only.
     pub data_dir: Option<PathBuf>,
     /// When it is brought to the disk.
@@ -87,6 +92,8 @@ impl Default for Configuration {
             port: DEFAULT_PORT,
             bind: IpAddr::V4(Ipv4Addr::LOCALHOST),
             password: None,
+            second_password: None,
+            reply_memory_bytes: 1024 * 1024 * 1024,
             data_dir: None,
             fsync: FsyncPolicy::default(),
             salvage: false,
@@ -123,8 +130,7 @@ pub struct Limits {
     pub reply_bytes_max: usize,
     /// Elements of a request before the password was given, as in Redis. More: `-NOAUTH`, closed.
     pub unauthenticated_elements_max: usize,
-    /// Bytes of a request, line or element before the password was given, as in Redis. More:
-    /// `-NOAUTH`, closed.
+    /// Bytes of a request before the password was given. More: `-NOAUTH`, closed.
     pub unauthenticated_bytes_max: usize,
     /// Longest head of an HTTP request: a long key, percent-encoded, and a browser's headers. More: 431,
     /// closed.
@@ -150,6 +156,11 @@ pub struct Limits {
     /// Longest pause between two bytes of a request. Then the connection is closed, so that half a
     /// request does not hold a thread for good.
     pub partial_request_timeout: Duration,
+    /// Longest time from the first byte of a request to its last. Then the connection is closed: a trickle of bytes holds
+    /// the memory of a request for no longer.
+    pub request_timeout: Duration,
+    /// Longest time from a connection's start to its password, where there is one. Then it is closed.
+    pub password_timeout: Duration,
     /// Longest time in which a client takes no byte of its replies. Then it is closed.
     pub write_timeout: Duration,
     /// Longest pause between two requests; `None`, the default, is for ever.
@@ -218,6 +229,20 @@ pub struct Limits {
     pub samples_max: usize,
 }
 
+impl Limits {
+    /// The same for a connection whose client has not given the password. With a request of `unauthenticated_bytes_max`
+    /// at most, the server holds less than 64 KiB for it: a read buffer of 32 KiB, and replies of 8 KiB and one more.
+    /// While such a client does not take its replies, nothing more is read from it.
+    pub fn of_strangers(&self) -> Limits {
+        Limits {
+            read_buffer_bytes: self.read_buffer_bytes.min(self.unauthenticated_bytes_max),
+            write_buffer_bytes: self.write_buffer_bytes.min(8 * 1024),
+            unread_bytes_max: 0,
+            ..self.clone()
+        }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Limits {
@@ -240,6 +265,8 @@ impl Default for Limits {
             write_buffer_bytes: 256 * 1024,
             unread_bytes_max: 16 * 1024 * 1024,
             partial_request_timeout: Duration::from_secs(30),
+            request_timeout: Duration::from_secs(600),
+            password_timeout: Duration::from_secs(10),
             write_timeout: Duration::from_secs(30),
             idle_timeout: None,
             linger_timeout: Duration::from_secs(1),

@@ -38,7 +38,7 @@
 //! 9. [`guard`], what strangers may take, and what becomes of their words.
 //! 10. [`mod@bench`], how fast it is and how long its clients wait; [`export`], the way out.
 //!
-//! Beside them: [`options`] is the command line, [`config`] has every limit with its reason, [`error`] every way to fail,
+//! Beside them: [`options`] is the command line, with [`passwords`] and [`sizes`], [`config`] has every limit with its reason, [`error`] every way to fail,
 //! [`metrics`] what is counted and timed. In each directory read `mod.rs` first.
 
 #![forbid(unsafe_code)]
@@ -55,9 +55,11 @@ pub mod guard;
 pub mod metrics;
 pub mod node;
 pub mod options;
+pub mod passwords;
 pub mod protocol;
 pub mod replication;
 pub mod server;
+pub mod sizes;
 pub mod stopping;
 pub mod store;
 pub mod web;

@@ -40,11 +40,12 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use log::trace;
 
-use crate::config::Configuration;
+use crate::config::{Configuration, Limits};
 use crate::durability::identity::NodeFile;
 use crate::durability::write_ahead_log::WriteAheadLog;
 use crate::durability::{Durability, FsyncPolicy, Opening};
 use crate::error::{Error, Result};
+use crate::guard::Guard;
 use crate::metrics::{self, Metrics};
 use crate::replication::members::{KnownBy, Stored, StoredMember};
 use crate::replication::sync::{self, Merged};
@@ -63,6 +64,10 @@ pub struct Node {
     pub started: Instant,
     /// Counters.
     pub metrics: Metrics,
+    /// What strangers and greedy clients may take.
+    pub guard: Guard,
+    /// The limits of connections without the password.
+    pub limits_of_strangers: Limits,
     /// 64 random bits, new at every start: the origin of this run's writes.
     pub run_id: u64,
     /// Who this node is in its cluster, for as long as it has its data: stored with the data, or
@@ -155,7 +160,11 @@ impl Node {
         let ids = (node_id, run_id);
         let replication = ReplicationManager::new(&configuration, ids, store.clone(), clock.clone(), memory);
         let (sender, receiver) = bounded(0);
+        let guard = Guard::new(configuration.limits.connections_max, configuration.reply_memory_bytes);
+        let limits_of_strangers = configuration.limits.of_strangers();
         Node {
+            guard,
+            limits_of_strangers,
             configuration,
             started: Instant::now(),
             metrics: Metrics::default(),
@@ -385,9 +394,14 @@ impl Node {
         let _ = self.serving.1.recv();
     }
 
-    /// Whether `password` is the right one; without a configured password nothing is.
+    /// Whether `password` is a valid one; without a configured password nothing is.
     pub fn is_password(&self, password: &[u8]) -> bool {
-        self.configuration.password.as_ref().is_some_and(|expected| same_in_constant_time(expected, password))
+        let Configuration { password: first, second_password: second, .. } = &self.configuration;
+        let is_it = |expected: &Option<Vec<u8>>| {
+            expected.as_ref().is_some_and(|expected| same_in_constant_time(expected, password))
+        };
+        // Both are compared, whatever comes of the first.
+        is_it(first) | is_it(second)
     }
 
     /// Returns when somebody asked for a gentle stop. Until then it samples the counters for the page's charts.

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -14,6 +14,8 @@ use crate::config::{Configuration, DEFAULT_HOST, DEFAULT_PORT, Dials, Limits, Re
 use crate::durability::FsyncPolicy;
 use crate::error::{Error, Result};
 use crate::metrics::open_files;
+use crate::passwords::{Passwords, warn_if_readable};
+use crate::sizes::parse_size;
 use crate::store::record::VALUE_BYTES_MAX;
 
 /// `kvstore server`: what a person can say about a node. Every option also as a `KVSTORE_…` variable.
@@ -40,9 +42,13 @@ pub struct ServerOptions {
     /// Close clients that send nothing for so long; 0, the default, never does
     #[arg(long, env = "KVSTORE_IDLE_TIMEOUT", value_name = "SECS", default_value_t = 0)]
     pub idle_timeout: u64,
-    /// File with the password that clients must give; KVSTORE_PASSWORD holds the password itself
+    /// File with the password that clients must give, or with two, one to a line, while it is changed; KVSTORE_PASSWORD
+    /// holds the password itself
     #[arg(long, env = "KVSTORE_PASSWORD_FILE", value_name = "FILE")]
     pub password_file: Option<PathBuf>,
+    /// Bytes of replies that clients have not taken, all together; beyond it the connection that holds most is closed
+    #[arg(long, env = "KVSTORE_REPLY_MEMORY", value_name = "SIZE", default_value = "1GiB", value_parser = parse_size)]
+    pub reply_memory: u64,
     /// Other nodes to replicate with; one that lives is enough; may be repeated
     #[arg(long, env = "KVSTORE_PEER", value_name = "HOST:PORT", value_delimiter = ',', value_parser = parse_host_port)]
     pub peer: Vec<String>,
@@ -75,7 +81,7 @@ pub struct Target {
     /// Port to connect to
     #[arg(default_value_t = DEFAULT_PORT, value_parser = parse_port_of_server)]
     pub port: u16,
-    /// File with the server's password; KVSTORE_PASSWORD holds the password itself
+    /// File with the server's password, its first line; KVSTORE_PASSWORD holds the password itself
     #[arg(long, env = "KVSTORE_PASSWORD_FILE", value_name = "FILE")]
     pub password_file: Option<PathBuf>,
     /// A server that owes a reply and is silent for so long counts as lost
@@ -97,7 +103,7 @@ impl Target {
 
     /// The password, if one was given.
     pub fn password(&self) -> Result<Option<Vec<u8>>> {
-        password(self.password_file.as_deref())
+        Ok(Passwords::read(self.password_file.as_deref())?.first)
     }
 }
 
@@ -153,7 +159,8 @@ pub struct BenchOptions {
 impl ServerOptions {
     /// Checks the options against each other and this machine.
     pub fn into_configuration(self) -> Result<Configuration> {
-        let password = password(self.password_file.as_deref())?;
+        let Passwords { first: password, second: second_password } = Passwords::read(self.password_file.as_deref())?;
+        self.password_file.as_deref().into_iter().for_each(warn_if_readable);
         if !self.bind.is_loopback() && password.is_none() && !self.insecure {
             return Err(Error::Usage(format!(
                 "{} can be reached from other machines, and there is no password. Set one with --password-file FILE \
@@ -181,6 +188,8 @@ impl ServerOptions {
             port: self.port,
             bind: self.bind,
             password,
+            second_password,
+            reply_memory_bytes: self.reply_memory,
             data_dir: self.data_dir,
             fsync: self.fsync.unwrap_or_default(),
             salvage: self.salvage,
@@ -256,20 +265,6 @@ const ADDRESS_BYTES_MAX: usize = 262;
 pub fn parse_cluster(text: &str) -> std::result::Result<String, String> {
     let fits = (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
     fits.then(|| text.into()).ok_or_else(|| "1 to 64 printable characters without spaces".into())
-}
-
-/// The password: from a file, or from `KVSTORE_PASSWORD`; never from the command line, which every
-/// user of the machine can read.
-fn password(file: Option<&Path>) -> Result<Option<Vec<u8>>> {
-    let Some(file) = file else {
-        let password = std::env::var_os("KVSTORE_PASSWORD").map(OsString::into_encoded_bytes);
-        return Ok(password.filter(|password| !password.is_empty()));
-    };
-    let cannot = |error| Error::Usage(format!("cannot read the password file {}: {error}", file.display()));
-    match std::fs::read(file).map_err(cannot)?.trim_ascii_end() {
-        b"" => Err(Error::Usage(format!("the password file {} is empty", file.display()))),
-        password => Ok(Some(password.to_vec())),
-    }
 }
 
 /// As many connections as were asked for, or as the machine allows.
@@ -399,15 +394,5 @@ mod tests {
         ] {
             assert!(parse_host(bad).is_err_and(|reason| reason.contains(way_out)), "{bad}");
         }
-    }
-
-    #[test]
-    fn a_password_file_is_read_without_its_line_end() {
-        let file = tempfile::NamedTempFile::new().expect("a temporary file");
-        std::fs::write(file.path(), "secret\n").expect("written");
-        assert_eq!(password(Some(file.path())).expect("readable"), Some(b"secret".to_vec()));
-        std::fs::write(file.path(), "\n").expect("written");
-        assert!(password(Some(file.path())).is_err());
-        assert!(password(Some(Path::new("/nonexistent"))).is_err());
     }
 }

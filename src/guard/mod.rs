@@ -1,16 +1,55 @@
-//! # Guarding: what strangers may take, and what becomes of their words
+//! # Guarding: what strangers and greedy clients may take
 //!
 //! **The problem.** Whoever reaches the port can send bytes, before any password. Those bytes must not fill the memory,
-//! the log or the table of open files, and must not pass for the server's own words.
+//! the log or the table of open files, must not pass for the server's own words, and must not keep others out. Who has
+//! the password is trusted with the data, but a client that asks for more than it takes must not end the process.
 //!
 //! **The rules.**
-//! - Words of others are escaped and cut ([`shown`], [`sentence`]) before they reach the log, a state or a message about somebody else.
-//! - What others can cause to be logged is limited to a line a second ([`LogLimiter`]). Every event is counted all the same.
+//! - The password is the boundary. A stranger has not given it: see [`Strangers`] for its place and `server::connection` for
+//!   its 10 s, 16 KiB a request and 64 KiB in all. Without a password everybody who can connect is trusted, which is why
+//!   only loopback goes without one.
+//! - Wrong passwords are counted and delayed ([`Attempts`]).
+//! - Replies not yet taken are counted, all connections together ([`ReplyMemory`]).
+//! - Words of others are escaped and cut ([`shown`], [`sentence`]) before they reach the log, a state or a message about
+//!   somebody else. What others can cause to be logged is limited to a line a second ([`LogLimiter`]), and counted.
 //!
-//! Everything here is a leaf: it knows no node, store or socket protocol.
+//! **What is left out.** Requests that are on their way are not counted together: a connection with the password may
+//! send one of 512 MiB, and it is gone 10 minutes later at the latest. Whoever may do that may also store as much.
+//!
+//! Everything here is a leaf: it knows no node, store or protocol. Nothing here is asked for every request.
 
+mod attempts;
 mod limiter;
+mod reply_memory;
+mod strangers;
 mod words;
 
+use std::sync::Arc;
+
+pub use attempts::{Attempts, Turn};
 pub use limiter::LogLimiter;
+pub use reply_memory::{Holding, LARGE_BYTES, ReplyMemory};
+pub use strangers::{Stranger, Strangers};
 pub use words::{sentence, shown};
+
+/// The guards of one node.
+#[derive(Debug)]
+pub struct Guard {
+    /// Connections that have not given the password.
+    pub strangers: Arc<Strangers>,
+    /// Wrong passwords.
+    pub attempts: Attempts,
+    /// Replies not yet taken.
+    pub replies: Arc<ReplyMemory>,
+}
+
+impl Guard {
+    /// Guards for so many connections and bytes of replies.
+    pub fn new(connections_max: usize, reply_memory_bytes: u64) -> Self {
+        Guard {
+            strangers: Arc::new(Strangers::new(connections_max)),
+            attempts: Attempts::default(),
+            replies: Arc::new(ReplyMemory::new(reply_memory_bytes)),
+        }
+    }
+}

@@ -101,7 +101,7 @@ impl<'a> Request<'a> {
     }
 
     fn read_request_line(&mut self, line: &'a [u8]) -> Result<()> {
-        let words: Vec<&[u8]> = line.split(|&byte| byte == b' ').collect();
+        let words: Vec<&[u8]> = line.splitn(4, |&byte| byte == b' ').collect();
         let (method, target, version) = match words[..] {
             [method, target, version]
                 if !method.is_empty()

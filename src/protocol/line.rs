@@ -64,7 +64,12 @@ impl Parser {
         if row.is_some_and(|row| !row.on_lines) {
             return Err(Error::refused("use RESP"));
         }
+        if has_more_words(line, WORDS_MAX) {
+            return Err(Error::refused(format!("too many words: at most {WORDS_MAX}")));
+        }
         self.spans.clear();
+        // One line of many words must not leave its list of spans behind for the connection's life.
+        self.spans.shrink_to(SPANS_KEPT);
         let mut start = 0;
         for word in line.split(|&byte| byte == b' ') {
             self.spans.push(Span::new(start, start + word.len()));
@@ -94,6 +99,12 @@ impl Parser {
     }
 }
 
+/// Most words of a line, as many as elements of a RESP request: each costs eight bytes beside its own.
+const WORDS_MAX: usize = 1_048_576;
+
+/// Spans kept between requests: 2 KiB.
+const SPANS_KEPT: usize = 256;
+
 /// The line without its line end.
 pub fn trimmed(line: &[u8]) -> &[u8] {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
@@ -105,6 +116,11 @@ fn split_at_space(line: &[u8]) -> (&[u8], Option<&[u8]>) {
         Some(at) => (&line[..at], Some(&line[at + 1..])),
         None => (line, None),
     }
+}
+
+/// Whether a line has more words than `max`.
+pub fn has_more_words(line: &[u8], max: usize) -> bool {
+    line.split(|&byte| byte == b' ').nth(max).is_some()
 }
 
 /// What a line says about the protocol of its connection.

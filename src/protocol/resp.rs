@@ -129,6 +129,9 @@ impl Parser {
         };
         let mut start = 0;
         for word in bytes[..end].split(|byte| byte.is_ascii_whitespace()) {
+            if !authenticated && self.spans.len() > limits.unauthenticated_elements_max {
+                break;
+            }
             if !word.is_empty() {
                 self.spans.push(Span::new(start, start + word.len()));
             }
@@ -156,7 +159,7 @@ impl Parser {
         let len = len.and_then(|len| usize::try_from(len).ok());
         let len_max = if self.is_merge(bytes, left) { limits.merge_bytes_max } else { limits.value_bytes_max };
         let len = len.filter(|len| *len <= len_max).ok_or_else(|| Error::protocol("invalid bulk length"))?;
-        if !authenticated && len > limits.unauthenticated_bytes_max {
+        if !authenticated && after + len > limits.unauthenticated_bytes_max {
             return Err(Error::Protocol(no_auth()));
         }
         if after + len > limits.request_bytes_max {

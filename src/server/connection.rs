@@ -12,11 +12,14 @@ use std::time::{Duration, Instant};
 
 use log::{debug, trace};
 
+use super::Accepted;
 use super::execute::{Next, Session, execute};
+use super::handshake::check_password;
 use super::progress::{self, Progress};
 use super::transport::{ReadBuffer, Transport};
 use crate::config::Limits;
 use crate::error::{Error, Refusal, Result};
+use crate::guard::LARGE_BYTES;
 use crate::metrics::{self, Histogram};
 use crate::node::Node;
 use crate::protocol::http::{self, HttpReply};
@@ -30,13 +33,14 @@ use crate::web;
 const WAIT_SLICE: Duration = Duration::from_millis(100);
 
 /// Serves one client until it leaves, errs or idles too long. `address` is where the server listens.
-pub fn serve(stream: TcpStream, node: &Node, id: u64, address: SocketAddr) {
+pub fn serve(accepted: Accepted, node: &Node, id: u64, address: SocketAddr) {
+    let Accepted { stream, client, stranger, place: _place } = accepted;
     let Ok(transport) = Transport::new(stream) else {
         return;
     };
-    let is_open = node.configuration.password.is_none();
-    let mut session = Session::new(id, address, is_open);
+    let mut session = Session::new(id, address, stranger.is_none());
     session.socket = Some(Arc::clone(transport.stream()));
+    (session.client, session.stranger) = (Some(client.ip()), stranger);
     let mut connection = Connection {
         transport,
         node,
@@ -47,6 +51,7 @@ pub fn serve(stream: TcpStream, node: &Node, id: u64, address: SocketAddr) {
         replies: 0,
         stopwatch: Stopwatch::default(),
         progress: Progress::default(),
+        request_began: None,
     };
     let result = connection.run();
     match result {
@@ -73,6 +78,8 @@ struct Connection<'n> {
     replies: u64,
     stopwatch: Stopwatch,
     progress: Progress,
+    /// When the first bytes of a request came of which the last have not.
+    request_began: Option<Instant>,
 }
 
 enum Protocol {
@@ -86,7 +93,7 @@ enum Protocol {
     Http(http::Parser),
 }
 
-impl Connection<'_> {
+impl<'n> Connection<'n> {
     fn run(&mut self) -> io::Result<()> {
         loop {
             let next = self.execute_all();
@@ -112,16 +119,37 @@ impl Connection<'_> {
         }
     }
 
-    fn receive(&mut self) -> io::Result<usize> {
-        let limits = &self.node.configuration.limits;
-        let timeout = if self.input.unread().is_empty() {
+    /// What this connection may take: less before the password.
+    fn limits(&self) -> &'n Limits {
+        if self.session.is_authenticated() { &self.node.configuration.limits } else { &self.node.limits_of_strangers }
+    }
+
+    /// Longest wait for the next bytes. An error when there was enough time for them already.
+    fn patience(&mut self) -> io::Result<Option<Duration>> {
+        let limits = self.limits();
+        let mut patience = if self.input.unread().is_empty() {
+            self.request_began = None;
             match self.session.peer {
                 Some(_) => Some(limits.peer_idle_timeout),
                 None => limits.idle_timeout,
             }
         } else {
-            Some(limits.partial_request_timeout)
+            let began = *self.request_began.get_or_insert_with(Instant::now);
+            Some(limits.partial_request_timeout.min(limits.request_timeout.saturating_sub(began.elapsed())))
         };
+        self.transport.deadline = self.session.stranger.as_ref().map(|it| it.since + limits.password_timeout);
+        if let Some(deadline) = self.transport.deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            patience = Some(patience.map_or(left, |patience| patience.min(left)));
+        }
+        match patience {
+            Some(Duration::ZERO) => Err(io::ErrorKind::TimedOut.into()),
+            patience => Ok(patience),
+        }
+    }
+
+    fn receive(&mut self) -> io::Result<usize> {
+        let (timeout, limits) = (self.patience()?, self.limits());
         let len = match self.merge_bytes() {
             Some(bytes) => self.receive_batch(bytes)?,
             None => self.transport.read(self.input.room(limits), timeout)?,
@@ -151,7 +179,7 @@ impl Connection<'_> {
         let began = Instant::now();
         loop {
             if let Some(line) = self.progress.line(bytes) {
-                self.transport.write_all(line.as_bytes(), &mut self.input, limits)?;
+                self.transport.write_all(line.as_bytes(), &mut self.input, limits, |_| Ok(()))?;
             }
             match self.transport.read(self.input.room(limits), Some(progress::SLICE)) {
                 Err(error) if is_timeout(&error) && began.elapsed() < limits.partial_request_timeout => {}
@@ -185,7 +213,7 @@ impl Connection<'_> {
             }
             // The reply to an HTTP request leaves alone: a client of several methods cannot be told one error for all.
             let is_http = matches!(self.protocol, Protocol::Http(_));
-            let max = self.node.configuration.limits.write_buffer_bytes;
+            let max = self.limits().write_buffer_bytes;
             if (is_http || self.output.len() >= max) && self.flush().is_err() {
                 return Next::Close;
             }
@@ -252,6 +280,9 @@ impl Connection<'_> {
                         return Err(Error::Corrupt("a line that imitates HTTP".into()));
                     }
                 }
+                if !session.is_authenticated() && line::has_more_words(line, limits.unauthenticated_elements_max) {
+                    return Err(Error::Protocol(resp::no_auth()));
+                }
                 let next = answer(parser.parse(line), node, session, &mut LineReply(output));
                 *replies += u64::from(next.has_reply());
                 input.consume(len);
@@ -283,23 +314,35 @@ impl Connection<'_> {
         if self.output.is_empty() {
             return Ok(());
         }
-        let limits = &self.node.configuration.limits;
-        metrics::add(&self.node.metrics.output_bytes, self.output.len() as u64);
-        let result = self.transport.write_all(&self.output, &mut self.input, limits);
+        if replies > 0 {
+            self.request_began = None;
+        }
+        let (limits, node) = (self.limits(), self.node);
+        metrics::add(&node.metrics.output_bytes, self.output.len() as u64);
+        let mut is_admitted = Ok(());
+        if self.output.len() >= LARGE_BYTES
+            && let Err(error) = self.session.hold(self.output.len(), node)
+        {
+            // Too much waits for clients, most of it for this one. There is room for saying so.
+            self.output = Vec::new();
+            self.write_error(&refusal_of(&error));
+            is_admitted = Err(io::Error::other(error));
+        }
+        let session = &mut self.session;
+        let hold = |bytes| session.hold(bytes, node).map_err(io::Error::other);
+        let written = self.transport.write_all(&self.output, &mut self.input, limits, hold);
         trace!("replied with {} bytes", self.output.len());
         self.output.clear();
         if self.output.capacity() > limits.write_buffer_bytes {
             self.output = Vec::new();
         }
-        result
+        self.session.holding = None;
+        is_admitted.and(written)
     }
 
     /// Puts an error in place of every reply. A client counts its replies, so there must be as many as there were.
     fn replace_replies(&mut self, replies: u64, error: &Error) {
-        let refusal = match error {
-            Error::Refused(refusal) => refusal.clone(),
-            other => Refusal { code: "ERR", message: other.to_string() },
-        };
+        let refusal = refusal_of(error);
         self.output.clear();
         (0..replies).for_each(|_| self.write_error(&refusal));
     }
@@ -410,6 +453,14 @@ impl Stopwatch {
     }
 }
 
+/// What a client is told of an error.
+fn refusal_of(error: &Error) -> Refusal {
+    match error {
+        Error::Refused(refusal) | Error::Protocol(refusal) => refusal.clone(),
+        other => Refusal { code: "ERR", message: other.to_string() },
+    }
+}
+
 /// Carries out a request, or says why not.
 fn answer<R: Reply>(command: Result<Command>, node: &Node, session: &mut Session, reply: &mut R) -> Next {
     session.batch.commands += 1;
@@ -439,7 +490,7 @@ fn answer_http(
     session: &mut Session,
     output: &mut Vec<u8>,
 ) -> Result<Option<usize>> {
-    let admitted = web::admit(request, node);
+    let admitted = web::admit(request, node, |password| check_password(password, node, session));
     if request.body.is_none() {
         return match admitted {
             Err(Error::Refused(refusal)) => Err(Error::Protocol(refusal)),

@@ -1,11 +1,14 @@
 //! What each command does: one arm per command, the same for every protocol.
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use super::transaction::{self, Transaction};
 use super::{handshake, info, peer};
 use crate::error::{Error, Result};
+use crate::guard::{Holding, LARGE_BYTES, Stranger};
 use crate::node::{Batch, Node};
 use crate::protocol::resp::no_auth;
 use crate::protocol::{Command, Reply};
@@ -49,6 +52,12 @@ pub struct Session {
     pub(super) socket: Option<Arc<TcpStream>>,
     /// The node that introduced itself on this connection.
     pub(super) peer: Option<Greeted>,
+    /// Where the client is; tests have none.
+    pub(super) client: Option<IpAddr>,
+    /// The connection's place among those without a password, until it has given it.
+    pub(super) stranger: Option<Stranger>,
+    /// Replies that the client has not taken yet, if they were counted.
+    pub(super) holding: Option<Holding>,
     /// A command was carried out, so the node serves clients: see [`Node::wait_until_serving`].
     pub(super) is_admitted: bool,
     /// As the client calls itself.
@@ -57,6 +66,9 @@ pub struct Session {
     pub(super) resp_version: u8,
     pub(super) transaction: Transaction,
 }
+
+/// Longest sleep while a password waits for its turn; between two the connection may have been closed for its place.
+const TURN_SLICE: Duration = Duration::from_millis(100);
 
 impl Session {
     /// A new connection.
@@ -68,12 +80,39 @@ impl Session {
             address,
             socket: None,
             peer: None,
+            client: None,
+            stranger: None,
+            holding: None,
             is_admitted: false,
             name: Vec::new(),
             authenticated,
             resp_version: 2,
             transaction: Transaction::None,
         }
+    }
+
+    /// The client has given the password: it gives up its place among the strangers.
+    pub(super) fn trust(&mut self) {
+        self.authenticated = true;
+        self.stranger = None;
+    }
+
+    /// Waits for the turn of a password; `false` when the connection was closed meanwhile.
+    pub(super) fn wait_for_turn(&self, mut wait: Duration) -> bool {
+        while !wait.is_zero() {
+            if self.stranger.as_ref().is_some_and(Stranger::was_closed) {
+                return false;
+            }
+            let slice = wait.min(TURN_SLICE);
+            thread::sleep(slice);
+            wait -= slice;
+        }
+        true
+    }
+
+    /// Counts replies of so many bytes until they are taken; the connection must be closed when they are too many.
+    pub(super) fn hold(&mut self, bytes: usize, node: &Node) -> Result<()> {
+        hold(&mut self.holding, &self.socket, bytes, node)
     }
 
     /// Whether the password was given, or none is needed.
@@ -118,10 +157,19 @@ pub fn execute<R: Reply>(command: Command, node: &Node, session: &mut Session, r
         Command::Del { keys } => reply.integer(node.delete_all(keys.iter(), batch)? as i64),
         Command::MGet { keys } => {
             let start = reply.buffer().len();
+            let mut counted = start;
             reply.array(keys.len());
             for key in node.prefetching(keys.iter()) {
                 node.get(key, batch, |value| reply.value(value));
                 check_reply(reply, start, node)?;
+                let held = reply.buffer().len();
+                if held >= counted + LARGE_BYTES {
+                    counted = held;
+                    if let Err(error) = hold(&mut session.holding, &session.socket, held, node) {
+                        reply.buffer().truncate(start);
+                        return Err(error);
+                    }
+                }
             }
         }
         Command::MSet { pairs } => {
@@ -180,6 +228,14 @@ pub fn execute<R: Reply>(command: Command, node: &Node, session: &mut Session, r
         about_the_connection => handshake::execute(about_the_connection, node, session, reply)?,
     }
     Ok(Next::Continue)
+}
+
+fn hold(holding: &mut Option<Holding>, socket: &Option<Arc<TcpStream>>, bytes: usize, node: &Node) -> Result<()> {
+    match (holding, socket) {
+        (Some(holding), _) => holding.set(bytes),
+        (empty @ None, Some(socket)) => empty.insert(node.guard.replies.holder(socket)).set(bytes),
+        (None, None) => Ok(()),
+    }
 }
 
 /// Takes a reply back that has grown beyond its limit.

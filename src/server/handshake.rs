@@ -4,6 +4,7 @@
 //! node-redis 6 need a real `HELLO 3`, ioredis needs `INFO`, `redis-cli` shows `COMMAND DOCS` as hints.
 
 use crate::error::{Error, Result};
+use crate::guard::{Turn, shown};
 use crate::node::Node;
 use crate::protocol::command::{Row, TABLE, row};
 use crate::protocol::{Command, Reply, Words};
@@ -56,9 +57,14 @@ pub fn execute<R: Reply>(command: Command, node: &Node, session: &mut Session, r
         Command::Select { .. } => return Err(Error::refused("DB index is out of range")),
         Command::Reset => {
             let fresh = Session::new(session.id, session.address, node.configuration.password.is_none());
-            let batch = std::mem::take(&mut session.batch);
-            let socket = session.socket.take();
-            *session = Session { batch, socket, ..fresh };
+            let (batch, holding) = (std::mem::take(&mut session.batch), session.holding.take());
+            let (socket, client) = (session.socket.take(), session.client);
+            // Without its password it is a stranger again, or still.
+            let stranger = match (session.stranger.take(), &socket) {
+                (None, Some(socket)) if !fresh.authenticated => Some(node.guard.strangers.enter(socket)),
+                (stranger, _) => stranger,
+            };
+            *session = Session { batch, socket, client, holding, stranger, ..fresh };
             reply.set_version(2);
             reply.simple("RESET");
         }
@@ -75,13 +81,38 @@ fn authenticate(user: Option<&[u8]>, password: &[u8], node: &Node, session: &mut
         ));
     }
     let is_default = user.is_none_or(|user| user == b"default");
-    // As in Redis, the default user of a server without a password takes any.
-    let is_right = node.configuration.password.is_none() || node.is_password(password);
-    if !is_default || !is_right {
-        return Err(Error::refused_as("WRONGPASS", "invalid username-password pair or user is disabled."));
+    // As in Redis, the default user of a server without a password takes any. Another user has no password.
+    let password = if is_default { password } else { b"" };
+    let is_right = match &node.configuration.password {
+        Some(_) => check_password(password, node, session)?,
+        None => is_default,
+    };
+    if is_right {
+        return Ok(());
     }
-    session.authenticated = true;
-    Ok(())
+    Err(Error::refused_as("WRONGPASS", "invalid username-password pair or user is disabled."))
+}
+
+/// Looks at a password when it is the turn of the client's address. With a right one the client is trusted from then on.
+pub fn check_password(password: &[u8], node: &Node, session: &mut Session) -> Result<bool> {
+    let attempts = &node.guard.attempts;
+    let turn = session.client.map_or(Turn::Now, |client| attempts.turn(client));
+    if turn == Turn::Never || matches!(turn, Turn::After(wait) if !session.wait_for_turn(wait)) {
+        return Err(Error::refused_as(
+            "WRONGPASS",
+            "too many wrong passwords from this address, this one was not looked at; try again in a few seconds",
+        ));
+    }
+    let is_right = node.is_password(password);
+    match session.client {
+        Some(client) if is_right => attempts.succeeded(client),
+        Some(client) => attempts.failed(client),
+        None => {}
+    }
+    if is_right {
+        session.trust();
+    }
+    Ok(is_right)
 }
 
 /// `HELLO [version [AUTH user password] [SETNAME name]]`: nothing changes unless all of it is right.
@@ -116,7 +147,7 @@ fn hello<R: Reply>(
                 index += 2;
             }
             _ => {
-                let option = String::from_utf8_lossy(options.get(index));
+                let option = shown(options.get(index));
                 return Err(Error::refused(format!("Syntax error in HELLO option '{option}'")));
             }
         }

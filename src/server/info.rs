@@ -33,7 +33,7 @@ pub fn text(node: &Node, address: SocketAddr, section: Option<&[u8]>, batch: &mu
 type Section = (&'static str, Vec<(&'static str, String)>);
 
 fn sections(node: &Node, address: SocketAddr) -> Vec<Section> {
-    let (metrics, size) = (&node.metrics, node.size());
+    let (metrics, guard, size) = (&node.metrics, &node.guard, node.size());
     let count = |counter| read(counter).to_string();
     let uptime = node.started.elapsed().as_secs();
     vec![
@@ -55,6 +55,7 @@ fn sections(node: &Node, address: SocketAddr) -> Vec<Section> {
             "Clients",
             vec![
                 ("connected_clients", count(&metrics.connections_open)),
+                ("clients_without_password", guard.strangers.count().to_string()),
                 ("maxclients", node.configuration.limits.connections_max.to_string()),
                 ("blocked_clients", node.replication.waiting().to_string()),
             ],
@@ -66,6 +67,8 @@ fn sections(node: &Node, address: SocketAddr) -> Vec<Section> {
                 ("used_memory_human", human_bytes(size.bytes)),
                 ("used_memory_rss", resident_bytes().to_string()),
                 ("maxmemory", "0".into()),
+                ("reply_memory", guard.replies.bytes().to_string()),
+                ("reply_memory_max", node.configuration.reply_memory_bytes.to_string()),
             ],
         ),
         ("Persistence", persistence(node)),
@@ -81,6 +84,10 @@ fn sections(node: &Node, address: SocketAddr) -> Vec<Section> {
                 ("keyspace_misses", count(&metrics.misses)),
                 ("accept_errors", count(&metrics.accept_errors)),
                 ("protocol_errors", count(&metrics.protocol_errors)),
+                ("wrong_passwords", count(&guard.attempts.failed)),
+                ("passwords_delayed", count(&guard.attempts.delayed)),
+                ("closed_without_password", count(&guard.strangers.closed)),
+                ("closed_for_reply_memory", count(&guard.replies.closed)),
             ],
         ),
         ("Latencystats", vec![("latency_percentiles_usec_all", percentiles(&metrics.latency))]),

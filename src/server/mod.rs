@@ -40,13 +40,14 @@ use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream}
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use log::{info, warn};
 
 use crate::config::{Limits, STACK_BYTES};
 use crate::error::{Error, Result};
+use crate::guard::{LogLimiter, Stranger};
 use crate::metrics;
 use crate::node::Node;
 
@@ -116,21 +117,62 @@ impl Drop for Place {
     }
 }
 
-fn accept(listener: &TcpListener, node: &Arc<Node>, starting: &Sender<(TcpStream, Place)>) {
+/// A connection that waits for its thread.
+#[derive(Debug)]
+pub struct Accepted {
+    /// Its socket.
+    pub stream: Arc<TcpStream>,
+    /// Where its client is.
+    pub client: SocketAddr,
+    /// Its place among those without a password, where there is one.
+    pub stranger: Option<Stranger>,
+    place: Place,
+}
+
+/// Connections beyond [`Limits::connections_max`] while strangers that were closed for them are on their way out. They
+/// need descriptors that are kept for other things, so these are few.
+const LEAVING_MAX: u64 = 16;
+
+/// Longest wait for them, when they are more: they end within a millisecond or so, unless the machine is busy.
+const LEAVING_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// Whether a connection that was just accepted and counted may stay. A stranger gives way to it, since it may have the
+/// password.
+fn has_place(node: &Node) -> bool {
+    let places = node.configuration.limits.connections_max as u64;
+    let excess = || metrics::read(&node.metrics.connections_open).saturating_sub(places);
+    let mut waited = Duration::ZERO;
+    while excess() > LEAVING_MAX && waited < LEAVING_TIMEOUT {
+        thread::sleep(Duration::from_millis(1));
+        waited += Duration::from_millis(1);
+    }
+    match excess() {
+        0 => true,
+        1..=LEAVING_MAX => node.guard.strangers.close_oldest(),
+        _ => false,
+    }
+}
+
+fn accept(listener: &TcpListener, node: &Arc<Node>, starting: &Sender<Accepted>) {
     let limits = &node.configuration.limits;
     let mut trouble = Trouble::new(limits);
     loop {
         match listener.accept() {
             Ok(_) if node.stop.is_asked() => return,
-            Ok((stream, _)) => {
+            Ok((stream, client)) => {
                 trouble.over();
                 metrics::add(&node.metrics.connections_accepted, 1);
-                let open = metrics::add(&node.metrics.connections_open, 1);
+                metrics::add(&node.metrics.connections_open, 1);
                 let place = Place(Arc::clone(node));
-                if open > limits.connections_max as u64 {
+                let strangers = &node.guard.strangers;
+                if !has_place(node) {
                     metrics::add(&node.metrics.connections_rejected, 1);
                     refuse(stream);
-                } else if starting.send((stream, place)).is_err() {
+                    continue;
+                }
+                let stream = Arc::new(stream);
+                let stranger = node.configuration.password.is_some().then(|| strangers.enter(&stream));
+                if starting.send(Accepted { stream, client, stranger, place }).is_err() {
                     return;
                 }
             }
@@ -144,15 +186,14 @@ fn accept(listener: &TcpListener, node: &Arc<Node>, starting: &Sender<(TcpStream
     }
 }
 
-fn start_threads(accepted: &Receiver<(TcpStream, Place)>, node: &Arc<Node>, address: SocketAddr) {
+fn start_threads(accepted: &Receiver<Accepted>, node: &Arc<Node>, address: SocketAddr) {
     let mut trouble = Trouble::new(&node.configuration.limits);
     let mut number: u64 = 0;
-    for (stream, place) in accepted {
+    for connection in accepted {
         number += 1;
         let (id, node_of_client) = (number, Arc::clone(node));
         let serve = move || {
-            connection::serve(stream, &node_of_client, id, address);
-            drop(place);
+            connection::serve(connection, &node_of_client, id, address);
         };
         // A thread that cannot be started drops its socket, which closes it.
         match thread::Builder::new().name(format!("client-{id}")).stack_size(STACK_BYTES).spawn(serve) {
@@ -179,13 +220,13 @@ struct Trouble {
     first: Duration,
     longest: Duration,
     next: Duration,
-    reported: Option<Instant>,
+    lines: LogLimiter,
 }
 
 impl Trouble {
     fn new(limits: &Limits) -> Self {
         let (first, longest) = limits.accept_pause;
-        Trouble { first, longest, next: first, reported: None }
+        Trouble { first, longest, next: first, lines: LogLimiter::default() }
     }
 
     fn over(&mut self) {
@@ -193,9 +234,8 @@ impl Trouble {
     }
 
     fn pause(&mut self, message: &str) {
-        if self.reported.is_none_or(|when| when.elapsed() >= Duration::from_secs(1)) {
-            warn!("{message}");
-            self.reported = Some(Instant::now());
+        if let Some(left_out) = self.lines.admit() {
+            warn!("{message}{left_out}");
         }
         thread::sleep(self.next);
         self.next = (self.next * 2).min(self.longest);

@@ -31,17 +31,19 @@ pub struct Transport {
     stream: Arc<TcpStream>,
     blocking: bool,
     read_timeout: Option<Duration>,
+    /// When writing ends, however much the client still takes.
+    pub deadline: Option<Instant>,
     /// How many more long waits it takes until this thread looks only once.
     patience: u32,
 }
 
 impl Transport {
     /// Takes a socket over. Fails when the client has left already.
-    pub fn new(stream: TcpStream) -> io::Result<Self> {
+    pub fn new(stream: Arc<TcpStream>) -> io::Result<Self> {
         // A reply is one write; waiting for more to send (Nagle) could only delay it.
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(WRITE_SLICE))?;
-        Ok(Transport { stream: Arc::new(stream), blocking: true, read_timeout: None, patience: PATIENCE })
+        Ok(Transport { stream, blocking: true, read_timeout: None, deadline: None, patience: PATIENCE })
     }
 
     /// The socket.
@@ -88,7 +90,16 @@ impl Transport {
 
     /// Writes everything. While the client takes nothing, what it sends meanwhile is read into `input`, as far as
     /// there is room: a client that sends a long pipeline before it reads must not lock up with us.
-    pub fn write_all(&mut self, mut bytes: &[u8], input: &mut ReadBuffer, limits: &Limits) -> io::Result<()> {
+    ///
+    /// `holding` is told how much of it waits, in bytes, each time the client takes nothing, and may end the writing.
+    pub fn write_all(
+        &mut self,
+        mut bytes: &[u8],
+        input: &mut ReadBuffer,
+        limits: &Limits,
+        mut holding: impl FnMut(usize) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let len = bytes.len();
         let mut progress: Option<Instant> = None;
         while !bytes.is_empty() {
             match (&*self.stream).write(bytes) {
@@ -100,9 +111,11 @@ impl Transport {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     let since = progress.get_or_insert_with(Instant::now);
-                    if since.elapsed() >= limits.write_timeout {
+                    let is_over = self.deadline.is_some_and(|deadline| deadline <= Instant::now());
+                    if is_over || since.elapsed() >= limits.write_timeout {
                         return Err(ErrorKind::TimedOut.into());
                     }
+                    holding(len + input.unread().len())?;
                     if !self.take_in(input, limits)? {
                         self.set_blocking(true)?;
                     }
@@ -227,7 +240,7 @@ mod tests {
     fn a_thread_looks_often_only_while_it_pays() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let mut transport = Transport::new(listener.accept().unwrap().0).unwrap();
+        let mut transport = Transport::new(Arc::new(listener.accept().unwrap().0)).unwrap();
         let mut buffer = [0; 10];
         assert_eq!(transport.patience, PATIENCE, "a new client has something to say");
 

@@ -49,10 +49,14 @@ use crate::store::version::random_id;
 const PAGE: &str = include_str!("page.html");
 
 /// Whether a request may be answered at all; looked at before its body is read.
-pub fn admit(request: &Request, node: &Node) -> Result<()> {
+///
+/// `check_password` looks at a password that the request gives, or says why not.
+pub fn admit(request: &Request, node: &Node, mut check_password: impl FnMut(&[u8]) -> Result<bool>) -> Result<()> {
     let is_probe = matches!(path(request), b"/livez" | b"/readyz");
     if node.configuration.password.is_some() {
-        if !is_probe && !is_authorized(request, node) {
+        let is_short = request.len <= node.configuration.limits.unauthenticated_bytes_max;
+        let is_authorized = password(request).map_or(Ok(false), |password| check_password(&password))?;
+        if !is_authorized && !(is_probe && is_short) {
             return Err(refused("401", "the password is needed: user default, Basic authentication"));
         }
     } else if !is_probe && !is_our_name(request.host, &node.replication.advertised_address()) {
@@ -172,15 +176,15 @@ fn is_from_here(request: &Request) -> bool {
     site_fits && origin_fits
 }
 
-/// Basic authentication (RFC 7617) with the one password.
-fn is_authorized(request: &Request, node: &Node) -> bool {
+/// The password of Basic authentication (RFC 7617). A user that does not exist has a wrong one.
+fn password(request: &Request) -> Option<Vec<u8>> {
     let credentials = request.authorization.and_then(|value| {
         let (scheme, rest) = value.split_at_checked(6)?;
         scheme.eq_ignore_ascii_case(b"Basic ").then(|| base64_decoded(rest.trim_ascii()))?
     });
-    let credentials = credentials.unwrap_or_default();
+    let credentials = credentials?;
     let password = credentials.strip_prefix(b"default:").or(credentials.strip_prefix(b":"));
-    password.is_some_and(|password| node.is_password(password))
+    Some(password.unwrap_or_default().to_vec())
 }
 
 /// Base64 (RFC 4648, section 4); `None` if it is not.

@@ -55,7 +55,7 @@ type Figure = (&'static str, &'static str, u64);
 
 #[rustfmt::skip]
 fn figures(node: &Node, batch: &mut Batch) -> Vec<Figure> {
-    let (metrics, size) = (&node.metrics, node.shown_size(batch));
+    let (metrics, guard, size) = (&node.metrics, &node.guard, node.shown_size(batch));
     let uptime = node.started.elapsed();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let replicated = node.replication.counters();
@@ -80,6 +80,12 @@ fn figures(node: &Node, batch: &mut Batch) -> Vec<Figure> {
         ("kvstore_rejected_connections_total", "Connections beyond the limit.", read(&metrics.connections_rejected)),
         ("kvstore_accept_errors_total", "Failed accepts and thread starts.", read(&metrics.accept_errors)),
         ("kvstore_protocol_errors_total", "Connections closed for what they sent.", read(&metrics.protocol_errors)),
+        ("kvstore_clients_without_password", "Open connections without the password.", guard.strangers.count() as u64),
+        ("kvstore_strangers_closed_total", "Connections without the password closed for a place.", read(&guard.strangers.closed)),
+        ("kvstore_wrong_passwords_total", "Wrong passwords.", read(&guard.attempts.failed)),
+        ("kvstore_passwords_delayed_total", "Passwords that waited for their turn, or were refused unseen.", read(&guard.attempts.delayed)),
+        ("kvstore_reply_memory_bytes", "Replies that wait for clients.", guard.replies.bytes()),
+        ("kvstore_reply_memory_closed_total", "Connections closed because replies not taken held too much.", read(&guard.replies.closed)),
         ("kvstore_aof_enabled", "1 with a data directory.", u64::from(node.durability().is_some())),
         ("kvstore_aof_last_write_status", "1 while the log takes writes.", u64::from(read_only(node).is_none())),
         ("kvstore_aof_current_size_bytes", "Bytes that recovery would read.", of_log(|counts| &counts.bytes)),

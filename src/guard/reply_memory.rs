@@ -1,0 +1,166 @@
+//! Memory of replies that were not taken yet, all connections together.
+//!
+//! A request of a few bytes can have a reply of hundreds of megabytes. So what waits for clients is counted, and when it
+//! exceeds `--reply-memory`, the connection that holds most is closed. Most replies are never counted: only those that a
+//! client does not take at once, and those longer than [`LARGE_BYTES`].
+
+use std::collections::BTreeMap;
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use log::warn;
+
+use super::LogLimiter;
+use crate::error::{Error, Result};
+use crate::metrics;
+
+/// Replies from this length on are counted before they are sent, also if the client takes them at once.
+pub const LARGE_BYTES: usize = 1024 * 1024;
+
+/// What waits for clients.
+///
+/// Invariant: `who_holds_most_is_closed`: after each call the sum is at most `bytes_max`.
+#[derive(Debug)]
+pub struct ReplyMemory {
+    bytes_max: u64,
+    table: Mutex<Table>,
+    lines: LogLimiter,
+    /// Connections closed because all together held too much.
+    pub closed: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    next_number: u64,
+    bytes: u64,
+    holders: BTreeMap<u64, Holder>,
+}
+
+#[derive(Debug)]
+struct Holder {
+    bytes: u64,
+    socket: Arc<TcpStream>,
+}
+
+/// What one connection holds; given back when this is dropped.
+#[derive(Debug)]
+pub struct Holding {
+    number: u64,
+    memory: Arc<ReplyMemory>,
+}
+
+impl ReplyMemory {
+    /// Room for so many bytes.
+    pub fn new(bytes_max: u64) -> Self {
+        ReplyMemory { bytes_max, table: Mutex::default(), lines: LogLimiter::default(), closed: AtomicU64::default() }
+    }
+
+    /// Bytes that wait for clients now.
+    pub fn bytes(&self) -> u64 {
+        self.lock().bytes
+    }
+
+    /// Counts a connection that holds nothing yet.
+    pub fn holder(self: &Arc<Self>, socket: &Arc<TcpStream>) -> Holding {
+        let mut table = self.lock();
+        let number = table.next_number;
+        table.next_number += 1;
+        table.holders.insert(number, Holder { bytes: 0, socket: Arc::clone(socket) });
+        drop(table);
+        Holding { number, memory: Arc::clone(self) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        // A panic ends the process, so nobody meets a lock that a panicking thread left behind.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Holding {
+    /// The connection holds so many bytes now. An error when it was, or is now, the one that must give way: then it
+    /// must be closed.
+    pub fn set(&mut self, bytes: usize) -> Result<()> {
+        let memory = &self.memory;
+        let mut table = memory.lock();
+        let Some(holder) = table.holders.get_mut(&self.number) else {
+            return Err(memory.exceeded());
+        };
+        let before = std::mem::replace(&mut holder.bytes, bytes as u64);
+        table.bytes = table.bytes - before + bytes as u64;
+        let mut was_me = false;
+        while table.bytes > memory.bytes_max {
+            let largest = table.holders.iter().max_by_key(|(_, holder)| holder.bytes).map(|(number, _)| *number);
+            let Some((number, holder)) = largest.and_then(|number| table.holders.remove_entry(&number)) else {
+                break;
+            };
+            table.bytes -= holder.bytes;
+            memory.close(&holder, number == self.number);
+            was_me |= number == self.number;
+        }
+        if was_me { Err(memory.exceeded()) } else { Ok(()) }
+    }
+}
+
+impl ReplyMemory {
+    /// Another's socket is closed here; a connection that finds this of itself may still say why.
+    fn close(&self, holder: &Holder, is_caller: bool) {
+        if !is_caller {
+            let _ = holder.socket.shutdown(Shutdown::Both);
+        }
+        metrics::add(&self.closed, 1);
+        if let Some(left_out) = self.lines.admit() {
+            warn!(
+                "closed the connection that held most of the replies not yet taken, {} of {} MiB (--reply-memory){left_out}",
+                holder.bytes >> 20,
+                self.bytes_max >> 20
+            );
+        }
+    }
+
+    fn exceeded(&self) -> Error {
+        Error::Protocol(crate::error::Refusal {
+            code: "ERR",
+            message: format!(
+                "replies not yet taken exceed {} bytes, and this connection holds most of them; ask for less at a time, \
+                 or start the server with a larger --reply-memory",
+                self.bytes_max
+            ),
+        })
+    }
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        let mut table = self.memory.lock();
+        if let Some(holder) = table.holders.remove(&self.number) {
+            table.bytes -= holder.bytes;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn who_holds_most_is_closed() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = Arc::new(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+        let memory = Arc::new(ReplyMemory::new(100));
+        let (mut small, mut large, mut third) =
+            (memory.holder(&socket), memory.holder(&socket), memory.holder(&socket));
+        small.set(30).unwrap();
+        large.set(60).unwrap();
+        third.set(20).unwrap();
+        assert_eq!((memory.bytes(), metrics::read(&memory.closed)), (50, 1), "the largest has gone");
+        assert!(large.set(1).is_err(), "and learns it");
+        assert!(third.set(80).is_err(), "it is the largest itself");
+        assert_eq!(memory.bytes(), 30);
+        small.set(10).unwrap();
+        assert_eq!(memory.bytes(), 10);
+        drop((small, large, third));
+        assert_eq!(memory.bytes(), 0);
+    }
+}

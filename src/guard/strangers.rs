@@ -1,0 +1,139 @@
+//! Places of connections whose client has not given the password: at most half of all.
+//!
+//! When they would be more, the *oldest* stranger is closed, not the newcomer. A client of ours gives its password at once,
+//! so the oldest is the one that has had the most time for it; and whoever holds connections in silence cannot keep new
+//! clients out. Without a password nobody is a stranger.
+
+use std::collections::BTreeMap;
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use log::warn;
+
+use super::LogLimiter;
+use crate::metrics;
+
+/// All connections whose client has not given the password.
+///
+/// Invariant: `the_oldest_stranger_makes_room`: there are never more than `places` of them.
+#[derive(Debug)]
+pub struct Strangers {
+    places: usize,
+    table: Mutex<Table>,
+    lines: LogLimiter,
+    /// How many were closed for want of a place since the start.
+    pub closed: AtomicU64,
+}
+
+/// Sockets by the numbers of their strangers, the oldest first.
+#[derive(Debug, Default)]
+struct Table {
+    next_number: u64,
+    sockets: BTreeMap<u64, Arc<TcpStream>>,
+}
+
+/// A stranger's place, free again when this is dropped: at its password or its end.
+#[derive(Debug)]
+pub struct Stranger {
+    number: u64,
+    strangers: Arc<Strangers>,
+    /// When it became one.
+    pub since: Instant,
+}
+
+impl Strangers {
+    /// Half of all places, at least one.
+    pub fn new(connections_max: usize) -> Self {
+        Strangers {
+            places: (connections_max / 2).max(1),
+            table: Mutex::default(),
+            lines: LogLimiter::default(),
+            closed: AtomicU64::default(),
+        }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.lock().sockets.len()
+    }
+
+    /// Gives a place to a connection. Closes the oldest stranger when there is none left.
+    pub fn enter(self: &Arc<Self>, socket: &Arc<TcpStream>) -> Stranger {
+        let mut table = self.lock();
+        let number = table.next_number;
+        table.next_number += 1;
+        table.sockets.insert(number, Arc::clone(socket));
+        let is_over = table.sockets.len() > self.places;
+        drop(table);
+        if is_over {
+            self.close_oldest();
+        }
+        Stranger { number, strangers: Arc::clone(self), since: Instant::now() }
+    }
+
+    /// Closes the stranger that has been here for longest; `false` when there is none.
+    pub fn close_oldest(&self) -> bool {
+        let oldest = self.lock().sockets.pop_first();
+        let Some((_, socket)) = oldest else {
+            return false;
+        };
+        // Its thread notices at its next read or write.
+        let _ = socket.shutdown(Shutdown::Both);
+        metrics::add(&self.closed, 1);
+        if let Some(left_out) = self.lines.admit() {
+            warn!(
+                "closed the oldest connection without a password, since {} of them hold all places for such{left_out}",
+                self.places
+            );
+        }
+        true
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Table> {
+        // A panic ends the process, so nobody meets a lock that a panicking thread left behind.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Stranger {
+    /// Whether its connection was closed to make room.
+    pub fn was_closed(&self) -> bool {
+        !self.strangers.lock().sockets.contains_key(&self.number)
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        self.strangers.lock().sockets.remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn the_oldest_stranger_makes_room() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let connect = || {
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            (client, Arc::new(listener.accept().unwrap().0))
+        };
+        let strangers = Arc::new(Strangers::new(5));
+        let ends: Vec<_> = (0..4).map(|_| connect()).collect();
+        let first = strangers.enter(&ends[0].1);
+        let second = strangers.enter(&ends[1].1);
+        let third = strangers.enter(&ends[2].1);
+        assert_eq!([first.was_closed(), second.was_closed(), third.was_closed()], [true, false, false]);
+        assert_eq!(std::io::Read::read(&mut &ends[0].0, &mut [0]).unwrap(), 0, "it is closed");
+        drop(second);
+        let fourth = strangers.enter(&ends[3].1);
+        assert_eq!((strangers.count(), metrics::read(&strangers.closed)), (2, 1));
+        drop((first, third, fourth));
+        assert_eq!(strangers.count(), 0);
+        assert!(!strangers.close_oldest());
+    }
+}
