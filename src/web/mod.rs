@@ -56,7 +56,8 @@ pub fn admit(request: &Request, node: &Node, mut check_password: impl FnMut(&[u8
     if node.configuration.password.is_some() {
         let is_short = request.len <= node.configuration.limits.unauthenticated_bytes_max;
         let is_authorized = password(request).map_or(Ok(false), |password| check_password(&password))?;
-        if !is_authorized && !(is_probe && is_short) {
+        let is_open = is_probe && is_short;
+        if !is_authorized && !is_open {
             return Err(refused("401", "the password is needed: user default, Basic authentication"));
         }
     } else if !is_probe && !is_our_name(request.host, &node.replication.advertised_address()) {
