@@ -439,7 +439,7 @@ mod tests {
     fn before_the_password_little_is_read() {
         let limits = Limits::default();
         for (bytes, refused) in
-            [(&b"*11\r\n"[..], true), (b"*10\r\n", false), (b"*1\r\n$16385\r\n", true), (b"*1\r\n$16384\r\n", false)]
+            [(&b"*11\r\n"[..], true), (b"*10\r\n", false), (b"*1\r\n$16385\r\n", true), (b"*1\r\n$16372\r\n", false)]
         {
             let result = Parser::default().parse(bytes, &limits, false);
             assert_eq!(result.is_err(), refused, "{}", bytes.escape_ascii());
