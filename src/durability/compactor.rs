@@ -88,7 +88,7 @@ impl Compactor {
         bytes > bytes_min && bytes as f64 > times * self.store.size().bytes as f64
     }
 
-    /// Takes room for the next snapshot while there is some: once a compaction can be foreseen, and a part at a time. Where
+    /// Takes room for the next snapshot while there is some: once a compaction can be foreseen, and all at once, since the log grows meanwhile. Where
     /// there is none, the compaction is due at once: later there is still less.
     fn hold_room(&mut self) {
         if !self.is_longer_than(1.5, self.bytes_min / 2) {
@@ -96,7 +96,7 @@ impl Compactor {
         }
         let files = self.log.files.as_ref();
         let held = files.read(ROOM, 0).map_or(0, |(_, len)| len);
-        let missing = self.snapshot_bytes().saturating_sub(held).min(ROOM_STEP_BYTES);
+        let missing = self.snapshot_bytes().saturating_sub(held);
         if missing == 0 {
             return;
         }
@@ -112,5 +112,3 @@ impl Compactor {
 
 /// How often the compactor looks.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
-/// Room taken at a time, so that the disk has time for the log.
-const ROOM_STEP_BYTES: u64 = 32 * 1024 * 1024;
