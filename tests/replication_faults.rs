@@ -193,6 +193,15 @@ enum Trouble {
     CutOff,
 }
 
+/// Does something at its end, also when that is a panic.
+struct OnDrop<F: Fn()>(F);
+
+impl<F: Fn()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
 struct Random(u64);
 
 impl Random {
@@ -241,8 +250,9 @@ fn survive_trouble(time: Duration, longest: Duration) {
             let (is_over, acknowledged) = (&is_over, &acknowledged[index]);
             scope.spawn(move || load(address, seed + index as u64, is_over, acknowledged));
         }
+        // Also when a check below fails: the scope waits for these threads.
+        let _end = OnDrop(|| is_over.store(true, Ordering::Relaxed));
         make_trouble(&mut nodes, Random(seed), time, longest);
-        is_over.store(true, Ordering::Relaxed);
     });
     let began = Instant::now();
     loop {
