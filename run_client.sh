@@ -21,8 +21,8 @@ for word; do
 done
 # A server that was started a moment ago may still be starting: retry a refused connection for 3 s.
 for _ in $([ "${1:-}" = --help ] || seq 30); do
-    timeout 3 bash -c ': <>"/dev/tcp/$0/$1"' "${words[0]:-localhost}" "${words[1]:-8080}" 2>&- || [ $? != 1 ] && break
-    sleep 0.1
+    timeout 3 bash -c ': <>"/dev/tcp/$0/$1"' "${words[0]:-localhost}" "${words[1]:-8080}" 2>/dev/null ||
+        [ $? != 1 ] && break || sleep 0.1
 done
 # Line editing and history, where rlwrap is installed and a person sits at a terminal that can do it.
 [ ${#words[@]} -le 2 ] && [ -t 0 ] && [ -t 1 ] && [ "${TERM:-dumb}" != dumb ] && edit=$(command -v rlwrap) || edit=

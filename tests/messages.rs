@@ -245,7 +245,7 @@ fn a_prompt_outlives_a_silent_server() {
         return;
     }
     let (silent, server) = (fake(silent), Server::start(&[]));
-    let client = format!("{} client --timeout 1 127.0.0.1 {silent}", binary().display());
+    let client = format!("{} client --timeout 1 127.0.0.1 {silent}", common::quoted(binary().display()));
     let mut terminal = Terminal::start(&client);
     for (line, answer) in [
         (
