@@ -33,6 +33,7 @@
 //! "Crash-Only Software", 2003). A panic in any thread ends the process: half a node is worse than none.
 
 use std::fmt::Display;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
@@ -105,6 +106,9 @@ pub struct Batch {
     /// delete may be another connection's, appended and not yet committed. Replies about the whole store (`DBSIZE`,
     /// `INFO`, `/status.json`, `/metrics`) note the end of the log.
     position: u64,
+    /// The highest log position of all shards that a peer is shown: no reply may leave before the log is on the disk up to
+    /// here, whatever the policy, since the peer takes it as a confirmation.
+    shown_to_peer: u64,
     /// Whose changes a failed commit must be told.
     changed: Changed,
     /// Where to hand on what was written.
@@ -313,8 +317,11 @@ impl Node {
         metrics::add(&self.metrics.hits, batch.hits);
         metrics::add(&self.metrics.misses, batch.misses);
         metrics::add(&self.metrics.input_bytes, batch.input_bytes);
-        let Batch { position, changed, .. } = *batch;
+        let Batch { position, changed, shown_to_peer, .. } = *batch;
         *batch = Batch { has_written: batch.has_written, ..Batch::default() };
+        if shown_to_peer > 0 {
+            self.sync_to(shown_to_peer)?;
+        }
         match self.log().map(|log| log.commit(position)) {
             Some(Err(reason)) if changed > Changed::Nothing => return Err(read_only(&reason, "outcome unknown")),
             _ if changed > Changed::Nothing => trace!("committed up to position {position}: {}", self.promise()),
@@ -369,11 +376,23 @@ impl Node {
         Ok(done)
     }
 
-    /// Before a peer is told what is here: it must not be lost afterwards, not even with the power, since the peer
-    /// takes it as a confirmation.
-    pub fn settle_for_peer(&self) -> Result<()> {
+    /// A peer is to see what these shards held until now: [`Node::commit`] brings it to the disk first, once for all
+    /// that an exchange asks about.
+    pub fn shown_to_peer(&self, shards: Range<usize>, batch: &mut Batch) -> Result<()> {
         self.check_writable()?;
-        self.sync()
+        if self.log().is_some() {
+            let newest = shards.map(|shard| self.store.position(shard)).max();
+            batch.shown_to_peer = batch.shown_to_peer.max(newest.unwrap_or(0));
+        }
+        Ok(())
+    }
+
+    /// Returns when the log is on the disk up to a position.
+    fn sync_to(&self, position: u64) -> Result<()> {
+        let Some(log) = self.log().filter(|log| !log.is_synced(position)) else {
+            return Ok(());
+        };
+        log.sync().map_err(|reason| read_only(&reason, "not shown to a peer"))
     }
 
     /// From now on the node serves clients.

@@ -21,11 +21,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use kvstore::config::{Dials, Limits};
+use kvstore::replication::inbound::is_restless;
 use kvstore::replication::link::{Link, Step};
 use kvstore::replication::members::{Identity, Members, Stored, Verdict};
 use kvstore::replication::queue::{Change, Overflows, Queue};
 use kvstore::replication::sync::{self, View};
 use kvstore::replication::tombstones::{CLEAN_ROUNDS, Rounds};
+use kvstore::replication::versions;
 use kvstore::replication::{Introduction, Reply, Request};
 use kvstore::store::KeyValueStore;
 use kvstore::store::digest::{SHARDS, key_hash, shard_of};
@@ -48,6 +50,8 @@ enum Fault {
 /// Without optimization a seed takes ten times as long.
 const SEEDS: u64 = if cfg!(debug_assertions) { 300 } else { 4_000 };
 const KEYS: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
+/// Shorter than two entries, so that lists come in parts.
+const PART_BYTES: usize = 30;
 const START_MS: u64 = 1_800_000_000_000;
 const GRACE: Duration = Duration::from_secs(40);
 const SKEW_MAX: Duration = Duration::from_secs(60);
@@ -95,6 +99,7 @@ struct SimNode {
 struct Inbound {
     connection: u64,
     heard_ms: u64,
+    greeted_ms: u64,
     /// The latest exchange that arrived.
     exchange: u64,
 }
@@ -328,9 +333,12 @@ impl Cluster {
     fn drive(&mut self, index: usize, number: u64) {
         let (now_ms, cutoff) = (self.now_ms, self.cutoff(index));
         let node = &mut self.nodes[index];
+        let holders = node.members.holders();
+        let is_apart = node.links.iter().any(|(other, sim)| holders.contains_key(other) && !sim.link.is_introduced());
         let Some(sim) = node.links.get_mut(&number) else {
             return;
         };
+        sim.queue.set_apart(is_apart);
         let Some(connection) = &mut sim.connection else {
             return self.connect(index, number);
         };
@@ -496,8 +504,13 @@ impl Cluster {
             self.adopt(to, from.clock);
             self.update_links(to);
             // The last to arrive counts, also if it was under way for long: the others end.
-            let newest = Inbound { connection, heard_ms: self.now_ms, exchange: 0 };
-            self.nodes[to].inbound.insert(from.node_id, newest);
+            let newest = Inbound { connection, heard_ms: self.now_ms, greeted_ms: self.now_ms, exchange: 0 };
+            let before = self.nodes[to].inbound.insert(from.node_id, newest);
+            if before.is_some_and(|before| {
+                before.connection == connection && is_restless(Duration::from_millis(self.now_ms - before.greeted_ms))
+            }) {
+                self.nodes[to].links.values().for_each(|link| link.queue.nudge());
+            }
             return vec![Reply::Introduction(self.introduction(to, true))];
         }
         let silence_max_ms = self.limits.peer_idle_timeout.as_millis() as u64;
@@ -518,7 +531,7 @@ impl Cluster {
                 Request::Hello => Reply::Error("HELLO comes alone".into()),
                 Request::ShardDigests => Reply::Bytes(view.shard_digests()),
                 Request::BucketDigests(shard) => Reply::Bytes(view.bucket_digests(*shard)),
-                Request::Versions(shard, bucket) => Reply::Bytes(view.versions(*shard, *bucket)),
+                Request::Versions(place) => Reply::Listed(versions::list(&view, place, PART_BYTES)),
                 Request::Merge(records) => self.merge(to, records, wall_ms),
             });
         }

@@ -75,6 +75,8 @@ pub enum Command<'a> {
     PeerVersions {
         shard: usize,
         bucket: usize,
+        /// The key after which the list goes on.
+        after: Option<&'a [u8]>,
     },
     PeerMerge {
         records: &'a [u8],
@@ -193,7 +195,7 @@ pub const TABLE: &[Row] = &[
     new("PEERS", "", 1, NO_KEYS, READ, LINES, "one row per peer"),
     new("PARTITION", "address | id | *", 2, NO_KEYS, READ, LINES, "for experiments: neither send to nor accept from a peer"),
     new("HEAL", "", 1, NO_KEYS, READ, LINES, "ends every PARTITION"),
-    new("PEER", "HELLO ... | DIGESTS [shard] | VERSIONS shard bucket | MERGE records | FORGET address | id", -2, NO_KEYS, READ, RESP, "between nodes; FORGET bans a node for good"),
+    new("PEER", "HELLO ... | DIGESTS [shard] | VERSIONS shard bucket [key] | MERGE records | FORGET address | id", -2, NO_KEYS, READ, RESP, "between nodes; FORGET bans a node for good"),
     new("SHUTDOWN", "", 1, NO_KEYS, READ, LINES, "stop the server gently"),
     new("PING", "[message]", -1, NO_KEYS, READ, LINES, "PONG, or the message"),
     new("ECHO", "message", 2, NO_KEYS, READ, RESP, "the message"),
@@ -314,8 +316,9 @@ fn subcommand(words: Words<'_>) -> Result<Command<'_>> {
         ((b"PEER", b"HELLO"), _) => Command::PeerHello { words: rest },
         ((b"PEER", b"DIGESTS"), 0) => Command::PeerDigests { shard: None },
         ((b"PEER", b"DIGESTS"), 1) => Command::PeerDigests { shard: Some(below(rest.get(0), SHARDS)?) },
-        ((b"PEER", b"VERSIONS"), 2) => {
-            Command::PeerVersions { shard: below(rest.get(0), SHARDS)?, bucket: below(rest.get(1), BUCKETS)? }
+        ((b"PEER", b"VERSIONS"), words @ 2..=3) => {
+            let (shard, bucket) = (below(rest.get(0), SHARDS)?, below(rest.get(1), BUCKETS)?);
+            Command::PeerVersions { shard, bucket, after: (words == 3).then(|| rest.get(2)) }
         }
         ((b"PEER", b"MERGE"), 1) => Command::PeerMerge { records: rest.get(0) },
         ((b"PEER", b"FORGET"), 1) => Command::PeerForget { peer: rest.get(0) },

@@ -74,6 +74,8 @@ pub(super) struct Handle {
 pub(super) struct Shown {
     pub(super) address: String,
     pub(super) state: State,
+    /// Who is talked with.
+    pub(super) peer: Option<u64>,
     pub(super) held: Held,
     /// Changes of the queue that the peer has answered, whether it took or refused them.
     pub(super) answered: u64,
@@ -97,6 +99,7 @@ impl Handle {
             shown: Mutex::new(Shown {
                 address: address.into(),
                 state: State::Connecting(String::new()),
+                peer: None,
                 held: Held::default(),
                 answered: 0,
                 is_connected: false,

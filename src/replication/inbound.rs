@@ -3,14 +3,25 @@
 use std::collections::HashMap;
 use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use super::lock;
 use crate::error::{Error, Result};
+
+/// A peer that introduces itself again after less time compares everything again and again.
+const RESTLESS: Duration = Duration::from_secs(8);
+
+/// Whether a peer that introduced itself twice on one connection, with this time between, compares so often because it
+/// cannot reach some other member: see `APART_SYNC_MS` in [`super::link`]. It is the only one to know.
+pub fn is_restless(pause: Duration) -> bool {
+    pause < RESTLESS
+}
 
 /// A connection on which a peer has introduced itself.
 #[derive(Debug)]
 pub struct Peer {
     id: u64,
+    greeted: Instant,
     address: String,
     socket: Arc<TcpStream>,
     /// Held while a batch is merged: when a newer connection has taken over, nothing more comes from this one.
@@ -25,6 +36,11 @@ impl Peer {
             return act();
         }
         Err(Error::refused("this node has a newer connection, or was cut off; say PEER HELLO again"))
+    }
+
+    /// Whether this node introduced itself on this connection only moments ago.
+    pub fn was_just_greeted(&self, id: u64) -> bool {
+        self.id == id && is_restless(self.greeted.elapsed())
     }
 
     fn end(&self) {
@@ -43,8 +59,13 @@ pub struct Inbound(Mutex<HashMap<u64, Arc<Peer>>>);
 impl Inbound {
     /// A node introduced itself on `socket`: its older connections end.
     pub fn greeted(&self, id: u64, address: &str, socket: &Arc<TcpStream>) -> Arc<Peer> {
-        let peer =
-            Arc::new(Peer { id, address: address.into(), socket: Arc::clone(socket), is_current: Mutex::new(true) });
+        let peer = Arc::new(Peer {
+            id,
+            greeted: Instant::now(),
+            address: address.into(),
+            socket: Arc::clone(socket),
+            is_current: Mutex::new(true),
+        });
         let before = lock(&self.0).insert(id, Arc::clone(&peer));
         if let Some(before) = before {
             *lock(&before.is_current) = false;

@@ -15,12 +15,18 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
+use super::large::{Large, Waiting};
+use super::pace::{Allowed, Fate, Pace};
 use super::queue::{Change, Overflows, Queue};
+use super::refusals::Refusals;
 use super::sync::{Revived, ShardSet, Sync, View};
 use super::{Introduction, Reply, Request};
 use crate::config::Limits;
 use crate::error::{Error, Result};
 use crate::store::prefetch::PREFETCH_KEYS_MAX;
+
+/// While a member cannot be reached, everything is compared so often: what it was sent may come by way of another.
+const APART_SYNC_MS: u64 = 5_000;
 
 /// What to do next.
 #[derive(Debug)]
@@ -85,6 +91,7 @@ pub struct Link {
     /// For the next [`Step::Synced`].
     revived: Revived,
     is_introduced: bool,
+    is_answering: bool,
     is_waiting_for_replies: bool,
     /// Changes taken from the queue so far.
     taken: u64,
@@ -99,6 +106,16 @@ pub struct Link {
     is_unsettled: bool,
     /// The peer refused records because they are too far ahead of its clock.
     is_refused: bool,
+    /// Which.
+    refusals: Refusals,
+    /// The batch under way is a probe, to see whether the peer still does.
+    is_probing: bool,
+    /// How large batches are.
+    pace: Pace,
+    /// Changes of large records that were taken from the queue and not yet sent.
+    large: Large,
+    /// The time of the last step.
+    now_ms: u64,
     /// When the oldest change was made that was taken from the queue and that the peer may not hold.
     oldest_ms: Option<u64>,
     /// Changes that were taken from the queue and not yet sent: at most [`PREFETCH_KEYS_MAX`], and what the driver received.
@@ -106,6 +123,10 @@ pub struct Link {
     next_sync_ms: u64,
     /// When to compare because of idleness; `None` when that was done since the last activity.
     idle_sync_ms: Option<u64>,
+    /// When the last comparison of everything began.
+    compared_ms: Option<u64>,
+    /// When to compare because a member told that it cannot reach another one.
+    nudged_ms: Option<u64>,
     /// Changes go next, so that they do not wait for the end of a sync.
     changes_go_next: bool,
 }
@@ -137,6 +158,7 @@ impl Default for Link {
             sync: None,
             revived: Revived::new(),
             is_introduced: false,
+            is_answering: false,
             is_waiting_for_replies: false,
             taken: 0,
             answered: 0,
@@ -144,10 +166,17 @@ impl Default for Link {
             held: Held::default(),
             is_unsettled: true,
             is_refused: false,
+            refusals: Refusals::default(),
+            is_probing: false,
+            pace: Pace::default(),
+            large: Large::default(),
+            now_ms: 0,
             oldest_ms: None,
             ahead: VecDeque::new(),
             next_sync_ms: 0,
             idle_sync_ms: None,
+            compared_ms: None,
+            nudged_ms: None,
             changes_go_next: false,
         }
     }
@@ -157,15 +186,16 @@ impl Link {
     /// There is a new connection.
     pub fn connected(&mut self) {
         self.phase = Phase::Greeting;
-        self.is_introduced = false;
+        (self.is_introduced, self.is_answering) = (false, false);
     }
 
     /// The connection is gone. What was under way may or may not have arrived; the next
     /// connection starts with a comparison of everything.
     pub fn broken(&mut self) {
         self.phase = Phase::Down;
-        self.is_introduced = false;
-        self.is_refused = false;
+        (self.is_introduced, self.is_answering) = (false, false);
+        (self.is_refused, self.is_probing) = (false, false);
+        self.pace.broken();
         if let Some(running) = self.sync.take() {
             self.revived.extend(running.sync.revived);
         }
@@ -178,6 +208,7 @@ impl Link {
         let run = Run { node_id: by.node_id, run_id: by.run_id, is_durable: by.is_durable };
         if self.peer.replace(run) != Some(run) {
             self.held = Held::default();
+            self.refusals.end();
             // It may be the same connection: what comes after must not count for what came before.
             self.is_unsettled = true;
         }
@@ -187,6 +218,11 @@ impl Link {
     /// Whether the peer has said who it is on this connection.
     pub fn is_introduced(&self) -> bool {
         self.is_introduced
+    }
+
+    /// Whether the peer has answered on this connection what only one in working order answers.
+    pub fn is_answering(&self) -> bool {
+        self.is_answering
     }
 
     /// Whether changes are sent as they come, with nothing to catch up.
@@ -213,7 +249,7 @@ impl Link {
     /// When the oldest change was made that the peer may not hold, as far as the link has seen.
     pub fn oldest_ms(&self) -> Option<u64> {
         let ahead = self.ahead.iter().map(|change| change.at_ms);
-        ahead.chain(self.oldest_ms).min()
+        ahead.chain(self.oldest_ms).chain(self.large.oldest_changed_ms()).min()
     }
 
     /// Looks at the first queued change, to know its age, while nothing can be sent.
@@ -230,12 +266,14 @@ impl Link {
 
     /// Changes taken from the queue and not yet sent.
     pub fn waiting(&self) -> usize {
-        self.ahead.len()
+        self.ahead.len() + self.large.len()
     }
 
     /// What to do next. `now_ms` is a monotonic clock; no exchange may be under way.
     pub fn next(&mut self, now_ms: u64, queue: &Queue, view: View, limits: &Limits) -> Step {
         debug_assert!(!self.is_waiting_for_replies, "one exchange at a time");
+        self.now_ms = now_ms;
+        self.pace.acknowledged(now_ms, limits.batch_bytes);
         if queue.take_stir() {
             self.idle_sync_ms = Some(now_ms + limits.sync_idle.as_millis() as u64);
         }
@@ -243,33 +281,43 @@ impl Link {
             let soon_ms = now_ms + limits.sync_after_change.as_millis() as u64;
             self.next_sync_ms = self.next_sync_ms.min(soon_ms);
         }
-        let is_due = self.phase == Phase::Greeted
-            || now_ms >= self.next_sync_ms
-            || self.idle_sync_ms.is_some_and(|at| now_ms >= at);
+        if queue.take_nudge() {
+            self.nudged_ms = Some(now_ms.max(self.compared_ms.unwrap_or(0) + APART_SYNC_MS));
+        }
+        let scheduled_ms = self.scheduled_ms(queue);
+        let is_scheduled = self.phase == Phase::Greeted || now_ms >= scheduled_ms;
         match self.phase {
             Phase::Down => return Step::Wait { until_ms: u64::MAX },
-            // Before each comparison of everything: so names of new and forgotten members travel.
-            Phase::Open if is_due && self.sync.is_none() => self.phase = Phase::Greeting,
+            // Before each comparison that is due by itself: so names of new and forgotten members travel.
+            Phase::Open if is_scheduled && self.sync.is_none() => self.phase = Phase::Greeting,
             _ => {}
         }
         if self.phase == Phase::Greeting {
             return self.send(vec![Request::Hello]);
         }
+        if self.sync.is_none()
+            && let Some(record) = self.probe(view)
+        {
+            self.is_probing = true;
+            return self.send(vec![Request::Merge(record)]);
+        }
+        let is_due = is_scheduled || self.nudged_ms.is_some_and(|at| now_ms >= at);
         if self.sync.is_none() && (is_due || queue.has_marks()) {
             self.start_sync(is_due, now_ms, queue, limits);
         }
+        let allowed = self.pace.allowed(now_ms, limits.batch_bytes, self.refusals.from_ms(now_ms));
         if self.sync.is_none() || std::mem::take(&mut self.changes_go_next) {
-            let batch = self.drain(queue, view, limits);
+            let batch = self.drain(queue, view, &allowed);
             if !batch.is_empty() {
                 self.idle_sync_ms = Some(now_ms + limits.sync_idle.as_millis() as u64);
                 return self.send(vec![Request::Merge(batch)]);
             }
         }
         let Some(running) = &mut self.sync else {
-            let until_ms = self.idle_sync_ms.unwrap_or(u64::MAX).min(self.next_sync_ms);
-            return Step::Wait { until_ms };
+            let others = [self.nudged_ms, self.refusals.probe_ms()].into_iter().flatten();
+            return Step::Wait { until_ms: others.chain([scheduled_ms]).min().unwrap_or(u64::MAX) };
         };
-        let requests = running.sync.next(view, limits);
+        let requests = running.sync.next(view, &allowed);
         if !requests.is_empty() {
             self.changes_go_next = true;
             return self.send(requests);
@@ -301,28 +349,63 @@ impl Link {
     }
 
     fn take_one(&mut self, request: &Request, reply: &Reply, view: View) -> Result<()> {
-        if let (Request::Merge(_), Reply::Merged { refused, .. }) = (request, reply) {
+        if let (Request::Merge(batch), Reply::Merged { refused, .. }) = (request, reply) {
+            let is_probe = std::mem::take(&mut self.is_probing);
             if self.sync.is_none() {
-                self.answered = self.taken;
+                self.answered = self.handled();
             }
             if *refused > 0 {
-                (self.is_refused, self.is_unsettled) = (true, true);
-                if let Some(running) = &mut self.sync {
-                    running.is_refused = true;
-                }
+                self.refusals.note(batch, *refused, self.now_ms);
+                self.refused();
+            } else if is_probe {
+                self.refusals.lift();
+                self.next_sync_ms = self.now_ms;
             } else if !self.is_unsettled {
-                self.holds_all_taken();
+                self.holds_all_sent();
             }
             return Ok(());
         }
+        self.is_answering = true;
         match &mut self.sync {
             Some(running) => running.sync.take(request, reply, view),
             None => Err(Error::Corrupt("a reply of another kind".into())),
         }
     }
 
+    /// The peer refused a record, or would.
+    fn refused(&mut self) {
+        (self.is_refused, self.is_unsettled) = (true, true);
+        if let Some(running) = &mut self.sync {
+            running.is_refused = true;
+        }
+    }
+
+    /// A record that the peer refused, when it is time to try whether it still does.
+    fn probe(&mut self, view: View) -> Option<Vec<u8>> {
+        let key = self.refusals.probe(self.now_ms)?;
+        let mut record = Vec::new();
+        view.store.copy_record(key, &mut record, |_| true);
+        if record.is_empty() {
+            // It was a dropped tombstone. Others may be left.
+            self.refusals.lift();
+            self.next_sync_ms = self.now_ms;
+            return None;
+        }
+        Some(record)
+    }
+
+    /// When everything is compared next.
+    fn scheduled_ms(&self, queue: &Queue) -> u64 {
+        let apart_ms = self.compared_ms.filter(|_| queue.is_apart()).map(|at| at + APART_SYNC_MS);
+        let others = self.idle_sync_ms.into_iter().chain(apart_ms);
+        others.chain([self.next_sync_ms]).min().unwrap_or(u64::MAX)
+    }
+
     fn send(&mut self, requests: Vec<Request>) -> Step {
         self.is_waiting_for_replies = true;
+        if let [Request::Merge(batch)] = requests.as_slice() {
+            self.pace.sent(self.now_ms, batch.len());
+        }
         Step::Send(requests)
     }
 
@@ -335,14 +418,16 @@ impl Link {
         if is_full {
             self.phase = Phase::Open;
             // A new connection is greeted twice: nodes that joined a moment apart may have missed each other's name.
-            let interval = if self.is_unsettled { limits.sync_after_change } else { limits.sync_interval };
+            let is_new = self.is_unsettled && !self.is_refused;
+            let interval = if is_new { limits.sync_after_change } else { limits.sync_interval };
             self.next_sync_ms = now_ms + interval.as_millis() as u64;
-            self.idle_sync_ms = None;
+            (self.idle_sync_ms, self.nudged_ms, self.compared_ms) = (None, None, Some(now_ms));
             if self.is_unsettled {
                 // What is queued now was merged before: this comparison will find it.
-                for _ in 0..queue.len() + self.waiting() {
+                for _ in 0..queue.len() + self.ahead.len() {
                     self.take_change(queue);
                 }
+                self.large.clear();
             }
         }
         self.sync = Some(Running {
@@ -357,30 +442,38 @@ impl Link {
     fn finish_sync(&mut self, done: Running, now_ms: u64, limits: &Limits) -> Step {
         self.changes_go_next = false;
         self.revived.extend(done.sync.revived);
-        self.answered = self.taken;
-        if done.is_refused {
-            // The clocks may come together by themselves: try again soon, not at once.
-            self.idle_sync_ms = Some(now_ms + limits.sync_idle.as_millis() as u64);
+        self.answered = self.handled();
+        if done.is_refused || done.sync.has_refused {
+            // The clocks may come together by themselves: a probe will tell.
+            self.refused();
+            self.next_sync_ms = self.next_sync_ms.max(now_ms + limits.sync_interval.as_millis() as u64);
             return Step::Wait { until_ms: now_ms };
         }
         if !done.is_full {
             // While something is unsettled, an earlier mark may have been dealt with by a record that was refused.
             if !self.is_unsettled {
                 self.held.overflows = done.overflows;
-                self.holds_all_taken();
+                self.holds_all_sent();
             }
             return Step::Wait { until_ms: now_ms };
         }
         self.held.overflows = done.overflows;
         // Batches that were sent meanwhile were acknowledged, or this would have been noted as refused.
         (self.is_unsettled, self.is_refused) = (false, false);
+        self.refusals.end();
         self.held.is_complete = true;
-        self.holds_all_taken();
+        self.holds_all_sent();
         Step::Synced { began_ms: done.began_ms, revived: std::mem::take(&mut self.revived) }
     }
 
-    fn holds_all_taken(&mut self) {
-        self.held.sent = self.taken;
+    /// Up to which change of the queue nothing waits here any more.
+    fn handled(&self) -> u64 {
+        self.large.first_number().map_or(self.taken, |number| number - 1)
+    }
+
+    /// The peer holds what was taken from the queue, but for the large records that still wait.
+    fn holds_all_sent(&mut self) {
+        self.held.sent = self.handled();
         self.oldest_ms = None;
     }
 
@@ -391,10 +484,35 @@ impl Link {
         Some(change)
     }
 
-    /// Collects what the changed keys are now, up to the limit. A key that changed many times is read once.
-    fn drain(&mut self, queue: &Queue, view: View, limits: &Limits) -> Vec<u8> {
-        let (mut batch, mut keys) = (Vec::new(), HashSet::new());
-        while batch.len() < limits.batch_bytes {
+    /// Collects what the changed keys are now, as much as is allowed: small records, or large ones.
+    fn drain(&mut self, queue: &Queue, view: View, allowed: &Allowed) -> Vec<u8> {
+        let mut batch = Vec::new();
+        let mut has_refused = self.large.is_due(allowed) && self.large.fill(view, allowed, &mut batch);
+        if batch.is_empty() {
+            has_refused |= self.drain_small(queue, view, allowed, &mut batch);
+            self.large.small_went();
+        }
+        if batch.is_empty() {
+            has_refused |= self.large.fill(view, allowed, &mut batch);
+        }
+        if has_refused {
+            self.refused();
+        }
+        if batch.is_empty() {
+            self.answered = self.handled();
+        }
+        if batch.is_empty() && !self.is_unsettled {
+            // Keys that are gone, if any: dropped tombstones. The peer needs nothing of them.
+            self.holds_all_sent();
+        }
+        batch
+    }
+
+    /// Collects small records, and sets large ones aside; a key that changed many times is read once. Whether any must
+    /// stay here because the peer would refuse it.
+    fn drain_small(&mut self, queue: &Queue, view: View, allowed: &Allowed, batch: &mut Vec<u8>) -> bool {
+        let (mut keys, mut has_refused) = (HashSet::new(), false);
+        while batch.len() < allowed.bytes && !self.large.is_full() {
             if self.ahead.is_empty() {
                 self.ahead.extend(std::iter::from_fn(|| queue.take().ok()).take(PREFETCH_KEYS_MAX));
                 view.store.prefetch(self.ahead.iter().map(|change| &*change.key));
@@ -402,29 +520,32 @@ impl Link {
             let Some(change) = self.take_change(queue) else {
                 break;
             };
-            let before = batch.len();
+            let mut fate = Fate::Small;
             if keys.insert(Arc::clone(&change.key)) {
-                view.store.copy_record(&change.key, &mut batch);
+                view.store.copy_record(&change.key, batch, |entry| {
+                    fate = allowed.fate(entry);
+                    fate == Fate::Small
+                });
             }
-            if batch.len() > limits.merge_bytes_max {
-                // In a batch of its own it fits.
-                batch.truncate(before);
-                self.taken -= 1;
-                self.ahead.push_front(change);
-                break;
+            match fate {
+                Fate::Small => {}
+                Fate::Large => self.large.add(Waiting {
+                    key: change.key,
+                    number: self.taken,
+                    changed_ms: change.at_ms,
+                    since_ms: allowed.now_ms,
+                }),
+                Fate::Refused => has_refused = true,
             }
         }
-        if batch.is_empty() && !self.is_unsettled {
-            // Keys that are gone, if any: dropped tombstones. The peer needs nothing of them.
-            self.holds_all_taken();
-        }
-        batch
+        has_refused
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::replication::versions;
     use crate::store::KeyValueStore;
     use crate::store::record::{Record, decode_all};
     use crate::store::version::Version;
@@ -436,7 +557,7 @@ mod tests {
             Request::Hello => Reply::Introduction(Introduction::default()),
             Request::ShardDigests => Reply::Bytes(view.shard_digests()),
             Request::BucketDigests(shard) => Reply::Bytes(view.bucket_digests(*shard)),
-            Request::Versions(shard, bucket) => Reply::Bytes(view.versions(*shard, *bucket)),
+            Request::Versions(place) => Reply::Listed(versions::list(&view, place, place.bytes_max())),
             Request::Merge(records) => {
                 for record in decode_all(records) {
                     store.merge(&record.expect("our own bytes"), |_| 0);

@@ -1,14 +1,28 @@
 //! What links say to each other: `PEER …` requests in RESP, and their replies.
+//!
+//! | request | reply |
+//! |---|---|
+//! | `PEER HELLO …` | see [`super::introduction`] |
+//! | `PEER DIGESTS` | a bulk of 1,024 `u64` |
+//! | `PEER DIGESTS shard` | a bulk of 64 `u64` |
+//! | `PEER VERSIONS shard bucket` | a bulk of `key_len u32`, key, `time u64`, `origin u64` for each entry |
+//! | `PEER MERGE records` | lines `+<bytes so far>` while a long one is read, then `[merged, refused]` |
+//!
+//! Numbers are little-endian. A list of versions longer than 1 MiB is answered with its first part: an array of two bulks,
+//! entries in the order of their keys, and the last of these keys. `PEER VERSIONS shard bucket key` is answered with what
+//! follows that key, again in an array if there is still more, in parts of at most 16 MiB: see [`super::versions`].
 
 use std::io::Write;
 
 use super::introduction::{HELLO_BYTES_MAX, Introduction, explained};
+use super::versions::{Listed, Place};
 use crate::client::Response;
 use crate::error::{Error, Result};
 use crate::guard::sentence;
+use crate::store::record::KEY_BYTES_MAX;
 
-/// Longest list of versions: the longest bulk that a server sends, and its header.
-const VERSIONS_BYTES_MAX: u64 = 512 * 1024 * 1024 + 64;
+/// What a list of versions may have besides its part: an entry that is longer than that, the key to go on after, headers.
+const VERSIONS_BYTES_MORE: u64 = 4 * KEY_BYTES_MAX as u64;
 /// Longest reply of any other kind: an error, or the digests of all shards.
 const SHORT_BYTES_MAX: u64 = 64 * 1024;
 
@@ -21,8 +35,8 @@ pub enum Request {
     ShardDigests,
     /// The digests of a shard's buckets.
     BucketDigests(usize),
-    /// Keys and versions in a bucket of a shard.
-    Versions(usize, usize),
+    /// Keys and versions in a bucket, from a place in its list on.
+    Versions(Place),
     /// Take these records in.
     Merge(Vec<u8>),
 }
@@ -32,8 +46,10 @@ pub enum Request {
 pub enum Reply {
     /// To HELLO.
     Introduction(Introduction),
-    /// Digests or versions.
+    /// Digests.
     Bytes(Vec<u8>),
+    /// Keys and versions.
+    Listed(Listed),
     /// How many records were taken in, and how many were too far ahead of the clock there.
     Merged {
         /// Taken in.
@@ -48,12 +64,17 @@ pub enum Reply {
 impl Request {
     /// Appends the request in RESP, but for the records of a MERGE, which follow, and then CR LF.
     pub fn encode(&self, introduction: &Introduction, out: &mut Vec<u8>) {
-        let words: Vec<String> = match self {
-            Request::Hello => [vec!["HELLO".into()], introduction.words().to_vec()].concat(),
-            Request::ShardDigests => vec!["DIGESTS".into()],
-            Request::BucketDigests(shard) => vec!["DIGESTS".into(), shard.to_string()],
-            Request::Versions(shard, bucket) => {
-                vec!["VERSIONS".into(), shard.to_string(), bucket.to_string()]
+        let number = |number: &usize| number.to_string().into_bytes();
+        let words: Vec<Vec<u8>> = match self {
+            Request::Hello => {
+                let words = introduction.words().into_iter().map(String::into_bytes);
+                [b"HELLO".to_vec()].into_iter().chain(words).collect()
+            }
+            Request::ShardDigests => vec![b"DIGESTS".to_vec()],
+            Request::BucketDigests(shard) => vec![b"DIGESTS".to_vec(), number(shard)],
+            Request::Versions(Place { shard, bucket, after }) => {
+                let words = [b"VERSIONS".to_vec(), number(shard), number(bucket)];
+                words.into_iter().chain(after.as_ref().map(|key| key.to_vec())).collect()
             }
             Request::Merge(records) => {
                 // Writing to a Vec cannot fail.
@@ -63,7 +84,9 @@ impl Request {
         };
         let _ = write!(out, "*{}\r\n$4\r\nPEER\r\n", words.len() + 1);
         for word in words {
-            let _ = write!(out, "${}\r\n{word}\r\n", word.len());
+            let _ = write!(out, "${}\r\n", word.len());
+            out.extend_from_slice(&word);
+            out.extend_from_slice(b"\r\n");
         }
     }
 
@@ -71,7 +94,7 @@ impl Request {
     pub fn reply_bytes_max(&self) -> u64 {
         match self {
             Request::Hello => HELLO_BYTES_MAX as u64,
-            Request::Versions(..) => VERSIONS_BYTES_MAX,
+            Request::Versions(place) => place.bytes_max() as u64 + VERSIONS_BYTES_MORE,
             _ => SHORT_BYTES_MAX,
         }
     }
@@ -90,6 +113,13 @@ impl Request {
                     Reply::Merged { merged: *merged as u64, refused: *refused as u64 }
                 }
                 _ => return Err(Error::Corrupt("a MERGE was not acknowledged".into())),
+            },
+            (Request::Versions(_), Response::Bulk(bytes)) => Reply::Listed(Listed { bytes, last: None }),
+            (Request::Versions(_), Response::Array(parts)) => match <[Response; 2]>::try_from(parts) {
+                Ok([Response::Bulk(bytes), Response::Bulk(last)]) => {
+                    Reply::Listed(Listed { bytes, last: Some(last.into()) })
+                }
+                _ => return Err(Error::Corrupt("a list of versions that makes no sense".into())),
             },
             (_, Response::Bulk(bytes)) => Reply::Bytes(bytes),
             _ => return Err(Error::Corrupt("a reply of another kind".into())),

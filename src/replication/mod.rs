@@ -43,14 +43,18 @@ mod forgetting;
 mod handle;
 pub mod inbound;
 pub mod introduction;
+pub mod large;
 pub mod link;
 pub mod members;
 pub mod messages;
+pub mod pace;
 pub mod queue;
+pub mod refusals;
 mod runs;
 mod shared;
 pub mod sync;
 pub mod tombstones;
+pub mod versions;
 mod wire;
 mod worker;
 
@@ -305,6 +309,12 @@ impl ReplicationManager {
                 self.shared.options.clock_skew_max.as_secs()
             );
         }
+    }
+
+    /// A peer compares again and again, since it cannot reach some member. What that one sent this node may be what the
+    /// peer lacks, so this node compares too.
+    pub fn nudge(&self) {
+        self.shared.links().values().for_each(|link| link.queue.nudge());
     }
 
     /// Bans a node for good, by address or id.

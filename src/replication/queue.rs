@@ -35,6 +35,8 @@ pub struct Queue {
     sent: AtomicU64,
     is_stirred: AtomicBool,
     is_loss_near: AtomicBool,
+    is_nudged: AtomicBool,
+    is_apart: AtomicBool,
 }
 
 /// The marks of 64 shards, on a cache line of their own: with one count for all shards, writers on two processors kept 0.94
@@ -76,6 +78,8 @@ impl Queue {
             sent: AtomicU64::new(0),
             is_stirred: AtomicBool::new(false),
             is_loss_near: AtomicBool::new(false),
+            is_nudged: AtomicBool::new(false),
+            is_apart: AtomicBool::new(false),
         }
     }
 
@@ -125,6 +129,27 @@ impl Queue {
     /// Whether another peer was lost since the last call.
     pub fn take_loss(&self) -> bool {
         self.is_loss_near.load(Ordering::Relaxed) && self.is_loss_near.swap(false, Ordering::Relaxed)
+    }
+
+    /// A member compares everything again and again: it cannot reach another one, and what this node received may be
+    /// what that one lacks.
+    pub fn nudge(&self) {
+        self.is_nudged.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether that was so since the last call.
+    pub fn take_nudge(&self) -> bool {
+        self.is_nudged.load(Ordering::Relaxed) && self.is_nudged.swap(false, Ordering::Relaxed)
+    }
+
+    /// Notes whether some member cannot be reached by this node.
+    pub fn set_apart(&self, is_apart: bool) {
+        self.is_apart.store(is_apart, Ordering::Relaxed);
+    }
+
+    /// Whether some member cannot be reached by this node.
+    pub fn is_apart(&self) -> bool {
+        self.is_apart.load(Ordering::Relaxed)
     }
 
     /// The next change, if there is one.

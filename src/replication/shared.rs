@@ -184,6 +184,7 @@ impl Shared {
         self.list_number.fetch_add(1, Ordering::SeqCst);
         drop(links);
         drop(members);
+        self.update_apart();
         if let Err(error) = self.save_members() {
             warn!("cannot store who is in the cluster: {error}");
         }
@@ -195,6 +196,28 @@ impl Shared {
                 .spawn(move || worker::run(&link, &shared, &woken, tried))?;
         }
         Ok(())
+    }
+
+    /// A link talks with this node now, or with nobody.
+    pub(super) fn reached(&self, link: &Handle, id: Option<u64>) {
+        lock(&link.shown).peer = id;
+        self.update_apart();
+    }
+
+    /// Whether another link talks with this node.
+    pub(super) fn is_reached(&self, id: u64, besides: &Handle) -> bool {
+        let links = self.links();
+        let others = links.values().filter(|link| link.number != besides.number);
+        others.map(|link| lock(&link.shown).peer).any(|peer| peer == Some(id))
+    }
+
+    /// Lets all links know whether some member cannot be reached.
+    fn update_apart(&self) {
+        let holders = lock(&self.members).holders();
+        let links = self.links();
+        let is_away = |number| links.get(number).is_some_and(|link| lock(&link.shown).peer.is_none());
+        let is_apart = holders.keys().any(is_away);
+        links.values().for_each(|link| link.queue.set_apart(is_apart));
     }
 
     /// A peer's connection, in either direction, is gone.
@@ -235,7 +258,8 @@ impl Shared {
             handle.set_state(State::Refused("clock skew".into()));
         } else if link.is_live() {
             handle.set_state(State::Live);
-        } else if link.is_introduced() {
+        } else if link.is_answering() || link.is_introduced() && !matches!(handle.state(), State::Refused(_)) {
+            // Who refused before may do so again after its HELLO: that is no news.
             handle.set_state(State::Syncing);
         }
     }

@@ -10,11 +10,13 @@
 //!
 //! Nothing here knows a socket, a thread or a clock; times are arguments.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use super::large::{Large, Waiting};
+use super::pace::{Allowed, Fate};
+use super::versions::{self, Listed, Place};
 use super::{Reply, Request};
-use crate::config::Limits;
 use crate::error::{Error, Result};
 use crate::store::KeyValueStore;
 use crate::store::digest::{BUCKETS, SHARDS, bucket_of, key_hash};
@@ -55,23 +57,8 @@ impl View<'_> {
         self.digests(shard).into_iter().flat_map(u64::to_le_bytes).collect()
     }
 
-    /// What `PEER VERSIONS <shard> <bucket>` answers: `key_len u32 | key | time u64 | origin u64` for each entry.
-    pub fn versions(&self, shard: usize, bucket: usize) -> Vec<u8> {
-        let mut list = Vec::new();
-        self.store.for_each_in_shard(shard, |entry| {
-            let key = entry.key();
-            if bucket_of(key_hash(key)) == bucket && self.counts(entry) {
-                let version = entry.version();
-                list.extend_from_slice(&(key.len() as u32).to_le_bytes());
-                list.extend_from_slice(key);
-                list.extend_from_slice(&version.time.to_le_bytes());
-                list.extend_from_slice(&version.origin.to_le_bytes());
-            }
-        });
-        list
-    }
-
-    fn counts(&self, entry: &Entry) -> bool {
+    /// Whether an entry takes part.
+    pub fn counts(&self, entry: &Entry) -> bool {
         !entry.is_tombstone() || entry.version().time >= self.cutoff
     }
 
@@ -156,12 +143,16 @@ pub struct Sync {
     /// Shards that differ, whose buckets are to be compared.
     shards: VecDeque<usize>,
     /// Buckets that differ, whose lists are to be compared.
-    buckets: VecDeque<(usize, usize)>,
+    buckets: VecDeque<Place>,
     /// Keys to be sent that did not fit into a batch.
     keys: VecDeque<Box<[u8]>>,
+    /// Keys to be sent last.
+    large: Large,
     batch: Vec<u8>,
     /// What the peer still holds older values of. It was sent.
     pub revived: Revived,
+    /// Whether records stayed here because the peer would refuse them.
+    pub has_refused: bool,
 }
 
 impl Sync {
@@ -174,32 +165,59 @@ impl Sync {
             shards: VecDeque::new(),
             buckets: VecDeque::new(),
             keys: VecDeque::new(),
+            large: Large::default(),
             batch: Vec::new(),
             revived: Revived::new(),
+            has_refused: false,
         }
     }
 
     /// The next requests, to be sent together; none when all is done. Their replies go to
-    /// [`Sync::take`] in order.
-    pub fn next(&mut self, view: View, limits: &Limits) -> Vec<Request> {
+    /// [`Sync::take`] in order. A batch comes alone.
+    pub fn next(&mut self, view: View, allowed: &Allowed) -> Vec<Request> {
         if !std::mem::replace(&mut self.asked, true) {
             return vec![Request::ShardDigests];
         }
-        let is_full = self.fill_batch(view, limits);
-        let mut ask = Vec::new();
-        if !is_full {
-            let count = self.buckets.len().min(ASKED_AT_ONCE);
-            let versions = |(shard, bucket)| Request::Versions(shard, bucket);
-            ask.extend(self.buckets.drain(..count).map(versions));
-            if ask.is_empty() {
-                let count = self.shards.len().min(ASKED_AT_ONCE);
-                ask.extend(self.shards.drain(..count).map(Request::BucketDigests));
+        loop {
+            if self.batch.is_empty() && self.large.is_due(allowed) {
+                self.has_refused |= self.large.fill(view, allowed, &mut self.batch);
+            } else if !self.large.is_due(allowed) && !self.fill_batch(view, allowed) {
+                let questions = self.questions();
+                if !questions.is_empty() {
+                    return questions;
+                }
+                if self.batch.is_empty() {
+                    self.has_refused |= self.large.fill(view, allowed, &mut self.batch);
+                    return self.take_batch();
+                }
+            } else {
+                self.large.small_went();
             }
+            if !self.batch.is_empty() {
+                return self.take_batch();
+            }
+            // What was to be sent has gone meanwhile.
         }
-        if ask.is_empty() && !self.batch.is_empty() {
-            ask.push(Request::Merge(std::mem::take(&mut self.batch)));
+    }
+
+    fn take_batch(&mut self) -> Vec<Request> {
+        let batch = std::mem::take(&mut self.batch);
+        if batch.is_empty() { Vec::new() } else { vec![Request::Merge(batch)] }
+    }
+
+    /// What the peer must still be asked, as much as goes together.
+    fn questions(&mut self) -> Vec<Request> {
+        // What follows in a list is long, and asked for alone.
+        let is_short = |place: &&Place| place.after.is_none();
+        let count = match self.buckets.front() {
+            Some(first) if !is_short(&first) => 1,
+            _ => self.buckets.iter().take(ASKED_AT_ONCE).take_while(is_short).count(),
+        };
+        if count > 0 {
+            return self.buckets.drain(..count).map(Request::Versions).collect();
         }
-        ask
+        let count = self.shards.len().min(ASKED_AT_ONCE);
+        self.shards.drain(..count).map(Request::BucketDigests).collect()
     }
 
     /// Takes the reply to one of the requests. An error means that it makes no sense.
@@ -221,16 +239,14 @@ impl Sync {
                     match theirs {
                         _ if theirs == ours[bucket] => {}
                         0 => empty |= 1 << bucket,
-                        _ => self.buckets.push_back((*shard, bucket)),
+                        _ => self.buckets.push_back(Place::start(*shard, bucket)),
                     }
                 }
                 if empty != 0 {
                     self.whole.push_back((*shard, empty));
                 }
             }
-            (Request::Versions(shard, bucket), Reply::Bytes(bytes)) => {
-                self.compare(*shard, *bucket, &versions(bytes)?, view);
-            }
+            (Request::Versions(place), Reply::Listed(listed)) => self.compare(place, listed, view)?,
             (Request::Merge(_), Reply::Merged { .. }) => {}
             _ => return Err(Error::Corrupt("a reply of another kind".into())),
         }
@@ -238,10 +254,17 @@ impl Sync {
     }
 
     /// Notes the keys of a bucket that are newer here or missing there.
-    fn compare(&mut self, shard: usize, bucket: usize, theirs: &HashMap<&[u8], Version>, view: View) {
-        view.store.for_each_in_shard(shard, |entry| {
+    fn compare(&mut self, place: &Place, listed: &Listed, view: View) -> Result<()> {
+        let (theirs, last) = (versions::parse(&listed.bytes)?, listed.last.as_deref());
+        if let Some(last) = last {
+            if !place.covers(last, None) {
+                return Err(Error::Corrupt("a list of versions that does not go on".into()));
+            }
+            self.buckets.push_front(Place { after: Some(last.into()), ..place.clone() });
+        }
+        view.store.for_each_in_shard(place.shard, |entry| {
             let key = entry.key();
-            if bucket_of(key_hash(key)) != bucket {
+            if !place.covers(key, last) || bucket_of(key_hash(key)) != place.bucket {
                 return;
             }
             let (counts, version) = (view.counts(entry), entry.version());
@@ -256,45 +279,54 @@ impl Sync {
                 }
             }
         });
+        Ok(())
     }
 
     /// Whether the batch is full.
-    fn fill_batch(&mut self, view: View, limits: &Limits) -> bool {
-        while self.batch.len() < limits.batch_bytes {
+    fn fill_batch(&mut self, view: View, allowed: &Allowed) -> bool {
+        while self.batch.len() < allowed.bytes {
             if let Some(key) = self.keys.pop_front() {
-                let before = self.batch.len();
+                let mut fate = Fate::Small;
                 // A key that has gone meanwhile was a dropped tombstone.
-                view.store.copy_record(&key, &mut self.batch);
-                if self.batch.len() > limits.merge_bytes_max {
-                    // In a batch of its own it fits.
-                    self.batch.truncate(before);
-                    self.keys.push_front(key);
-                    return true;
+                view.store.copy_record(&key, &mut self.batch, |entry| {
+                    fate = allowed.fate(entry);
+                    fate == Fate::Small
+                });
+                match fate {
+                    Fate::Small => {}
+                    Fate::Large => self.large.add(waiting(&key, allowed.now_ms)),
+                    Fate::Refused => self.has_refused = true,
                 }
             } else if let Some((shard, buckets)) = self.whole.pop_front() {
-                self.collect(shard, buckets, view, limits);
+                self.collect(shard, buckets, view, allowed);
             } else {
                 return false;
+            }
+            if self.large.is_full() {
+                break;
             }
         }
         true
     }
 
     /// Copies what is in these buckets of a shard into the batch; what does not fit is noted by its key.
-    fn collect(&mut self, shard: usize, buckets: u64, view: View, limits: &Limits) {
+    fn collect(&mut self, shard: usize, buckets: u64, view: View, allowed: &Allowed) {
         view.store.for_each_in_shard(shard, |entry| {
             let bucket = bucket_of(key_hash(entry.key()));
             if buckets >> bucket & 1 == 0 || !view.counts(entry) {
                 return;
             }
-            if self.batch.len() < limits.batch_bytes && self.batch.len() + entry.bytes().len() <= limits.merge_bytes_max
-            {
-                self.batch.extend_from_slice(entry.bytes());
-            } else {
-                self.keys.push_back(entry.key().into());
+            match allowed.fate(entry) {
+                Fate::Refused => self.has_refused = true,
+                Fate::Small if self.batch.len() < allowed.bytes => self.batch.extend_from_slice(entry.bytes()),
+                Fate::Small | Fate::Large => self.keys.push_back(entry.key().into()),
             }
         });
     }
+}
+
+fn waiting(key: &[u8], now_ms: u64) -> Waiting {
+    Waiting { key: key.into(), number: 0, changed_ms: 0, since_ms: now_ms }
 }
 
 fn numbers(bytes: &[u8], count: usize) -> Result<impl Iterator<Item = u64>> {
@@ -302,24 +334,4 @@ fn numbers(bytes: &[u8], count: usize) -> Result<impl Iterator<Item = u64>> {
         return Err(Error::Corrupt(format!("{} bytes of digests instead of {}", bytes.len(), count * 8)));
     }
     Ok(bytes.as_chunks::<8>().0.iter().copied().map(u64::from_le_bytes))
-}
-
-fn versions(mut bytes: &[u8]) -> Result<HashMap<&[u8], Version>> {
-    let mut list = HashMap::new();
-    while !bytes.is_empty() {
-        let (key, version, rest) =
-            one_version(bytes).ok_or_else(|| Error::Corrupt("a list of versions cut short".into()))?;
-        list.insert(key, version);
-        bytes = rest;
-    }
-    Ok(list)
-}
-
-fn one_version(bytes: &[u8]) -> Option<(&[u8], Version, &[u8])> {
-    let (len, rest) = bytes.split_first_chunk()?;
-    let (key, rest) = rest.split_at_checked(u32::from_le_bytes(*len) as usize)?;
-    let (time, rest) = rest.split_first_chunk()?;
-    let (origin, rest) = rest.split_first_chunk()?;
-    let version = Version { time: u64::from_le_bytes(*time), origin: u64::from_le_bytes(*origin) };
-    Some((key, version, rest))
 }

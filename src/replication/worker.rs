@@ -1,9 +1,11 @@
 //! A link's thread: drives the state machine of [`super::link`] over a socket.
 
+use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, select};
 use log::trace;
@@ -20,6 +22,9 @@ use crate::store::version::random_id;
 
 /// Longest sleep of an idle link: then it looks whether its peer has hung up.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// A conversation that ended sooner is one more failure for the back-off.
+const CONVERSATION_MIN: Duration = Duration::from_secs(1);
 
 /// Why a conversation ended.
 pub(super) enum End {
@@ -45,28 +50,37 @@ impl From<io::Error> for End {
 
 /// The body of the thread `link-N`. `tried` is dropped after the first attempt: a starting node waits for it.
 pub(super) fn run(handle: &Handle, shared: &Arc<Shared>, wake: &Receiver<()>, tried: Option<Sender<()>>) {
-    let mut worker = Worker { handle, shared, wake, link: Link::default(), tried };
+    let mut worker = Worker { handle, shared, wake, link: Link::default(), tried, strangers: BTreeMap::new() };
     let limits = &shared.limits;
     let (mut attempt, mut pause) = (0, limits.link_back_off.0);
     while let Some(addresses) = shared.addresses(handle.number) {
         let address = &addresses[attempt % addresses.len()];
+        let began = Instant::now();
         let end = worker.converse(address);
+        let was_introduced = worker.link.is_introduced();
         worker.link.broken();
         worker.link.peek(&handle.queue);
         worker.publish();
         handle.set_socket(None);
+        shared.reached(handle, None);
         worker.tried = None;
         handle.ended.fetch_add(1, Ordering::SeqCst);
+        let mut is_refused = false;
         match end {
             End::Gone => return,
             End::Cut => handle.set_state(State::Partitioned),
             End::Broken(error) => {
-                if handle.state() == State::Live {
+                is_refused = matches!(error, Error::Refused(_));
+                let was_live = handle.state() == State::Live;
+                if was_live {
                     metrics::add(&shared.counters.links_broken, 1);
                     shared.lost_a_peer();
-                    pause = limits.link_back_off.0;
                 } else {
                     attempt += 1;
+                }
+                // After a conversation, and not one that the other side ended at once.
+                if was_live || was_introduced && !is_refused && began.elapsed() > CONVERSATION_MIN {
+                    pause = limits.link_back_off.0;
                 }
                 handle.set_state(match error {
                     Error::Refused(refusal) => State::Refused(refusal.message),
@@ -75,11 +89,23 @@ pub(super) fn run(handle: &Handle, shared: &Arc<Shared>, wake: &Receiver<()>, tr
             }
         }
         let jitter = pause.as_millis() as u64 / 2;
-        let jitter = Duration::from_millis(random_id() % jitter.max(1));
-        match wake.recv_timeout(pause - jitter) {
-            Ok(()) => pause = limits.link_back_off.0,
-            Err(RecvTimeoutError::Timeout) => pause = (pause * 2).min(limits.link_back_off.1),
-            Err(RecvTimeoutError::Disconnected) => return,
+        let longest = pause - Duration::from_millis(random_id() % jitter.max(1));
+        // Two nodes that refuse each other would wake each other for ever.
+        let shortest = if is_refused { longest } else { longest.min(limits.link_back_off.0) };
+        sleep(wake, shortest, longest);
+        pause = (pause * 2).min(limits.link_back_off.1);
+    }
+}
+
+/// Sleeps until a wake-up, but no shorter than `shortest` and no longer than `longest`.
+fn sleep(wake: &Receiver<()>, shortest: Duration, longest: Duration) {
+    let (began, mut until) = (Instant::now(), longest);
+    while let Some(left) = until.checked_sub(began.elapsed()).filter(|left| !left.is_zero()) {
+        match wake.recv_timeout(left) {
+            Ok(()) => until = shortest,
+            Err(RecvTimeoutError::Timeout) => return,
+            // The link is gone, as its loop will notice.
+            Err(RecvTimeoutError::Disconnected) => return thread::sleep(shortest),
         }
     }
 }
@@ -90,6 +116,14 @@ struct Worker<'a> {
     wake: &'a Receiver<()>,
     link: Link,
     tried: Option<Sender<()>>,
+    /// Who answered at an address instead of this link's peer.
+    strangers: BTreeMap<String, Stranger>,
+}
+
+struct Stranger {
+    id: u64,
+    /// Why this link does not want it.
+    reason: String,
 }
 
 impl Worker<'_> {
@@ -106,6 +140,7 @@ impl Worker<'_> {
             return Ok(fate);
         }
         handle.set_address(address);
+        self.check_stranger(address)?;
         let mut wire = Wire::connect(address, handle, &shared.limits)?;
         handle.set_socket(Some(Arc::clone(wire.stream())));
         if let Some(password) = &shared.password {
@@ -129,7 +164,11 @@ impl Worker<'_> {
                         match self.introduced(address, &introduction)? {
                             Verdict::Member => {}
                             Verdict::Gone => return Ok(End::Gone),
-                            Verdict::Refused(reason) => return Err(Error::refused(reason).into()),
+                            Verdict::Refused(reason) => {
+                                let stranger = Stranger { id: introduction.node_id, reason: reason.clone() };
+                                self.strangers.insert(address.into(), stranger);
+                                return Err(Error::refused(reason).into());
+                            }
                         }
                     }
                 }
@@ -148,7 +187,21 @@ impl Worker<'_> {
     fn introduced(&mut self, address: &str, by: &Introduction) -> Result<Verdict> {
         let verdict = self.shared.answered(self.handle, address, by)?;
         self.tried = None;
+        if verdict == Verdict::Member {
+            self.strangers.clear();
+            self.shared.reached(self.handle, Some(by.node_id));
+        }
         Ok(verdict)
+    }
+
+    /// Does not say HELLO to whom this link does not want while another link talks with it: a HELLO ends all
+    /// older connections of this node to it.
+    fn check_stranger(&mut self, address: &str) -> Result<()> {
+        self.strangers.retain(|_, stranger| self.shared.is_reached(stranger.id, self.handle));
+        match self.strangers.get(address) {
+            Some(stranger) => Err(Error::refused(stranger.reason.clone())),
+            None => Ok(()),
+        }
     }
 
     /// Sleeps until a change, a wake-up or the time; looks whether the peer has hung up meanwhile.

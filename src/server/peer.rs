@@ -8,7 +8,9 @@ use crate::metrics::read;
 use crate::node::Node;
 use crate::options::parse_host_port;
 use crate::protocol::{Command, Reply, Words};
+use crate::replication::versions::{self, Place};
 use crate::replication::{Introduction, PeerStatus};
+use crate::store::digest::SHARDS;
 
 /// Which word of a HELLO is the address.
 const ADDRESS_AT: usize = 6;
@@ -27,18 +29,23 @@ pub fn execute<R: Reply>(command: Command, node: &Node, session: &mut Session, r
         Command::PeerDigests { shard } => {
             peer.ok_or_else(introduced)?.while_current(|| Ok(()))?;
             let view = node.replication.view();
-            let bytes = match shard {
-                None => view.shard_digests(),
-                Some(shard) => view.bucket_digests(shard),
+            let (bytes, shards) = match shard {
+                None => (view.shard_digests(), 0..SHARDS),
+                Some(shard) => (view.bucket_digests(shard), shard..shard + 1),
             };
-            node.settle_for_peer()?;
+            node.shown_to_peer(shards, batch)?;
             reply.value(Some(&bytes));
         }
-        Command::PeerVersions { shard, bucket } => {
+        Command::PeerVersions { shard, bucket, after } => {
             peer.ok_or_else(introduced)?.while_current(|| Ok(()))?;
-            let bytes = node.replication.view().versions(shard, bucket);
-            node.settle_for_peer()?;
-            reply.value(Some(&bytes));
+            let place = Place { shard, bucket, after: after.map(Into::into) };
+            let listed = versions::list(&node.replication.view(), &place, place.bytes_max());
+            node.shown_to_peer(shard..shard + 1, batch)?;
+            if listed.last.is_some() {
+                reply.array(2);
+            }
+            reply.value(Some(&listed.bytes));
+            listed.last.iter().for_each(|key| reply.value(Some(key)));
         }
         Command::PeerMerge { records } => {
             let peer = peer.ok_or_else(introduced)?;
@@ -65,6 +72,9 @@ fn hello<R: Reply>(words: Words, node: &Node, session: &mut Session, reply: &mut
     let answer = node.replication.introduction(true).inspect_err(|error| {
         node.replication.refused(&from.address, &error.to_string());
     })?;
+    if session.peer.as_ref().is_some_and(|peer| peer.was_just_greeted(from.node_id)) {
+        node.replication.nudge();
+    }
     if let Some(socket) = &session.socket {
         session.peer = Some(node.replication.greeted(&from, socket));
     }

@@ -195,12 +195,19 @@ impl KeyValueStore {
         shard.map.get_key_value(key).map(|(entry, ())| entry.version())
     }
 
-    /// Appends the whole record of a key, value or tombstone, to `out`; its version.
-    pub fn copy_record(&self, key: &[u8], out: &mut Vec<u8>) -> Option<Version> {
+    /// Appends the whole record of a key, value or tombstone, to `out` if it is one that `is_wanted`.
+    pub fn copy_record(&self, key: &[u8], out: &mut Vec<u8>, is_wanted: impl FnOnce(&Entry) -> bool) {
         let shard = self.lock(shard_of(key_hash(key)));
-        let (entry, ()) = shard.map.get_key_value(key)?;
-        out.extend_from_slice(entry.bytes());
-        Some(entry.version())
+        if let Some((entry, ())) = shard.map.get_key_value(key)
+            && is_wanted(entry)
+        {
+            out.extend_from_slice(entry.bytes());
+        }
+    }
+
+    /// Where the newest record of a shard ends in the log.
+    pub fn position(&self, index: usize) -> u64 {
+        self.lock(index).position
     }
 
     /// How much is stored. Visits every shard; shards change meanwhile.
