@@ -114,6 +114,11 @@ impl Greeted {
     pub fn while_current<T>(&self, act: impl FnOnce() -> Result<T>) -> Result<T> {
         self.peer.while_current(act)
     }
+
+    /// Whether this node introduced itself on this connection only moments ago.
+    pub fn was_just_greeted(&self, id: u64) -> bool {
+        self.peer.was_just_greeted(id)
+    }
 }
 
 impl Drop for Greeted {
