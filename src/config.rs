@@ -195,7 +195,8 @@ pub struct Limits {
     /// Longest wait for a peer to accept a connection.
     pub link_connect_timeout: Duration,
     /// First and longest pause between two attempts to reach a peer; it doubles between the two, and
-    /// a random part of up to a half keeps nodes from trying in step.
+    /// a random part of up to a half keeps nodes from trying in step. It starts again after a conversation; a HELLO of
+    /// the peer ends it early, but not after a refusal.
     pub link_back_off: (Duration, Duration),
     /// Longest wait for a peer's next sign of life: more of its reply, or word that it reads our batch. Then the link is
     /// broken and starts again.

@@ -716,6 +716,106 @@ mod tests {
         }
     }
 
+    /// A link that has just compared an empty store with an empty one.
+    fn settled(queue: &Queue, view: View, limits: &Limits) -> Link {
+        let (mut link, theirs) = (Link::default(), KeyValueStore::new());
+        link.connected();
+        loop {
+            match link.next(0, queue, view, limits) {
+                Step::Send(requests) => {
+                    let replies = requests.iter().map(|request| reply(request, &theirs)).collect();
+                    link.take(&requests, replies, view).expect("it makes sense");
+                }
+                Step::Wait { .. } => panic!("there is nothing to wait for"),
+                Step::Synced { .. } => return link,
+            }
+        }
+    }
+
+    fn put(key: &str, value: &[u8], time_ms: u64, store: &KeyValueStore, queue: &Queue) {
+        let version = Version { time: time_ms << 16, origin: 1 };
+        let shard = store.merge(&Record { version, key: key.as_bytes(), value: Some(value) }, |_| 0).shard;
+        queue.offer(Change { key: key.as_bytes().into(), at_ms: 0 }, shard);
+    }
+
+    /// The keys of the batch that is sent next.
+    fn batch(link: &mut Link, now_ms: u64, queue: &Queue, view: View, limits: &Limits) -> Vec<String> {
+        match link.next(now_ms, queue, view, limits) {
+            Step::Send(requests) => match requests.as_slice() {
+                [Request::Merge(records)] => {
+                    let key = |record: Record| String::from_utf8_lossy(record.key).into_owned();
+                    decode_all(records).map(|record| key(record.expect("our own bytes"))).collect()
+                }
+                other => panic!("{other:?}"),
+            },
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn acknowledge(link: &mut Link, view: View, refused: u64, records: &[u8]) {
+        let replies = vec![Reply::Merged { merged: 1, refused }];
+        link.take(&[Request::Merge(records.to_vec())], replies, view).expect("it makes sense");
+    }
+
+    #[test]
+    fn a_large_record_waits_for_small_ones_for_ten_seconds_on_a_slow_connection() {
+        let (store, limits) = (KeyValueStore::new(), Limits { batch_bytes: 200, ..Limits::default() });
+        let (view, queue) = (View { store: &store, cutoff: 0 }, Queue::new(100, 10_000));
+        let mut link = settled(&queue, view, &limits);
+        // A batch that took long: from now on the connection is slow.
+        put("slow", &[0; 300], 1, &store, &queue);
+        assert_eq!(batch(&mut link, 0, &queue, view, &limits), ["slow"]);
+        link.broken();
+        let mut link = Link { phase: Phase::Open, is_unsettled: false, next_sync_ms: u64::MAX, ..link };
+        put("large", &[0; 100_000], 2, &store, &queue);
+        let (mut now_ms, mut small_first) = (0, 0);
+        loop {
+            for i in 0..5 {
+                put(&format!("small{i}"), &[0; 50], 3 + now_ms, &store, &queue);
+            }
+            let keys = batch(&mut link, now_ms, &queue, view, &limits);
+            acknowledge(&mut link, view, 0, b"");
+            if keys == ["large"] {
+                break;
+            }
+            assert!(keys.iter().all(|key| key.starts_with("small")), "{keys:?}");
+            assert!(link.held().sent < 2, "the large one is not there, nor is all after it");
+            small_first += 1;
+            now_ms += 600;
+        }
+        assert_eq!((small_first, now_ms), (17, 10_200), "the first after ten seconds");
+        while !queue.is_empty() {
+            now_ms += 100;
+            batch(&mut link, now_ms, &queue, view, &limits);
+            acknowledge(&mut link, view, 0, b"");
+        }
+        assert_eq!(link.held().sent, queue.sent());
+    }
+
+    #[test]
+    fn what_the_peer_refused_stays_here_and_one_record_asks_for_all() {
+        let (store, limits) = (KeyValueStore::new(), Limits::default());
+        let (view, queue) = (View { store: &store, cutoff: 0 }, Queue::new(100, 10_000));
+        let mut link = settled(&queue, view, &limits);
+        put("good", b"v", 1_000, &store, &queue);
+        put("early", b"v", 100_000, &store, &queue);
+        put("earlier", b"v", 90_000, &store, &queue);
+        let Step::Send(requests) = link.next(0, &queue, view, &limits) else {
+            panic!("there are changes");
+        };
+        link.take(&requests, vec![Reply::Merged { merged: 1, refused: 2 }], view).expect("it makes sense");
+        assert!(link.is_refused());
+        put("later", b"v", 110_000, &store, &queue);
+        put("good too", b"v", 1_001, &store, &queue);
+        assert_eq!(batch(&mut link, 10, &queue, view, &limits), ["good too"]);
+        acknowledge(&mut link, view, 0, b"");
+        assert!(matches!(link.next(999, &queue, view, &limits), Step::Wait { until_ms: 1_000 }));
+        assert_eq!(batch(&mut link, 1_000, &queue, view, &limits), ["earlier"], "a probe");
+        acknowledge(&mut link, view, 0, b"");
+        assert!(matches!(link.next(1_001, &queue, view, &limits), Step::Send(ask) if ask == [Request::Hello]));
+        assert_eq!(link.held().sent, 0, "nothing counts that may not be there");
+    }
+
     #[test]
     fn an_older_value_that_was_met_is_told_though_the_connection_broke() {
         let (ours, theirs) = (KeyValueStore::new(), KeyValueStore::new());

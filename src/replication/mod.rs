@@ -18,7 +18,11 @@
 //!
 //! **The rules.**
 //! - A client's write never waits for a peer, and no lock is held across a channel send.
-//! - One exchange at a time on a link, each with a time limit. A link that breaks starts again with a comparison.
+//! - One exchange at a time on a link, with a limit to the peer's silence (`wire`). A link that breaks starts again with a
+//!   comparison. Batches are as large as a second allows, and half as large after a failure ([`pace`]); large records
+//!   wait for small ones ([`large`]); what the peer refuses stays here ([`refusals`]).
+//! - While a member cannot be reached, every link compares every five seconds, and so do those who notice: what it was sent
+//!   comes by way of a third.
 //!   TCP delivers once and in order, so nothing that was sent arrives behind a later comparison of that link.
 //! - The list of links, or the number of the list already known, is read after the merge, and a link is on the list
 //!   before its first digest is asked: a write is in that list's queues or in that comparison.
@@ -35,7 +39,7 @@
 //! Files: [`link`] is the conversation with a peer as a state machine, [`sync`] finds what differs,
 //! [`members`] decides who is in the cluster, [`tombstones`] when a delete may be forgotten: none of
 //! them knows sockets, threads or clocks, so one seed can drive them all through any trouble
-//! (`tests/simulation.rs`). [`queue`] is the channel, [`introduction`] and [`messages`] the wire format, [`inbound`] the
+//! (`tests/simulation.rs`). [`queue`] is the channel, [`introduction`] and [`messages`] the wire format, [`versions`] its long lists, [`inbound`] the
 //! connections that peers have made to us; `worker` drives a link over a socket, which `wire` reads and writes.
 
 pub mod drain;

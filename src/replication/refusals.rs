@@ -7,7 +7,7 @@
 use crate::store::record::decode_all;
 
 /// First and longest pause between two probes; it doubles between the two.
-const PROBE_PAUSE_MS: (u64, u64) = (1_000, 10_000);
+const PROBE_PAUSE_MS: (u64, u64) = (1_000, 5_000);
 /// A probe that is longer than this is sent at most once in [`LARGE_PROBE_PAUSE_MS`].
 const LARGE_PROBE_BYTES: usize = 64 * 1024;
 /// Pause before a long probe.
@@ -123,7 +123,7 @@ mod tests {
             now_ms = at_ms;
             refusals.note(&probe, 1, now_ms);
         }
-        assert_eq!(pauses_ms, [1_000, 2_000, 4_000, 8_000, 10_000, 10_000]);
+        assert_eq!(pauses_ms, [1_000, 2_000, 4_000, 5_000, 5_000, 5_000]);
         refusals.lift();
         assert_eq!(refusals.from_ms(now_ms), None);
         refusals.end();

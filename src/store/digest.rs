@@ -20,8 +20,10 @@ const BUCKET_BITS: u32 = 6;
 
 /// Hash of a key: FNV-1a, 64 bits (Fowler, Noll and Vo, <http://www.isthe.com/chongo/tech/comp/fnv/>).
 ///
-/// Clients can pick keys that all land in one shard. That costs them parallelism and nobody
-/// else: the map inside the shard has a hasher with random keys of its own.
+/// It has no secret, for all nodes must place a key alike, whoever joins them later. So clients can pick keys that all
+/// land in one shard, or in one bucket. That costs those who use these keys parallelism, and a link more to compare them, in
+/// lists with parts of bounded size ([`crate::replication::versions`]). It does not cost lookups: the map inside the shard has
+/// a hasher with secrets of its own, drawn at every start ([`super::hasher`]).
 pub fn key_hash(key: &[u8]) -> u64 {
     key.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }

@@ -7,6 +7,7 @@ pub mod disk;
 pub mod http;
 pub mod measure;
 pub mod redis;
+pub mod slow;
 
 use std::fmt::Debug;
 use std::io::{BufRead, BufReader, Read, Write};
