@@ -25,17 +25,14 @@ pub struct Refusals {
 struct First {
     key: Box<[u8]>,
     wall_ms: u64,
-    /// When it was refused, on the link's clock.
-    refused_ms: u64,
     /// When it is tried again.
     probe_ms: u64,
 }
 
 impl Refusals {
-    /// From which wall-clock time on records stay here. It moves on with the peer's clock.
-    pub fn from_ms(&self, now_ms: u64) -> Option<u64> {
-        let first = self.first.as_ref()?;
-        Some(first.wall_ms.saturating_add(now_ms.saturating_sub(first.refused_ms)))
+    /// From which wall-clock time on records stay here.
+    pub fn from_ms(&self) -> Option<u64> {
+        self.first.as_ref().map(|first| first.wall_ms)
     }
 
     /// The peer refused so many records of a batch.
@@ -49,7 +46,7 @@ impl Refusals {
             return;
         };
         let is_again = self.first.as_ref().is_some_and(|first| *first.key == *record.key);
-        if self.from_ms(now_ms).is_some_and(|from_ms| from_ms <= wall_ms) && !is_again {
+        if self.from_ms().is_some_and(|from_ms| from_ms <= wall_ms) && !is_again {
             return;
         }
         self.pause_ms = match self.pause_ms {
@@ -58,7 +55,7 @@ impl Refusals {
         };
         let pause_ms = if record.encoded_len() > LARGE_PROBE_BYTES { LARGE_PROBE_PAUSE_MS } else { self.pause_ms };
         let probe_ms = now_ms + pause_ms;
-        self.first = Some(First { key: record.key.into(), wall_ms, refused_ms: now_ms, probe_ms });
+        self.first = Some(First { key: record.key.into(), wall_ms, probe_ms });
     }
 
     /// When a probe is due.
@@ -98,16 +95,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_as_new_as_what_was_refused_stays_and_less_so_as_time_passes() {
+    fn what_is_as_new_as_what_was_refused_stays() {
         let mut refusals = Refusals::default();
-        assert_eq!((refusals.from_ms(0), refusals.probe(0)), (None, None));
+        assert_eq!((refusals.from_ms(), refusals.probe(0)), (None, None));
         refusals.note(&batch(&[10, 400, 300, 200]), 2, 1_000);
-        assert_eq!(refusals.from_ms(1_000), Some(300), "the two newest");
-        assert_eq!(refusals.from_ms(1_050), Some(350));
+        assert_eq!(refusals.from_ms(), Some(300), "the two newest");
         refusals.note(&batch(&[500]), 1, 1_050);
-        assert_eq!(refusals.from_ms(1_050), Some(350), "that was known");
+        assert_eq!(refusals.from_ms(), Some(300), "that was known");
         refusals.note(&batch(&[200]), 1, 1_050);
-        assert_eq!(refusals.from_ms(1_050), Some(200));
+        assert_eq!(refusals.from_ms(), Some(200));
     }
 
     #[test]
@@ -125,7 +121,7 @@ mod tests {
         }
         assert_eq!(pauses_ms, [1_000, 2_000, 4_000, 5_000, 5_000, 5_000]);
         refusals.lift();
-        assert_eq!(refusals.from_ms(now_ms), None);
+        assert_eq!(refusals.from_ms(), None);
         refusals.end();
         refusals.note(&probe, 1, now_ms);
         assert_eq!(refusals.probe_ms(), Some(now_ms + 1_000));
