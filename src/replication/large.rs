@@ -83,7 +83,7 @@ impl Large {
     }
 
     /// How many keys wait.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.waiting.len()
     }
 

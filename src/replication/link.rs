@@ -266,7 +266,7 @@ impl Link {
 
     /// Changes taken from the queue and not yet sent.
     pub fn waiting(&self) -> usize {
-        self.ahead.len() + self.large.len()
+        self.ahead.len() + self.large.count()
     }
 
     /// What to do next. `now_ms` is a monotonic clock; no exchange may be under way.
