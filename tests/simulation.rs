@@ -29,10 +29,10 @@ use kvstore::replication::sync::{self, View};
 use kvstore::replication::tombstones::{CLEAN_ROUNDS, Rounds};
 use kvstore::replication::versions;
 use kvstore::replication::{Introduction, Reply, Request};
-use kvstore::store::KeyValueStore;
 use kvstore::store::digest::{SHARDS, key_hash, shard_of};
 use kvstore::store::record::{Record, decode_all};
 use kvstore::store::version::{COUNTER_BITS, HybridClock, Version};
+use kvstore::store::{KeyValueStore, Size};
 
 /// Mistakes built in on purpose, to see that the checks find them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,6 +162,8 @@ struct Cluster {
     network: BTreeMap<(u64, u64), (usize, Message)>,
     next_id: u64,
     cuts: BTreeSet<(usize, usize)>,
+    /// Who cannot connect to whom, though the other may: NAT, a firewall, a wrong `--advertise`.
+    one_way: BTreeSet<(usize, usize)>,
     is_healthy: bool,
     /// Every node names all others as seeds, so that nobody's end leaves two strangers; otherwise one.
     names_all: bool,
@@ -189,6 +191,7 @@ impl Cluster {
             network: BTreeMap::new(),
             next_id: 1,
             cuts: BTreeSet::new(),
+            one_way: BTreeSet::new(),
             is_healthy: false,
             names_all: false,
             expected: HashMap::new(),
@@ -402,6 +405,7 @@ impl Cluster {
         let address_tried = contact.addresses[sim.attempts % contact.addresses.len()].clone();
         let target = (0..self.nodes.len()).find(|other| address(*other) == address_tried);
         let target = target.filter(|other| self.nodes[*other].is_up && self.can_talk(index, *other));
+        let target = target.filter(|other| !self.one_way.contains(&(index, *other)));
         let Some(sim) = self.nodes[index].links.get_mut(&number) else {
             return;
         };
@@ -621,7 +625,10 @@ impl Cluster {
     fn trouble(&mut self) {
         let count = self.nodes.len() as u64;
         let (one, other) = (self.random.below(count) as usize, self.random.below(count) as usize);
-        match self.random.below(16) {
+        match self.random.below(17) {
+            16 if one != other => {
+                self.one_way.insert((one, other));
+            }
             0..4 if one != other => {
                 self.cuts.insert((one.min(other), one.max(other)));
             }
@@ -792,6 +799,7 @@ impl Cluster {
 
     fn heal(&mut self) {
         self.cuts.clear();
+        self.one_way.clear();
         self.is_healthy = true;
         for index in 0..self.nodes.len() {
             self.nodes[index].skew_ms = 0;
@@ -1040,6 +1048,37 @@ fn a_delete_survives_restarts_of_all_who_met_the_one_that_is_away() {
     cluster.restart(2);
     cluster.run(cluster.now_ms + 100_000, 500);
     cluster.check_convergence();
+}
+
+/// Who only introduced itself, and could never be reached back, is remembered by a node that restarts with its data.
+#[test]
+fn a_delete_survives_a_restart_of_a_node_that_never_reached_the_one_with_the_value() {
+    let mut cluster = Cluster::new(0, Fault::None);
+    cluster.nodes.clear();
+    for index in 0..2 {
+        let node = cluster.fresh(index, 2, index == 0, 0);
+        cluster.nodes.push(node);
+    }
+    (0..2).for_each(|index| cluster.update_links(index));
+    cluster.is_healthy = true;
+    cluster.one_way.insert((0, 1));
+    cluster.run(5_000, 100);
+    cluster.write_at(1, "a", false);
+    cluster.run(cluster.now_ms + 10_000, 100);
+    let value = cluster.nodes[0].store.version(b"a").expect("it arrived");
+    cluster.cuts.insert((0, 1));
+    cluster.write_at(0, "a", true);
+    cluster.crash(0);
+    cluster.restart(0);
+    cluster.run(cluster.now_ms + 300_000, 500);
+    assert!(cluster.nodes[0].store.version(b"a") > Some(value), "the tombstone waits for the one that is away");
+    cluster.heal();
+    cluster.run(cluster.now_ms + 600_000, 500);
+    cluster.check_convergence();
+    assert!(
+        cluster.nodes.iter().all(|node| node.store.size() == Size::default()),
+        "then it goes, and nothing comes back"
+    );
 }
 
 #[test]
