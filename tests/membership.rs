@@ -217,3 +217,21 @@ fn a_peer_that_cannot_be_reached_is_shown_with_the_reason_and_as_never_met() {
     assert_eq!((&peer["state"], &peer["met"]), (&"connecting".into(), &false.into()));
     assert!(peer["error"].as_str().is_some_and(|error| error.contains("refused")), "{peer}");
 }
+
+#[test]
+fn a_hello_of_any_length_without_the_password_is_refused_and_harms_nobody() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "secret").unwrap();
+    let mut server = Server::start(&[&format!("--password-file={}", file.path().display())]);
+    for words in 0..20 {
+        let mut wire = server.connect();
+        wire.send(hello(&vec!["x"; words]));
+        assert_eq!(wire.line(), "-NOAUTH Authentication required.", "{words} words");
+    }
+    assert!(server.is_running());
+    let mut wire = server.connect();
+    wire.ask("AUTH secret\nPING\n", "OK\nPONG\n");
+    wire.send("INFO replication\n");
+    let refused = std::iter::repeat_with(|| wire.line()).find(|line| line.starts_with("peers_refused:"));
+    assert_eq!(refused.as_deref(), Some("peers_refused:20"));
+}

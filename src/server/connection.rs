@@ -24,6 +24,7 @@ use crate::metrics::{self, Histogram};
 use crate::node::Node;
 use crate::protocol::http::{self, HttpReply};
 use crate::protocol::line::{self, HttpLike, LineReply};
+use crate::protocol::resp::no_auth;
 use crate::protocol::resp::{self, KeysAhead, RespReply};
 use crate::protocol::{self, Choice, Command, Reply};
 use crate::store::prefetch::PREFETCH_KEYS_MAX;
@@ -206,6 +207,9 @@ impl<'n> Connection<'n> {
                     metrics::add(&self.node.metrics.protocol_errors, 1);
                     debug!("closing: {error}");
                     if let Error::Protocol(refusal) = &error {
+                        if refusal.code == no_auth().code {
+                            self.note_refused_stranger();
+                        }
                         self.reply_error(refusal);
                     }
                     return Next::Close;
@@ -225,6 +229,13 @@ impl<'n> Connection<'n> {
         if matches!(self.protocol, Protocol::Resp(_)) && !self.input.unread().is_empty() {
             self.node.prefetch(KeysAhead(self.input.unread()));
         }
+    }
+
+    /// A request was larger than a stranger's may be. A peer's HELLO without the password is: its owner looks here.
+    fn note_refused_stranger(&self) {
+        let address = self.session.socket.as_ref().and_then(|socket| socket.peer_addr().ok());
+        let who = address.map_or("that has left".into(), |address| address.ip().to_string());
+        self.node.replication.refused(&who, "no password; if it is a node, give all nodes the same one");
     }
 
     /// Executes the first request in the read buffer; `None` when it is not all there. An error means
@@ -281,7 +292,7 @@ impl<'n> Connection<'n> {
                     }
                 }
                 if !session.is_authenticated() && line::has_more_words(line, limits.unauthenticated_elements_max) {
-                    return Err(Error::Protocol(resp::no_auth()));
+                    return Err(Error::Protocol(no_auth()));
                 }
                 let next = answer(parser.parse(line), node, session, &mut LineReply(output));
                 *replies += u64::from(next.has_reply());

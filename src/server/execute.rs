@@ -130,8 +130,7 @@ impl Session {
 pub fn execute<R: Reply>(command: Command, node: &Node, session: &mut Session, reply: &mut R) -> Result<Next> {
     if !session.authenticated && !command.allowed_without_password() {
         if let Command::PeerHello { words } = command {
-            let who = String::from_utf8_lossy(words.get(words.len() - 1)).into_owned();
-            node.replication.refused(&who, "wrong or no password; give all nodes the same one");
+            node.replication.refused(&peer::address(words), "wrong or no password; give all nodes the same one");
         }
         return Err(Error::Refused(no_auth()));
     }

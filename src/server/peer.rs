@@ -59,14 +59,20 @@ pub fn execute<R: Reply>(command: Command, node: &Node, session: &mut Session, r
     Ok(())
 }
 
+/// The address in the words of a HELLO, however few and whatever they are.
+pub fn address(words: Words) -> String {
+    let word = words.iter().nth(ADDRESS_AT).and_then(|word| std::str::from_utf8(word).ok());
+    word.and_then(|word| parse_host_port(word).ok()).unwrap_or("that says no address".into())
+}
+
 fn hello<R: Reply>(words: Words, node: &Node, session: &mut Session, reply: &mut R) -> Result<()> {
+    let advertised = address(words);
     let words: Vec<&str> = words
         .iter()
         .map(|word| std::str::from_utf8(word).map_err(|_| Error::refused("PEER HELLO: not text")))
         .collect::<Result<_>>()?;
     let from = Introduction::parse(&words).inspect_err(|error| {
-        let address = words.get(ADDRESS_AT).and_then(|address| parse_host_port(address).ok());
-        node.replication.refused(address.as_deref().unwrap_or("that says no address"), &error.to_string());
+        node.replication.refused(&advertised, &error.to_string());
     })?;
     node.replication.heard(&from)?;
     let answer = node.replication.introduction(true).inspect_err(|error| {
