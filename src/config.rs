@@ -35,6 +35,8 @@ pub struct Configuration {
     pub fsync: FsyncPolicy,
     /// Start with what is readable of a damaged data directory.
     pub salvage: bool,
+    /// Give records that lie too far in the future a version of now.
+    pub restamp: bool,
     /// Who the others are, and how to agree with them.
     pub replication: ReplicationOptions,
     /// Sizes and times.
@@ -97,6 +99,7 @@ impl Default for Configuration {
             data_dir: None,
             fsync: FsyncPolicy::default(),
             salvage: false,
+            restamp: false,
             replication: ReplicationOptions::default(),
             limits: Limits::default(),
         }

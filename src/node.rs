@@ -36,7 +36,7 @@ use std::fmt::Display;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use log::trace;
@@ -50,7 +50,7 @@ use crate::guard::Guard;
 use crate::metrics::{self, Metrics};
 use crate::replication::members::{KnownBy, Stored, StoredMember};
 use crate::replication::sync::{self, Merged};
-use crate::replication::{KnownLinks, Memory, ReplicationManager};
+use crate::replication::{Greeted, KnownLinks, Memory, ReplicationManager};
 use crate::stopping::GentleStop;
 use crate::store::digest::SHARDS;
 use crate::store::version::{HybridClock, Version, random_id, wall_clock_ms};
@@ -138,8 +138,13 @@ impl Node {
         };
         let store = Arc::new(KeyValueStore::new());
         let is_alone = configuration.replication.seeds.is_empty();
-        let (policy, salvage) = (configuration.fsync, configuration.salvage);
-        let opening = Opening { policy, salvage, has_seeds: !is_alone };
+        let opening = Opening {
+            policy: configuration.fsync,
+            salvage: configuration.salvage,
+            has_seeds: !is_alone,
+            clock_skew_max: configuration.replication.clock_skew_max,
+            restamp: configuration.restamp,
+        };
         let durability = Durability::open(directory, opening, &configuration.limits, &store)?;
         if is_alone && durability.node_file.members.is_empty() {
             // They were needed while records came in any order. Nobody else can bring an older value back.
@@ -363,7 +368,7 @@ impl Node {
     }
 
     /// Takes in a batch of records from a peer: merged, but not handed on.
-    pub fn merge_from_peer(&self, records: &[u8], batch: &mut Batch) -> Result<Merged> {
+    pub fn merge_from_peer(&self, records: &[u8], from: &Greeted, batch: &mut Batch) -> Result<Merged> {
         self.check_writable()?;
         let skew_max = self.configuration.replication.clock_skew_max;
         let limits = (wall_clock_ms(), skew_max);
@@ -372,7 +377,7 @@ impl Node {
         })?;
         trace!("merged {} records from a peer, refused {}", done.merged, done.refused);
         self.wrote(done.position, Changed::ForPeer, batch);
-        self.replication.merged(done);
+        self.replication.merged(from, done);
         Ok(done)
     }
 
@@ -421,6 +426,11 @@ impl Node {
         };
         // Both are compared, whatever comes of the first.
         is_it(first) | is_it(second)
+    }
+
+    /// How far the times of this node's writes are ahead of the machine's clock.
+    pub fn clock_ahead(&self) -> Duration {
+        self.clock.ahead_of(wall_clock_ms())
     }
 
     /// Returns when somebody asked for a gentle stop. Until then it samples the counters for the page's charts.

@@ -39,6 +39,9 @@ pub struct ServerOptions {
     /// Start with what is readable of a damaged data directory, and say what is lost; not for a node of a cluster, which starts with an empty directory
     #[arg(long, env = "KVSTORE_SALVAGE", value_parser = BoolishValueParser::new())]
     pub salvage: bool,
+    /// Stamp records of this data directory that lie too far in the future again, with the time of now; only when this machine's clock is right, and on all nodes that hold such records before clients write
+    #[arg(long, env = "KVSTORE_RESTAMP", value_parser = BoolishValueParser::new())]
+    pub restamp: bool,
     /// Close clients that send nothing for so long; 0, the default, never does
     #[arg(long, env = "KVSTORE_IDLE_TIMEOUT", value_name = "SECS", default_value_t = 0)]
     pub idle_timeout: u64,
@@ -168,9 +171,9 @@ impl ServerOptions {
                 self.bind
             )));
         }
-        if self.data_dir.is_none() && (self.fsync.is_some() || self.salvage) {
+        if self.data_dir.is_none() && (self.fsync.is_some() || self.salvage || self.restamp) {
             return Err(Error::Usage(
-                "--fsync and --salvage are about stored data; say where it is with --data-dir DIR".into(),
+                "--fsync, --salvage and --restamp are about stored data; say where it is with --data-dir DIR".into(),
             ));
         }
         if self.bind.is_unspecified() && self.advertise.is_none() && !self.peer.is_empty() {
@@ -193,6 +196,7 @@ impl ServerOptions {
             data_dir: self.data_dir,
             fsync: self.fsync.unwrap_or_default(),
             salvage: self.salvage,
+            restamp: self.restamp,
             replication: ReplicationOptions {
                 seeds: self.peer,
                 advertise: self.advertise,
@@ -343,8 +347,8 @@ mod tests {
     }
 
     #[test]
-    fn fsync_and_salvage_need_a_data_directory() {
-        for arguments in [&["--fsync", "always"][..], &["--salvage"]] {
+    fn options_about_stored_data_need_a_data_directory() {
+        for arguments in [&["--fsync", "always"][..], &["--salvage"], &["--restamp"]] {
             assert!(matches!(configuration(arguments), Err(Error::Usage(_))));
             let with_directory = [arguments, &["--data-dir", "data"]].concat();
             assert!(configuration(&with_directory).is_ok());

@@ -194,7 +194,7 @@ fn a_directory_that_cannot_be_used_is_refused() {
         assert!(said.contains("--data-dir DIR"), "{said}");
     }
     assert_eq!(fs::read_to_string(&file).unwrap(), "not a directory");
-    for options in [&["--fsync", "always"][..], &["--salvage"]] {
+    for options in [&["--fsync", "always"][..], &["--salvage"], &["--restamp"]] {
         let said = refused(options);
         assert!(said.contains("exit status: 2") && said.contains("--data-dir"), "{said}");
     }

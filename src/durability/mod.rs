@@ -33,7 +33,7 @@
 //!
 //! Files: [`write_ahead_log`] is the way of a record to the disk, [`snapshot`] keeps the log short, [`survey`] looks at what
 //! is there and [`recovery`] reads it all again, [`segment`] is the format of both, [`crc32`] the checksum, [`identity`] who
-//! the node is, [`private`] whose the directory is, [`files`] what is asked of a disk.
+//! the node is, [`restamping`] what a wrong clock leaves behind, [`private`] whose the directory is, [`files`] what is asked of a disk.
 
 pub mod compactor;
 pub mod crc32;
@@ -41,6 +41,7 @@ pub mod files;
 pub mod identity;
 pub mod private;
 pub mod recovery;
+pub mod restamping;
 pub mod segment;
 pub mod snapshot;
 pub mod survey;
@@ -61,7 +62,7 @@ use log::info;
 use crate::config::Limits;
 use crate::error::{Error, Result};
 use crate::store::KeyValueStore;
-use crate::store::version::random_id;
+use crate::store::version::{random_id, wall_clock_ms};
 use compactor::Compactor;
 use files::{DiskFiles, FileLayer};
 use identity::NodeFile;
@@ -101,6 +102,10 @@ pub struct Opening {
     pub salvage: bool,
     /// Whether other nodes are named to this one.
     pub has_seeds: bool,
+    /// How far a record may be ahead of this machine's clock.
+    pub clock_skew_max: Duration,
+    /// Give records that are further ahead a version of now.
+    pub restamp: bool,
 }
 
 /// A data directory in use: its lock, its log, and the threads that look after it.
@@ -174,7 +179,9 @@ fn open_files(
     };
     let snapshot_bytes = &log.counts.snapshot_bytes;
     snapshot_bytes.store(recovered.snapshot_bytes, Ordering::Relaxed);
-    if !recovered.damaged.is_empty() || recovered.is_incomplete {
+    let now = (wall_clock_ms(), options.clock_skew_max);
+    let is_restamped = restamping::check_times(store, &mut recovered, now, options.restamp)?;
+    if !recovered.damaged.is_empty() || recovered.is_incomplete || is_restamped {
         // What is readable comes into new files; the damaged ones stay for whoever wants to look at them.
         snapshot::compact(&log, store, &recovered.damaged)?;
     }

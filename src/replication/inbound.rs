@@ -43,6 +43,11 @@ impl Peer {
         self.id == id && is_restless(self.greeted.elapsed())
     }
 
+    /// The peer's node id and address.
+    pub fn name(&self) -> (u64, &str) {
+        (self.id, &self.address)
+    }
+
     fn end(&self) {
         *lock(&self.is_current) = false;
         let _ = self.socket.shutdown(Shutdown::Both);

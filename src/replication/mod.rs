@@ -33,14 +33,16 @@
 //! **What it is not.** Two clients that write one key at the same time on two nodes both get `OK`, and one
 //! of the writes is lost on both nodes: the one with the smaller version (for more than this, a store needs consensus, such
 //! as Raft, or types that merge, such as CRDT counters). A write to an in-memory node is gone if every node
-//! that has it is gone. `WAIT` says how many peers hold a write; it does not order anything and is not
+//! that has it is gone. One that restarts while no other node can be reached does not know how far its clock had come: where that
+//! was ahead of the wall clock (by at most `--max-clock-skew`), a write from before the restart wins over one after it.
+//! `WAIT` says how many peers hold a write; it does not order anything and is not
 //! linearizability. See DeCandia et al., "Dynamo", 2007, for the family of such stores.
 //!
 //! Files: [`link`] is the conversation with a peer as a state machine, [`sync`] finds what differs,
 //! [`members`] decides who is in the cluster, [`tombstones`] when a delete may be forgotten: none of
 //! them knows sockets, threads or clocks, so one seed can drive them all through any trouble
 //! (`tests/simulation.rs`). [`queue`] is the channel, [`introduction`] and [`messages`] the wire format, [`versions`] its long lists, [`inbound`] the
-//! connections that peers have made to us; `worker` drives a link over a socket, which `wire` reads and writes.
+//! connections that peers have made to us, `skewed` whose clocks are wrong; `worker` drives a link over a socket, which `wire` reads and writes.
 
 pub mod drain;
 mod forgetting;
@@ -56,6 +58,7 @@ pub mod queue;
 pub mod refusals;
 mod runs;
 mod shared;
+mod skewed;
 pub mod sync;
 pub mod tombstones;
 pub mod versions;
@@ -75,7 +78,7 @@ use crate::error::{Error, Result};
 use crate::guard::{LogLimiter, shown};
 use crate::metrics;
 use crate::store::KeyValueStore;
-use crate::store::version::HybridClock;
+use crate::store::version::{COUNTER_BITS, HybridClock, wall_clock_ms};
 use handle::Handle;
 pub use handle::{PeerStatus, State};
 use inbound::Inbound;
@@ -84,6 +87,7 @@ use members::{Identity, Members, Stored};
 pub use messages::{Reply, Request};
 use queue::{Change, Overflows};
 use shared::{Save, Shared};
+use skewed::SkewedPeers;
 use sync::View;
 use tombstones::{CLEAN_ROUNDS, Rounds};
 
@@ -200,6 +204,7 @@ impl ReplicationManager {
                 waiting: AtomicUsize::new(0),
                 refusals: Mutex::default(),
                 refusal_lines: LogLimiter::default(),
+                skewed: SkewedPeers::default(),
             }),
         }
     }
@@ -214,7 +219,7 @@ impl ReplicationManager {
 
     /// Starts the links to the seeds and to the members of an earlier run. Returns when each of them has answered or
     /// failed, or after a second: a node that restarts empty must have seen the others' clocks before it stamps a
-    /// write, or the write could lose against its own earlier ones.
+    /// write, or the write could lose against its own earlier ones. If nobody answers, it could, and the log says so.
     pub fn start(&self) -> Result<()> {
         forgetting::start(&self.shared)?;
         let (tried, all_tried) = bounded::<()>(0);
@@ -224,8 +229,13 @@ impl ReplicationManager {
         let _ = all_tried.recv_timeout(self.shared.limits.seeds_timeout);
         let peers = self.peers();
         let answering = peers.iter().filter(|peer| peer.last_sync_ms.is_some() || peer.id.is_some());
-        if !peers.is_empty() {
-            let (answering, all) = (answering.count(), peers.len());
+        let (answering, all) = (answering.count(), peers.len());
+        if answering == 0 && all > 0 && self.shared.save.is_none() {
+            warn!(
+                "none of {all} peers answers yet; they are tried again and again, see PEERS. If this node was restarted, its \
+                 writes from before may win over those it takes until one answers"
+            );
+        } else if all > 0 {
             info!("{answering} of {all} peers known; the others are tried again and again, see PEERS");
         }
         Ok(())
@@ -307,16 +317,13 @@ impl ReplicationManager {
 
     /// Counts what a peer's batch did. Nothing is handed on, but every link compares when things are quiet: the
     /// batch may come from somebody whom another peer cannot reach.
-    pub fn merged(&self, done: sync::Merged) {
+    pub fn merged(&self, from: &Greeted, done: sync::Merged) {
         let links = self.shared.links();
         links.values().for_each(|link| link.queue.stir());
         metrics::add(&self.shared.counters.records_merged, done.merged);
-        if metrics::add(&self.shared.counters.records_refused, done.refused) == done.refused && done.refused > 0 {
-            warn!(
-                "refused {} records that are more than {} s ahead of this machine's clock; set the clocks right",
-                done.refused,
-                self.shared.options.clock_skew_max.as_secs()
-            );
+        metrics::add(&self.shared.counters.records_refused, done.refused);
+        if done.refused > 0 {
+            self.refused_records(from, done.refused_time_max);
         }
     }
 
@@ -324,6 +331,24 @@ impl ReplicationManager {
     /// peer lacks, so this node compares too.
     pub fn nudge(&self) {
         self.shared.links().values().for_each(|link| link.queue.nudge());
+    }
+
+    /// Records of a peer were refused, up to one of this time.
+    fn refused_records(&self, from: &Greeted, time_max: u64) {
+        let (shared, (id, address)) = (&self.shared, from.peer.name());
+        let ahead_s = (time_max >> COUNTER_BITS).saturating_sub(wall_clock_ms()) / 1_000;
+        shared.skewed.refused(id, shared.monotonic_ms(), shared.limits.peers_max, || {
+            let Some(left_out) = shared.refusal_lines.admit() else {
+                return false;
+            };
+            warn!(
+                "records of the peer '{}' are refused: they lie up to {ahead_s} s ahead of this machine's clock, and \
+                 --max-clock-skew is {} s. If this clock is right, that node's is or was wrong: its /readyz says what to do{left_out}",
+                shown(address),
+                shared.options.clock_skew_max.as_secs()
+            );
+            true
+        });
     }
 
     /// Bans a node for good, by address or id.

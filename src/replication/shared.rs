@@ -13,6 +13,7 @@ use super::handle::{Handle, State};
 use super::inbound::Inbound;
 use super::link::Link;
 use super::members::{Members, Stored, Verdict};
+use super::skewed::SkewedPeers;
 use super::sync::{self, Revived, View};
 use super::tombstones::Rounds;
 use super::{Counters, Introduction, SaveFunction, lock, worker};
@@ -55,6 +56,8 @@ pub(super) struct Shared {
     pub(super) refusals: Mutex<BTreeMap<String, String>>,
     /// Lines of log about refused nodes.
     pub(super) refusal_lines: LogLimiter,
+    /// Peers whose records were refused.
+    pub(super) skewed: SkewedPeers,
 }
 
 /// The links by the numbers of their contacts.

@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::store::KeyValueStore;
 use crate::store::digest::{BUCKETS, SHARDS, bucket_of, key_hash};
 use crate::store::record::Entry;
-use crate::store::version::{COUNTER_BITS, HybridClock, Version};
+use crate::store::version::{COUNTER_BITS, HybridClock, Version, latest_plausible};
 
 /// Shards or buckets asked about in one go: one round trip for all of them.
 const ASKED_AT_ONCE: usize = 64;
@@ -83,6 +83,8 @@ pub struct Merged {
     pub merged: u64,
     /// Records too far in the future.
     pub refused: u64,
+    /// The largest time of a refused record; 0 without one.
+    pub refused_time_max: u64,
     /// The highest log position of the shards touched.
     pub position: u64,
 }
@@ -102,6 +104,7 @@ pub fn merge(
         let record = record?;
         if !is_plausible(record.version.time, wall_ms, skew_max) {
             done.refused += 1;
+            done.refused_time_max = done.refused_time_max.max(record.version.time);
             continue;
         }
         clock.observe(record.version.time);
@@ -114,7 +117,7 @@ pub fn merge(
 
 /// Whether a hybrid time is at most `skew_max` ahead of the wall clock.
 pub fn is_plausible(time: u64, wall_ms: u64, skew_max: Duration) -> bool {
-    (time >> COUNTER_BITS) <= wall_ms.saturating_add(skew_max.as_millis() as u64)
+    time <= latest_plausible(wall_ms, skew_max)
 }
 
 /// A set of shards, as bits.

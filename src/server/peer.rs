@@ -49,7 +49,7 @@ pub fn execute<R: Reply>(command: Command, node: &Node, session: &mut Session, r
         }
         Command::PeerMerge { records } => {
             let peer = peer.ok_or_else(introduced)?;
-            let done = peer.while_current(|| node.merge_from_peer(records, batch))?;
+            let done = peer.while_current(|| node.merge_from_peer(records, peer, batch))?;
             reply.array(2);
             reply.integer(done.merged as i64);
             reply.integer(done.refused as i64);

@@ -27,13 +27,15 @@
 //!
 //! Files: [`version`] says when a write happened, [`record`] is its one byte format, [`digest`] where
 //! a key lives and what a place looks like from afar, [`hasher`] finds it there, [`prefetch`] hides how long memory takes,
-//! [`scan`] lists keys, [`glob`] filters them; [`tombstones`] is how the traces of deletes age and go.
+//! [`scan`] lists keys, [`glob`] filters them; [`tombstones`] is how the traces of deletes age and go; `restamping` gives records
+//! other versions.
 
 pub mod digest;
 pub mod glob;
 pub mod hasher;
 pub mod prefetch;
 pub mod record;
+mod restamping;
 pub mod scan;
 pub mod tombstones;
 pub mod version;

@@ -18,7 +18,7 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Bits of a time that hold the counter; the 48 above them are milliseconds since 1970.
 pub const COUNTER_BITS: u32 = 16;
@@ -72,10 +72,21 @@ impl HybridClock {
         self.last.fetch_max(time, Ordering::Relaxed);
     }
 
+    /// How far this clock is ahead of the wall clock.
+    pub fn ahead_of(&self, wall_ms: u64) -> Duration {
+        Duration::from_millis((self.latest() >> COUNTER_BITS).saturating_sub(wall_ms))
+    }
+
     /// The largest time stamped or seen.
     pub fn latest(&self) -> u64 {
         self.last.load(Ordering::Relaxed)
     }
+}
+
+/// The largest hybrid time that is at most `skew_max` ahead of the wall clock.
+pub fn latest_plausible(wall_ms: u64, skew_max: Duration) -> u64 {
+    let ms = wall_ms.saturating_add(skew_max.as_millis() as u64);
+    ms.min(u64::MAX >> COUNTER_BITS) << COUNTER_BITS | ((1 << COUNTER_BITS) - 1)
 }
 
 /// The wall clock in milliseconds since 1970; 0 on a machine whose clock is set before that.

@@ -25,17 +25,34 @@ pub fn reasons_not_ready(node: &Node) -> Vec<String> {
     if !node.is_serving() {
         reasons.push("starting: waiting for the seeds to answer".into());
     }
+    reasons.extend(clock_is_ahead(node));
     reasons.extend(clock_differs(node));
     reasons
 }
 
-/// Whether this clock is the one that is wrong: it differs too much from those of most peers. Their records would be
-/// refused here, or this node's there.
+/// Whether this node's writes are stamped so far ahead of its machine's clock that others refuse them: that clock is or was
+/// wrong, and not theirs.
+fn clock_is_ahead(node: &Node) -> Option<String> {
+    let (ahead, limit) = (node.clock_ahead(), node.configuration.replication.clock_skew_max);
+    let way_out = match node.durability() {
+        Some(_) => "Once that is right (NTP), start once with --restamp",
+        None => "Once that is right (NTP), save the data with kvstore export and start again",
+    };
+    (ahead > limit).then(|| {
+        format!(
+            "the times of this node's writes are {} s ahead of this machine's clock, so other nodes refuse them. {way_out}",
+            ahead.as_secs()
+        )
+    })
+}
+
+/// Whether the machine's clock is the one that is wrong: it differs too much from those of most peers, of at least two. Their
+/// records would be refused here, or this node's there.
 fn clock_differs(node: &Node) -> Option<String> {
     let (peers, limit) = (node.replication.peers(), node.configuration.replication.clock_skew_max);
     let differs = |peer: &&PeerStatus| u128::from(peer.clock_ahead_ms.unsigned_abs()) > limit.as_millis();
     let (count, first) = (peers.iter().filter(differs).count(), peers.iter().find(differs)?);
-    (2 * count >= peers.len()).then(|| {
+    (peers.len() >= 2 && 2 * count > peers.len()).then(|| {
         format!(
             "the clock differs by {} ms from that of {} and by too much from those of {count} of {} peers; set it right (NTP)",
             first.clock_ahead_ms, first.address, peers.len()

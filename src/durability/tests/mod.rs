@@ -8,6 +8,7 @@ mod every_byte;
 mod full_disk;
 mod many_threads;
 mod power_loss;
+mod stamped_again;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,0 +1,101 @@
+//! Records from the future: what a clock that was wrong for a moment leaves behind, and the way out.
+//!
+//! **The problem.** A node stamps its writes later than all that it has seen. After two seconds of a clock that is a day
+//! ahead, its writes carry times of tomorrow for a day, and the other nodes refuse them. A restart does not help: the
+//! clock starts at the latest record.
+//!
+//! **The way out.** A start with `--restamp` gives every record that lies more than `--max-clock-skew` ahead of the
+//! machine's clock a new version of now, tombstones included. The old versions must go, since the later one wins at the
+//! next start: so the map is written to a snapshot that replaces all files, before anybody is served.
+//!
+//! **What it costs.** When such a record was really written is not known. With the time of this start it wins over
+//! whatever the other nodes wrote to its key before. And where several nodes hold such records, each must be
+//! started with `--restamp` before clients write again: an old value that is stamped later wins over a new one.
+//!
+//! **The trap.** To a clock that is behind, right records look like records from the future. So a clock that cannot be
+//! right is refused, and the log says how many records lie ahead and how far.
+
+use std::time::Duration;
+
+use log::{info, warn};
+
+use super::recovery::Recovered;
+use crate::error::{Error, Result};
+use crate::store::KeyValueStore;
+use crate::store::digest::SHARDS;
+use crate::store::version::{COUNTER_BITS, Version, latest_plausible, random_id};
+
+/// 1 January 2025, in milliseconds since 1970: this program is younger. A machine without a battery starts at 1970, or at
+/// the date of its firmware.
+const CLOCK_MS_MIN: u64 = 1_735_689_600_000;
+
+/// Records beyond what other nodes take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Ahead {
+    /// So many of them are too far ahead.
+    count: usize,
+    /// Of so many.
+    all: usize,
+}
+
+/// Looks for records that lie more than `skew_max` ahead of the machine's clock, and stamps them again if that is wished.
+/// Whether it changed the map: then the map must be stored anew, as a whole.
+pub fn check_times(
+    store: &KeyValueStore,
+    recovered: &mut Recovered,
+    (wall_ms, skew_max): (u64, Duration),
+    restamp: bool,
+) -> Result<bool> {
+    if restamp && wall_ms < CLOCK_MS_MIN {
+        return Err(Error::Fatal(
+            "this machine's clock shows a time before this program was written, and --restamp would give that time to all \
+             data; set the clock right (NTP) and start again"
+                .into(),
+        ));
+    }
+    let limit = latest_plausible(wall_ms, skew_max);
+    if recovered.time_max <= limit {
+        if restamp {
+            info!("--restamp: no record lies too far ahead of this machine's clock; the option may go");
+        }
+        return Ok(false);
+    }
+    let Ahead { count, all } = ahead(store, limit);
+    let distance = (recovered.time_max >> COUNTER_BITS).saturating_sub(wall_ms) / 1_000;
+    let found = format!("{count} of {all} records lie up to {distance} s ahead of this machine's clock");
+    if !restamp {
+        warn!(
+            "{found}, and --max-clock-skew is {} s: other nodes refuse them, and all that is written here. If the clock is \
+             right now, it was wrong when they were written: start once with --restamp. If it is behind, set it right",
+            skew_max.as_secs()
+        );
+        return Ok(false);
+    }
+    let version = Version { time: wall_ms << COUNTER_BITS, origin: random_id() };
+    store.restamp_after(limit, version);
+    recovered.time_max = time_max(store);
+    warn!(
+        "--restamp: {found} and are stamped again with the time of now; they win over what other nodes wrote to these keys \
+         before. The next start needs no --restamp"
+    );
+    Ok(true)
+}
+
+fn ahead(store: &KeyValueStore, limit: u64) -> Ahead {
+    let mut ahead = Ahead::default();
+    for shard in 0..SHARDS {
+        store.for_each_in_shard(shard, |entry| {
+            ahead.all += 1;
+            ahead.count += usize::from(entry.version().time > limit);
+        });
+    }
+    ahead
+}
+
+fn time_max(store: &KeyValueStore) -> u64 {
+    let mut max = 0;
+    for shard in 0..SHARDS {
+        store.for_each_in_shard(shard, |entry| max = max.max(entry.version().time));
+    }
+    max
+}
