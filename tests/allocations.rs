@@ -9,6 +9,7 @@ use kvstore::server::execute::{Session, execute};
 #[test]
 fn a_get_allocates_nothing() {
     let node = Node::new(Configuration::default());
+    node.start_serving();
     node.put(b"key", &[b'v'; 1_000], &mut Batch::default()).unwrap();
     let address = "127.0.0.1:1".parse().unwrap();
     let mut session = Session::new(1, address, true);
