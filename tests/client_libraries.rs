@@ -98,7 +98,7 @@ fn the_original_client() {
 
 #[test]
 fn hiredis() {
-    let header = ["sh", "-c", "echo '#include <hiredis/hiredis.h>' | cc -E -o /dev/null -"];
+    let header = ["sh", "-c", "echo '#include <hiredis/hiredis.h>' | cc -x c -c -o /dev/null -"];
     if !have("cc", "gcc") || !have_library(&header, "libhiredis-dev") {
         return;
     }
