@@ -140,9 +140,6 @@ pub struct Limits {
     pub http_head_bytes_max: usize,
     /// Keys in one page of `GET /keys`. A larger `count` gets this many.
     pub http_listing_keys_max: usize,
-    /// Keys looked at for one page of `GET /keys`, so that a rare prefix in a large store does not
-    /// hold a thread for long. Then the page is shorter and its cursor goes on.
-    pub http_listing_visits_max: usize,
 
     /// First size of a connection's read buffer: most requests fit, and 10,000 idle connections
     /// stay cheap.
@@ -263,7 +260,6 @@ impl Default for Limits {
             unauthenticated_bytes_max: 16 * 1024,
             http_head_bytes_max: 16 * 1024,
             http_listing_keys_max: 1_000,
-            http_listing_visits_max: 200_000,
             read_buffer_bytes_min: 1024,
             read_buffer_bytes: 128 * 1024,
             write_buffer_bytes: 256 * 1024,

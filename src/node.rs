@@ -53,6 +53,7 @@ use crate::replication::sync::{self, Merged};
 use crate::replication::{Greeted, KnownLinks, Memory, ReplicationManager};
 use crate::stopping::GentleStop;
 use crate::store::digest::SHARDS;
+use crate::store::scan::{Scanned, Step};
 use crate::store::version::{HybridClock, Version, random_id, wall_clock_ms};
 use crate::store::{KeyValueStore, Size};
 
@@ -283,18 +284,11 @@ impl Node {
         Ok(())
     }
 
-    /// One step of a listing, as [`KeyValueStore::scan`]: returns the next cursor.
-    pub fn scan(
-        &self,
-        cursor: u64,
-        count: usize,
-        pattern: Option<&[u8]>,
-        batch: &mut Batch,
-        found: impl FnMut(&[u8]),
-    ) -> u64 {
-        let (next, position) = self.store.scan(cursor, count, pattern, found);
-        batch.touched(position);
-        next
+    /// One step of a listing, as [`KeyValueStore::scan`].
+    pub fn scan(&self, cursor: u64, step: Step, batch: &mut Batch, found: impl FnMut(&[u8])) -> Scanned {
+        let scanned = self.store.scan(cursor, step, found);
+        batch.touched(scanned.position);
+        scanned
     }
 
     /// How much is stored, for a reply that shows it.

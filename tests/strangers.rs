@@ -6,6 +6,7 @@ use common::{SOON, Server, Wire, http, poll, resp};
 use kvstore::config::{Configuration, Limits};
 use kvstore::node::Node;
 use kvstore::server::NodeServer;
+use kvstore::store::digest::{key_hash, shard_of};
 use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
@@ -330,4 +331,61 @@ fn a_request_has_a_time_as_a_whole() {
     }
     assert_eq!(wire.rest(), b"");
     assert!((whole..SOON).contains(&start.elapsed()), "{:?}", start.elapsed());
+}
+
+/// A key of this length, more or less, in shard 5: its number is chosen so.
+fn long_key_in_shard_5(len: usize, from: usize) -> Vec<u8> {
+    let key = |number: usize| format!("{}{number}", "a".repeat(len)).into_bytes();
+    let is_there = |key: &Vec<u8>| shard_of(key_hash(key)) == 5;
+    // Six digits, the first three given.
+    (from * 1_000..).map(key).find(is_there).expect("the numbers do not end")
+}
+
+#[test]
+fn a_pattern_that_takes_long_delays_no_other_client_and_ends() {
+    list_with_a_nasty_pattern(20, "*0\r\n");
+}
+
+#[test]
+#[ignore = "full size: 1,000 million comparisons"]
+fn a_pattern_that_takes_too_long_is_refused() {
+    list_with_a_nasty_pattern(60, "-ERR the pattern takes too long with these keys; use SCAN with MATCH\r\n");
+}
+
+/// Lists keys that take 20 million comparisons each, while another client reads a key of the same shard.
+fn list_with_a_nasty_pattern(keys: usize, expected: &str) {
+    let server = guarded(&[]);
+    let member = || {
+        let mut wire = server.connect();
+        wire.ask(resp(&[b"AUTH", b"secret"]), OK);
+        wire
+    };
+    let mut wire = member();
+    for number in 100..100 + keys {
+        wire.ask(resp(&[b"SET", &long_key_in_shard_5(20_000, number), b"v"]), OK);
+    }
+    let near = long_key_in_shard_5(1, 100);
+    wire.ask(resp(&[b"SET", &near, b"v"]), OK);
+    let nasty = [b"*".to_vec(), vec![b'a'; 1_000], b"b*".to_vec()].concat();
+    let mut lister = member();
+    lister.stream.set_read_timeout(Some(2 * SOON)).expect("set");
+    lister.send(resp(&[b"KEYS", &nasty]));
+    let mut longest = Duration::ZERO;
+    for _ in 0..50 {
+        let start = Instant::now();
+        wire.ask(resp(&[b"GET", &near]), "$1\r\nv\r\n");
+        longest = longest.max(start.elapsed());
+    }
+    assert!(longest < Duration::from_millis(500), "{longest:?}");
+    lister.expect(expected);
+    // SCAN takes the same pattern in short steps.
+    wire.send(resp(&[b"SCAN", b"0", b"COUNT", b"1000000", b"MATCH", &nasty]));
+    assert_eq!(wire.line(), "*2");
+    wire.line();
+    assert_ne!(wire.line(), "0", "the step ends early");
+    wire.expect("*0\r\n");
+    // A pattern of more than 1 KiB is refused, in both commands.
+    for request in [resp(&[b"KEYS", &[b'*'; 1_025]]), resp(&[b"SCAN", b"0", b"MATCH", &[b'*'; 1_025]])] {
+        wire.ask(request, "-ERR pattern too long: 1025 bytes, at most 1024\r\n");
+    }
 }

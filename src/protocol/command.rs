@@ -7,6 +7,7 @@
 use super::Words;
 use crate::error::{Error, Result};
 use crate::store::digest::{BUCKETS, SHARDS};
+use crate::store::glob::PATTERN_BYTES_MAX;
 use crate::store::record::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 
 /// One request. Everything in it is borrowed from the read buffer.
@@ -248,7 +249,7 @@ impl<'a> Command<'a> {
             (b"TYPE", 2) => Command::Type { key: key(word(1))? },
             (b"DBSIZE", 1) => Command::DbSize,
             (b"SCAN", 2..) => scan(rest)?,
-            (b"KEYS", 2) => Command::Keys { pattern: word(1) },
+            (b"KEYS", 2) => Command::Keys { pattern: pattern(word(1))? },
             (b"FLUSHALL" | b"FLUSHDB", 1) => Command::FlushAll,
             (b"FLUSHALL" | b"FLUSHDB", 2) => return Err(unsupported_option(word(0), word(1))),
             (b"WAIT", 3) => Command::Wait {
@@ -335,12 +336,12 @@ fn subcommand(words: Words<'_>) -> Result<Command<'_>> {
 
 fn scan(words: Words<'_>) -> Result<Command<'_>> {
     let cursor = number(words.get(0)).ok_or_else(|| Error::refused("invalid cursor"))?;
-    let (mut pattern, mut count) = (None, SCAN_COUNT);
+    let (mut matching, mut count) = (None, SCAN_COUNT);
     for index in (1..words.len()).step_by(2) {
         let option = words.get(index);
         let argument = (index + 1 < words.len()).then(|| words.get(index + 1));
         match (option.to_ascii_uppercase().as_slice(), argument) {
-            (b"MATCH", Some(argument)) => pattern = Some(argument),
+            (b"MATCH", Some(argument)) => matching = Some(pattern(argument)?),
             (b"COUNT", Some(argument)) => {
                 count = number(argument).ok_or_else(not_a_number)?;
                 if count == 0 {
@@ -351,7 +352,7 @@ fn scan(words: Words<'_>) -> Result<Command<'_>> {
             _ => return Err(unsupported_option(b"SCAN", option)),
         }
     }
-    Ok(Command::Scan { cursor, pattern, count })
+    Ok(Command::Scan { cursor, pattern: matching, count })
 }
 
 /// Checks a key.
@@ -360,6 +361,14 @@ fn key(word: &[u8]) -> Result<&[u8]> {
         0 => Err(Error::refused("key is empty")),
         1..=KEY_BYTES_MAX => Ok(word),
         len => Err(Error::refused(format!("key too long: {len} bytes, at most {KEY_BYTES_MAX}"))),
+    }
+}
+
+/// Checks a pattern for keys.
+fn pattern(word: &[u8]) -> Result<&[u8]> {
+    match word.len() {
+        0..=PATTERN_BYTES_MAX => Ok(word),
+        len => Err(Error::refused(format!("pattern too long: {len} bytes, at most {PATTERN_BYTES_MAX}"))),
     }
 }
 

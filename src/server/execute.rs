@@ -13,6 +13,7 @@ use crate::node::{Batch, Node};
 use crate::protocol::resp::no_auth;
 use crate::protocol::{Command, Reply};
 use crate::replication::Greeted;
+use crate::store::scan::{STEP_WORK_MAX, Step};
 
 /// What happens to the connection after a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,12 +188,12 @@ pub fn execute<R: Reply>(command: Command, node: &Node, session: &mut Session, r
         }
         Command::DbSize => reply.integer(node.shown_size(batch).keys as i64),
         Command::Scan { cursor, pattern, count } => {
-            let (next, keys) = list(node, batch, cursor, count, pattern)?;
+            let (next, keys) = list(Listing::Step { cursor, count }, pattern, node, batch)?;
             reply.array(2);
             reply.value(Some(next.to_string().as_bytes()));
             write_list(&keys, reply);
         }
-        Command::Keys { pattern } => write_list(&list(node, batch, 0, usize::MAX, Some(pattern))?.1, reply),
+        Command::Keys { pattern } => write_list(&list(Listing::All, Some(pattern), node, batch)?.1, reply),
         Command::FlushAll => {
             node.flush_all(batch)?;
             reply.ok();
@@ -251,36 +252,54 @@ fn reply_too_long(max: usize) -> Error {
     Error::refused(format!("reply too long: at most {max} bytes; ask for fewer keys at a time (SCAN)"))
 }
 
-/// Collects keys. Their number stands before them in the reply, so they are kept until it is known.
-fn list(
-    node: &Node,
-    batch: &mut Batch,
-    mut cursor: u64,
-    count: usize,
-    pattern: Option<&[u8]>,
-) -> Result<(u64, Vec<Box<[u8]>>)> {
+/// What a listing visits.
+#[derive(Clone, Copy, Debug)]
+enum Listing {
+    /// So many keys from a cursor on, or fewer if the pattern takes long.
+    Step { cursor: u64, count: usize },
+    /// All keys, or the listing is refused.
+    All,
+}
+
+/// Collects keys and returns them with the next cursor. Their number stands before them in the reply, so they are kept
+/// until it is known.
+fn list(listing: Listing, pattern: Option<&[u8]>, node: &Node, batch: &mut Batch) -> Result<(u64, Vec<Box<[u8]>>)> {
     let max = node.configuration.limits.reply_bytes_max;
-    let (mut keys, mut bytes) = (Vec::new(), 0);
-    let mut left = count;
+    let (mut keys, mut bytes, mut comparisons) = (Vec::new(), 0, 0);
+    let (mut cursor, mut left) = match listing {
+        Listing::Step { cursor, count } => (cursor, count),
+        Listing::All => (0, usize::MAX),
+    };
     loop {
-        // In pieces, so that a huge store is not collected before the limit is looked at.
-        let step = left.min(LIST_STEP);
-        cursor = node.scan(cursor, step, pattern, batch, |key| {
+        // In pieces, so that a huge store is not collected before the limits are checked.
+        let step = Step { pattern, ..Step::visiting(left.min(LIST_STEP)) };
+        let scanned = node.scan(cursor, step, batch, |key| {
             bytes += key.len() + LIST_OVERHEAD;
             keys.push(key.into());
         });
-        left -= step;
+        cursor = scanned.next;
+        left = left.saturating_sub(scanned.visited);
+        comparisons += scanned.comparisons;
         if bytes > max {
             return Err(reply_too_long(max));
         }
         if left == 0 || cursor == 0 {
             return Ok((cursor, keys));
         }
+        match listing {
+            Listing::Step { .. } if comparisons >= STEP_WORK_MAX => return Ok((cursor, keys)),
+            Listing::All if comparisons >= KEYS_COMPARISONS_MAX => {
+                return Err(Error::refused("the pattern takes too long with these keys; use SCAN with MATCH"));
+            }
+            _ => {}
+        }
     }
 }
 
-/// Keys visited between two looks at the limit.
+/// Keys visited between two checks of the limits.
 const LIST_STEP: usize = 10_000;
+/// Comparisons of the pattern with bytes of keys in one `KEYS`: some seconds.
+const KEYS_COMPARISONS_MAX: u64 = 1_000_000_000;
 /// What a key costs besides its bytes, in the list and in the reply.
 const LIST_OVERHEAD: usize = 32;
 

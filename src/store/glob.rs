@@ -2,49 +2,76 @@
 //!
 //! Semantics as in Redis (`stringmatchlen` in `util.c`), on bytes. A star is matched without
 //! recursion by remembering only the last one, so the cost is at most pattern times text and
-//! a pattern such as `a*a*a*a*b` cannot hold a thread for long.
+//! a pattern such as `a*a*a*a*b` cannot hold a thread for long. A [`Matcher`] counts its comparisons, so that a caller that
+//! matches many texts can stop between two of them.
+
+/// Longest pattern of a command. With a key of 64 KiB it takes up to 67 million comparisons.
+pub const PATTERN_BYTES_MAX: usize = 1024;
+
+/// A pattern, and how much work it was to match it.
+#[derive(Debug)]
+pub struct Matcher<'p> {
+    pattern: &'p [u8],
+    /// Bytes of the pattern that were compared with bytes of a text so far.
+    pub comparisons: u64,
+}
 
 /// Whether the whole of `text` matches `pattern`.
 pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
-    let (mut p, mut t) = (0, 0);
-    // Where to go on after a mismatch: behind the last star, with one more byte given to it.
-    let mut retry: Option<(usize, usize)> = None;
-    while t < text.len() {
-        if p < pattern.len() && pattern[p] == b'*' {
-            p += 1;
-            retry = Some((p, t));
-            continue;
-        }
-        match one(&pattern[p..], text[t]) {
-            Some(len) => {
-                p += len;
-                t += 1;
-            }
-            None => match retry {
-                Some((after_star, start)) => {
-                    retry = Some((after_star, start + 1));
-                    (p, t) = (after_star, start + 1);
-                }
-                None => return false,
-            },
-        }
-    }
-    pattern[p..].iter().all(|&byte| byte == b'*')
+    Matcher::new(pattern).matches(text)
 }
 
-/// Whether the pattern's first element matches `byte`; if so, the element's length.
-fn one(pattern: &[u8], byte: u8) -> Option<usize> {
+impl<'p> Matcher<'p> {
+    /// A matcher that has not worked yet.
+    pub fn new(pattern: &'p [u8]) -> Self {
+        Matcher { pattern, comparisons: 0 }
+    }
+
+    /// Whether the whole of `text` matches.
+    pub fn matches(&mut self, text: &[u8]) -> bool {
+        let pattern = self.pattern;
+        let (mut p, mut t) = (0, 0);
+        // Where to go on after a mismatch: behind the last star, with one more byte given to it.
+        let mut retry: Option<(usize, usize)> = None;
+        while t < text.len() {
+            if p < pattern.len() && pattern[p] == b'*' {
+                p += 1;
+                if p == pattern.len() {
+                    return true;
+                }
+                retry = Some((p, t));
+                continue;
+            }
+            let (is_match, len) = one(&pattern[p..], text[t]);
+            self.comparisons += len as u64;
+            if is_match {
+                p += len;
+                t += 1;
+                continue;
+            }
+            let Some((after_star, start)) = retry else {
+                return false;
+            };
+            retry = Some((after_star, start + 1));
+            (p, t) = (after_star, start + 1);
+        }
+        pattern[p..].iter().all(|&byte| byte == b'*')
+    }
+}
+
+/// Whether the pattern's first element matches `byte`, and the element's length; at its end nothing does.
+fn one(pattern: &[u8], byte: u8) -> (bool, usize) {
     match *pattern {
-        [] => None,
-        [b'?', ..] => Some(1),
+        [] => (false, 1),
+        [b'?', ..] => (true, 1),
         [b'[', ..] => class(pattern, byte),
-        [b'\\', literal, ..] => (literal == byte).then_some(2),
-        [literal, ..] => (literal == byte).then_some(1),
+        [b'\\', literal, ..] => (literal == byte, 2),
+        [literal, ..] => (literal == byte, 1),
     }
 }
 
 /// A class `[…]`; one that is never closed ends with the pattern, as in Redis.
-fn class(pattern: &[u8], byte: u8) -> Option<usize> {
+fn class(pattern: &[u8], byte: u8) -> (bool, usize) {
     let negated = pattern.get(1) == Some(&b'^');
     let mut at = if negated { 2 } else { 1 };
     let mut found = false;
@@ -64,7 +91,7 @@ fn class(pattern: &[u8], byte: u8) -> Option<usize> {
             }
         }
     }
-    (found != negated).then_some((at + 1).min(pattern.len()))
+    (found != negated, (at + 1).min(pattern.len()))
 }
 
 #[cfg(test)]

@@ -7,10 +7,13 @@
 //! **The promise**, stronger than Redis's: a key that is there during the whole scan is returned
 //! exactly once; a key that comes or goes meanwhile at most once. Nothing is ever rehashed into
 //! another place.
+//!
+//! A shard is locked only while the next keys are found and copied, never while a pattern is matched. The work of one step
+//! is bounded, so a step may visit fewer keys than asked for.
 
 use super::KeyValueStore;
-use super::digest::{SHARDS, key_hash};
-use super::glob;
+use super::digest::key_hash;
+use super::glob::Matcher;
 
 const SHARD_SHIFT: u32 = 38;
 const PLACES: u64 = 1 << 48;
@@ -20,42 +23,144 @@ fn place(key: &[u8]) -> u64 {
     key_hash(key).rotate_right(10) >> 16
 }
 
-impl KeyValueStore {
-    /// One step of a scan: visits the next `count` keys (a few more where places coincide) from
-    /// `cursor`, hands those that match `pattern` to `found`, and returns the cursor of the next
-    /// step, or 0 at the end. A cursor is 0 or one that an earlier step returned; a number beyond
-    /// all places is at the end. The second result is the highest log position met.
-    pub fn scan(&self, cursor: u64, count: usize, pattern: Option<&[u8]>, mut found: impl FnMut(&[u8])) -> (u64, u64) {
-        let (mut left, mut position) = (count.max(1), 0);
-        if cursor >= PLACES {
-            return (0, position);
+/// Where one step of a scan ends: at the first of these limits or at [`STEP_WORK_MAX`], behind all keys of one place.
+/// At least one key is visited.
+#[derive(Clone, Copy, Debug)]
+pub struct Step<'p> {
+    /// Keys visited.
+    pub visits: usize,
+    /// Keys that match.
+    pub found: usize,
+    /// Bytes of the keys that match.
+    pub found_bytes: usize,
+    /// The pattern that a key must match.
+    pub pattern: Option<&'p [u8]>,
+}
+
+impl Step<'_> {
+    /// A step that visits this many keys, whatever they are.
+    pub fn visiting(visits: usize) -> Self {
+        Step { visits, found: usize::MAX, found_bytes: usize::MAX, pattern: None }
+    }
+
+    fn is_done(&self, scanned: &Scanned) -> bool {
+        scanned.visited >= self.visits.max(1)
+            || scanned.found >= self.found.max(1)
+            || scanned.found_bytes >= self.found_bytes.max(1)
+            || scanned.comparisons + scanned.walked >= STEP_WORK_MAX
+    }
+}
+
+/// What one step of a scan did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scanned {
+    /// The cursor of the next step, or 0 at the end.
+    pub next: u64,
+    /// Keys visited.
+    pub visited: usize,
+    /// Comparisons of the pattern with bytes of keys.
+    pub comparisons: u64,
+    /// The highest log position met.
+    pub position: u64,
+    found: usize,
+    found_bytes: usize,
+    /// Bytes of the keys passed to find the next ones, and [`WALK_OVERHEAD`] for each key.
+    walked: u64,
+}
+
+/// Work of one step, in comparisons and bytes: some 50 ms. A step exceeds it by one piece at most, and by the keys of one
+/// place: a pattern of 1 KiB and a key of 64 KiB take up to 67 million comparisons.
+pub const STEP_WORK_MAX: u64 = 20_000_000;
+/// What it costs to pass a key, besides hashing its bytes.
+const WALK_OVERHEAD: u64 = 64;
+/// Keys that are copied while a shard is locked.
+const PIECE_KEYS: usize = 10_000;
+/// Bytes of keys that are copied while a shard is locked, and one place more.
+const PIECE_BYTES: usize = 8 * 1024 * 1024;
+
+/// Copies of keys in scan order. The shard is unlocked again while they are matched.
+#[derive(Debug, Default)]
+struct Piece {
+    bytes: Vec<u8>,
+    /// The place of each key, and where it ends in `bytes`.
+    keys: Vec<(u64, usize)>,
+}
+
+impl Piece {
+    fn fill<'k>(&mut self, keys: impl Iterator<Item = (u64, &'k [u8])>) {
+        self.bytes.clear();
+        self.keys.clear();
+        for (place, key) in keys {
+            let is_full = self.bytes.len() >= PIECE_BYTES;
+            if is_full && self.keys.last().is_some_and(|(last, _)| *last != place) {
+                return;
+            }
+            self.bytes.extend_from_slice(key);
+            self.keys.push((place, self.bytes.len()));
         }
-        for index in (cursor >> SHARD_SHIFT) as usize..SHARDS {
-            let shard = self.lock(index);
-            position = position.max(shard.position);
-            let mut keys: Vec<(u64, &[u8])> = shard
-                .map
-                .keys()
-                .filter(|entry| !entry.is_tombstone())
-                .map(|entry| (place(entry.key()), entry.key()))
-                .filter(|(place, _)| *place >= cursor)
-                .collect();
-            let last_place = last_of_step(&mut keys, left);
-            let taken = keys.iter().filter(|(place, _)| *place <= last_place);
-            let mut visited = 0;
-            for (_, key) in taken {
-                visited += 1;
-                if pattern.is_none_or(|pattern| glob::matches(pattern, key)) {
+    }
+
+    fn keys(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        let starts = std::iter::once(0).chain(self.keys.iter().map(|(_, end)| *end));
+        self.keys.iter().zip(starts).map(|((place, end), start)| (*place, &self.bytes[start..*end]))
+    }
+}
+
+impl KeyValueStore {
+    /// One step of a scan: visits keys from `cursor` on as far as `step` goes, and hands those that match to `found`. A
+    /// cursor is 0 or one that an earlier step returned; a number beyond all places is at the end.
+    pub fn scan(&self, mut cursor: u64, step: Step, mut found: impl FnMut(&[u8])) -> Scanned {
+        let mut matcher = step.pattern.map(Matcher::new);
+        let (mut piece, mut scanned) = (Piece::default(), Scanned::default());
+        while cursor < PLACES && !step.is_done(&scanned) {
+            let behind = self.take_piece(cursor, step.visits, &mut piece, &mut scanned);
+            let mut last_place = None;
+            for (place, key) in piece.keys() {
+                let is_new_place = last_place.is_some_and(|last| last != place);
+                if is_new_place && step.is_done(&scanned) {
+                    return Scanned { next: place, ..scanned };
+                }
+                last_place = Some(place);
+                scanned.visited += 1;
+                let is_match = matcher.as_mut().is_none_or(|matcher| matcher.matches(key));
+                scanned.comparisons = matcher.as_ref().map_or(0, |matcher| matcher.comparisons);
+                if is_match {
+                    scanned.found += 1;
+                    scanned.found_bytes += key.len();
                     found(key);
                 }
             }
-            left = left.saturating_sub(visited);
-            if left == 0 {
-                let next = if visited < keys.len() { last_place + 1 } else { ((index + 1) as u64) << SHARD_SHIFT };
-                return (if next < PLACES { next } else { 0 }, position);
-            }
+            cursor = behind;
         }
-        (0, position)
+        Scanned { next: if cursor < PLACES { cursor } else { 0 }, ..scanned }
+    }
+
+    /// Copies the next keys of the shard at `cursor`: at most as many as `visits` leaves, and those that share a place with
+    /// the last of them. Returns the place behind them.
+    fn take_piece(&self, cursor: u64, visits: usize, piece: &mut Piece, scanned: &mut Scanned) -> u64 {
+        let index = (cursor >> SHARD_SHIFT) as usize;
+        let shard = self.lock(index);
+        scanned.position = scanned.position.max(shard.position);
+        let mut walked = 0;
+        let mut keys: Vec<(u64, &[u8])> = shard
+            .map
+            .keys()
+            .inspect(|entry| walked += WALK_OVERHEAD + entry.key().len() as u64)
+            .filter(|entry| !entry.is_tombstone())
+            .map(|entry| (place(entry.key()), entry.key()))
+            .filter(|(place, _)| *place >= cursor)
+            .collect();
+        scanned.walked += walked;
+        let all = keys.len();
+        let left = visits.saturating_sub(scanned.visited).clamp(1, PIECE_KEYS);
+        let last_place = last_of_step(&mut keys, left);
+        keys.retain(|(place, _)| *place <= last_place);
+        keys.sort_unstable_by_key(|(place, _)| *place);
+        piece.fill(keys.into_iter());
+        match piece.keys.last() {
+            Some((last_place, _)) if piece.keys.len() < all => last_place + 1,
+            _ => ((index + 1) as u64) << SHARD_SHIFT,
+        }
     }
 }
 
@@ -81,7 +186,8 @@ mod tests {
     fn scan_all(store: &KeyValueStore, count: usize, mut between: impl FnMut()) -> Vec<String> {
         let (mut cursor, mut keys) = (0, Vec::new());
         loop {
-            cursor = store.scan(cursor, count, None, |key| keys.push(String::from_utf8_lossy(key).into_owned())).0;
+            let step = Step::visiting(count);
+            cursor = store.scan(cursor, step, |key| keys.push(String::from_utf8_lossy(key).into_owned())).next;
             if cursor == 0 {
                 return keys;
             }
@@ -120,7 +226,7 @@ mod tests {
         let store = KeyValueStore::new();
         (0..5_000).for_each(|i| put(&store, &format!("key:{i}")));
         let mut found = 0;
-        store.scan(0, 100, None, |_| found += 1);
+        store.scan(0, Step::visiting(100), |_| found += 1);
         assert_eq!(found, 100);
     }
 
@@ -128,6 +234,84 @@ mod tests {
     fn a_cursor_beyond_the_end_ends_the_scan() {
         let store = KeyValueStore::new();
         put(&store, "key");
-        assert_eq!(store.scan(u64::MAX, 10, None, |_| panic!("nothing is there")), (0, 0));
+        let scanned = store.scan(u64::MAX, Step::visiting(10), |_| panic!("nothing is there"));
+        assert_eq!(scanned, Scanned::default());
+    }
+
+    #[test]
+    fn a_step_ends_at_any_of_its_limits_and_the_next_goes_on_there() {
+        let store = KeyValueStore::new();
+        // More than a piece in bytes, in one shard or not.
+        (0..3_000).for_each(|i| put(&store, &format!("{}:{i}", "long".repeat(200))));
+        (0..3_000).for_each(|i| put(&store, &format!("short:{i}")));
+        for step in [
+            Step { found: 7, ..Step::visiting(usize::MAX) },
+            Step { found_bytes: 5_000, ..Step::visiting(usize::MAX) },
+            Step { visits: 0, ..Step::visiting(0) },
+            Step::visiting(usize::MAX),
+        ] {
+            for pattern in [None, Some(&b"short:*"[..])] {
+                let (mut cursor, mut keys) = (0, Vec::new());
+                loop {
+                    let (before, mut bytes) = (keys.len(), 0);
+                    let scanned = store.scan(cursor, Step { pattern, ..step }, |key| {
+                        bytes += key.len();
+                        keys.push(key.to_vec());
+                    });
+                    assert!(keys.len() - before <= step.found.saturating_add(2), "found");
+                    assert!(bytes <= step.found_bytes.saturating_add(2_000), "bytes");
+                    cursor = scanned.next;
+                    if cursor == 0 {
+                        break;
+                    }
+                }
+                let distinct: HashSet<&Vec<u8>> = keys.iter().collect();
+                let expected = if pattern.is_some() { 3_000 } else { 6_000 };
+                assert_eq!((distinct.len(), keys.len()), (expected, expected), "{step:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_pattern_that_takes_long_ends_the_step_and_the_scan_still_visits_every_key() {
+        let store = KeyValueStore::new();
+        (0..40).for_each(|i| put(&store, &format!("{}{i}", "a".repeat(8_000))));
+        put(&store, &format!("{}b", "a".repeat(600)));
+        // Compared with 500 bytes of a key from each of its bytes on.
+        let pattern = format!("*{}b*", "a".repeat(500));
+        let step = Step { pattern: Some(pattern.as_bytes()), ..Step::visiting(usize::MAX) };
+        let (mut cursor, mut visited, mut found, mut steps) = (0, 0, 0, 0);
+        loop {
+            let scanned = store.scan(cursor, step, |_| found += 1);
+            assert!(scanned.comparisons < STEP_WORK_MAX + 2 * 500 * 8_000, "{scanned:?}");
+            (cursor, visited, steps) = (scanned.next, visited + scanned.visited, steps + 1);
+            if cursor == 0 {
+                break;
+            }
+        }
+        assert_eq!((visited, found), (41, 1));
+        assert!(steps > 4, "{steps}");
+    }
+
+    #[test]
+    fn no_shard_is_locked_while_a_key_is_matched_and_handed_over() {
+        let store = KeyValueStore::new();
+        (0..3_000).for_each(|i| put(&store, &format!("key:{i}")));
+        let mut found = 0;
+        let step = Step { pattern: Some(b"key:*"), ..Step::visiting(usize::MAX) };
+        store.scan(0, step, |key| {
+            let index = shard_of(key_hash(key));
+            assert!(store.shards[index].0.try_lock().is_ok(), "shard {index} is locked");
+            found += 1;
+        });
+        assert_eq!(found, 3_000);
+    }
+
+    #[test]
+    fn keys_passed_on_the_way_count_as_work() {
+        let store = KeyValueStore::new();
+        let in_one_shard = (0..).map(|i| format!("key:{i}")).filter(|key| shard_of(key_hash(key.as_bytes())) == 5);
+        in_one_shard.take(20).for_each(|key| put(&store, &key));
+        assert!(store.scan(0, Step::visiting(1), |_| ()).walked >= 20 * WALK_OVERHEAD);
     }
 }

@@ -5,6 +5,7 @@ use crate::error::Result;
 use crate::node::{Batch, Node};
 use crate::protocol::http::{HttpReply, Request, content};
 use crate::protocol::resp::decimal;
+use crate::store::scan::Step;
 
 /// `/keys/<key>`: the key is all that follows, percent-encoded.
 pub fn one(request: &Request, key: &[u8], node: &Node, batch: &mut Batch, reply: &mut HttpReply) -> Result<()> {
@@ -29,7 +30,8 @@ pub fn one(request: &Request, key: &[u8], node: &Node, batch: &mut Batch, reply:
 }
 
 /// `/keys?prefix=&cursor=&count=`: `{"keys":[…],"paths":[…],"cursor":n}`. A path is where its key's value is,
-/// exact also for keys that are no text. A cursor of 0 is the end.
+/// exact also for keys that are no text. A page may have fewer keys than
+/// `count`, or none, because its work is bounded: the list goes on until the cursor is 0.
 pub fn list(query: &[u8], node: &Node, batch: &mut Batch, reply: &mut HttpReply) -> Result<()> {
     let limits = &node.configuration.limits;
     let (mut pattern, mut cursor, mut count) = (b"*".to_vec(), 0, LIST_COUNT);
@@ -49,16 +51,9 @@ pub fn list(query: &[u8], node: &Node, batch: &mut Batch, reply: &mut HttpReply)
         }
     }
     let count = count.min(limits.http_listing_keys_max);
-    let (mut keys, mut visits): (Vec<Vec<u8>>, usize) = (Vec::new(), 0);
-    loop {
-        // With one step after the other the list is never much longer than it should be.
-        let step = count - keys.len();
-        cursor = node.scan(cursor, step, Some(&pattern), batch, |key| keys.push(key.to_vec()));
-        visits += step;
-        if cursor == 0 || keys.len() >= count || visits >= limits.http_listing_visits_max {
-            break;
-        }
-    }
+    let mut keys: Vec<Vec<u8>> = Vec::new();
+    let step = Step { visits: LIST_VISITS_MAX, found: count, found_bytes: LIST_BYTES_MAX, pattern: Some(&pattern) };
+    let cursor = node.scan(cursor, step, batch, |key| keys.push(key.to_vec())).next;
     let text = json::object([
         ("keys", json::array(keys.iter().map(|key| json::string(key)))),
         ("paths", json::array(keys.iter().map(|key| json::string(path(key).as_bytes())))),
@@ -70,6 +65,10 @@ pub fn list(query: &[u8], node: &Node, batch: &mut Batch, reply: &mut HttpReply)
 
 /// Keys of a page of the listing where nothing else is said.
 const LIST_COUNT: usize = 100;
+/// Keys that one page visits. With the bounded work of a step, a page takes some 50 ms even if its client has left.
+const LIST_VISITS_MAX: usize = 100_000;
+/// Bytes of the keys of one page.
+const LIST_BYTES_MAX: usize = 1024 * 1024;
 
 /// The pattern for keys with a prefix: its special characters stand for themselves.
 fn starting_with(prefix: &[u8]) -> Vec<u8> {
