@@ -232,10 +232,12 @@ impl WriteAheadLog {
     }
 
     /// Writes everything buffered and returns when all that was appended is on the disk, whatever the
-    /// policy.
+    /// policy. An error while the log is read-only.
     pub fn sync(&self) -> Result<()> {
         if self.is_synced(self.end()) {
-            return Ok(());
+            // Of a log that could not be started nothing was appended, and yet what was recovered may not be safe.
+            let is_read_only = self.read_only.load(Ordering::Acquire);
+            return if is_read_only { Err(self.refusal()) } else { Ok(()) };
         }
         let _one_at_a_time = lock(&self.syncing);
         let mut current = lock(&self.file);

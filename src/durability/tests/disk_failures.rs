@@ -142,3 +142,15 @@ fn a_disk_that_fails_under_load_loses_nothing_promised() {
         }
     }
 }
+
+#[test]
+fn a_log_that_could_not_be_started_calls_nothing_safe() {
+    let disk = ModelDisk::default();
+    let mut driver = Driver::start(disk.clone(), FsyncPolicy::Everysec, Mistake::None).unwrap();
+    driver.write("key", Some(b"value".to_vec()));
+    driver.commit().unwrap();
+    disk.set_faults(Faults { fsync_fails: true, ..Faults::default() });
+    let (_, log) = Driver::open(&disk, FsyncPolicy::Everysec).unwrap();
+    assert!(log.read_only_reason().is_some());
+    assert!(log.sync().is_err(), "what was recovered may not be on the disk");
+}
