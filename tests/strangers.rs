@@ -67,9 +67,9 @@ fn words_of_strangers_forge_no_line_of_the_log_and_fill_no_disk() {
     };
     let mut wire = server.connect();
     wire.ask(hello(forged), "-NOAUTH Authentication required.\r\n");
-    server.wait_for_log(
-        r"refused the peer 'x\n[2026-01-01T00:00:00.000Z main ERROR kvstore] root logged in \x1b]0;owned\x07'",
-    );
+    // What is no address is not repeated at all.
+    server.wait_for_log("refused the peer 'that says no address'");
+    assert!(!server.log().contains("logged in"));
     for number in 0..500 {
         let address = format!("{number}:{}", "B".repeat(8_000));
         wire.ask(hello(address.as_bytes()), "-NOAUTH Authentication required.\r\n");
