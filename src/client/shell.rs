@@ -1,6 +1,6 @@
 //! What a person types into: the original's `> ` prompt, a pipe, or one command.
 //!
-//! At the prompt and in a pipe words may be quoted ([`super::words`]).
+//! At the prompt and in a pipe words may be quoted (`words`).
 
 use std::io::{self, BufRead, IsTerminal, Read, Write};
 

@@ -15,7 +15,7 @@
 //! - An in-memory node that answers with a new id has been restarted: the old id is gone with its data. A node
 //!   with stored data stays a member until it is forgotten, as it may return with old data.
 //! - A banned id never comes back. Bans travel with every introduction.
-//! - One id with two run ids in turn is a copied data directory: both are refused ([`super::runs`]).
+//! - One id with two run ids in turn is a copied data directory: both are refused (`runs`).
 //!
 //! **Strangers.** Whoever may connect may introduce itself, take one of the [`MEMBERS_MAX`] places, hold up the
 //! forgetting of deletes, and answer in a member's name. With a password, the password is the boundary: whoever has
