@@ -298,7 +298,7 @@ fn list(listing: Listing, pattern: Option<&[u8]>, node: &Node, batch: &mut Batch
 
 /// Keys visited between two checks of the limits.
 const LIST_STEP: usize = 10_000;
-/// Comparisons of the pattern with bytes of keys in one `KEYS`: some seconds.
+/// Comparisons of the pattern with bytes of keys in one `KEYS`: some ten seconds, with no shard locked.
 const KEYS_COMPARISONS_MAX: u64 = 1_000_000_000;
 /// What a key costs besides its bytes, in the list and in the reply.
 const LIST_OVERHEAD: usize = 32;

@@ -68,7 +68,7 @@ pub struct Scanned {
     walked: u64,
 }
 
-/// Work of one step, in comparisons and bytes: some 50 ms. A step exceeds it by one piece at most, and by the keys of one
+/// Work of one step, in comparisons and bytes: 0.1 to 0.2 s. A step exceeds it by one piece at most, and by the keys of one
 /// place: a pattern of 1 KiB and a key of 64 KiB take up to 67 million comparisons.
 pub const STEP_WORK_MAX: u64 = 20_000_000;
 /// What it costs to pass a key, besides hashing its bytes.

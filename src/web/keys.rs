@@ -65,7 +65,7 @@ pub fn list(query: &[u8], node: &Node, batch: &mut Batch, reply: &mut HttpReply)
 
 /// Keys of a page of the listing where nothing else is said.
 const LIST_COUNT: usize = 100;
-/// Keys that one page visits. With the bounded work of a step, a page takes some 50 ms even if its client has left.
+/// Keys that one page visits. With the bounded work of a step, a page takes some 0.1 s even if its client has left.
 const LIST_VISITS_MAX: usize = 100_000;
 /// Bytes of the keys of one page.
 const LIST_BYTES_MAX: usize = 1024 * 1024;
