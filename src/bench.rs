@@ -1,17 +1,19 @@
 //! A load generator: how fast is a server, and how long do its clients wait?
 //!
-//! **Two kinds of load, two questions.** *Closed*: every connection sends its next requests when it has the
-//! replies to the last. That finds the highest throughput; its latencies say little, because a server that
-//! stalls also stops the questions. *Fixed rate* (`--rate`): requests are due at fixed times, whatever the
-//! server does, and latency counts from the time a request was *due*, so a stall is seen by
-//! all requests that it delayed. (Leaving them out is called coordinated omission: Gil Tene, "How NOT
-//! to Measure Latency".)
+//! **Two kinds of load, two questions.** *Closed*: every connection sends its next requests when it
+//! has the replies to the last. That finds the highest throughput; its latencies say little,
+//! because a server that stalls also stops the questions. *Fixed rate* (`--rate`): requests are due
+//! at fixed times, whatever the server does, and latency counts from the time a request was *due*,
+//! so a stall is seen by all requests that it delayed. (Leaving them out is called coordinated
+//! omission: Gil Tene, "How NOT to Measure Latency".)
 //!
-//! **Threads.** A closed load is made by one thread that looks at its connections in turn, never waiting for
-//! one of them, as `redis-benchmark` does: on one machine a thread per connection would take the server's
-//! processor. At a fixed rate each connection has a thread, so that none waits for another's reply.
+//! **Threads.** A closed load is made by one thread that looks at its connections in turn, never
+//! waiting for one of them, as `redis-benchmark` does: on one machine a thread per connection would
+//! take the server's processor. At a fixed rate each connection has a thread, so that none waits
+//! for another's reply.
 //!
-//! **What is left out.** Skewed keys, other commands, several machines: use `memtier_benchmark` or YCSB.
+//! **What is left out.** Skewed keys, other commands, several machines: use `memtier_benchmark` or
+//! YCSB.
 
 use std::io::{self, ErrorKind, IsTerminal, Read, Write};
 use std::net::TcpStream;
@@ -34,7 +36,8 @@ const READ_BYTES: usize = 16 * 1024;
 /// Loads the server, prints the table.
 pub fn run(options: &BenchOptions) -> Result<()> {
     let bench = Bench::new(options, options.target.password()?);
-    let addresses: Vec<String> = [options.target.address()].into_iter().chain(options.compare.clone()).collect();
+    let addresses: Vec<String> =
+        [options.target.address()].into_iter().chain(options.compare.clone()).collect();
     let rounds = options.rounds.unwrap_or(if options.compare.is_some() { 5 } else { 1 });
     for address in &addresses {
         bench.fill(address)?;
@@ -68,12 +71,14 @@ impl Measured {
         let mut sorted = self.throughputs.clone();
         sorted.sort_by(f64::total_cmp);
         let median = sorted.get(sorted.len() / 2).copied().unwrap_or_default();
-        let [p50, p99, p999, max] = [0.5, 0.99, 0.999, 1.0].map(|q| self.latency.quantile(q) as f64 / 1000.0);
+        let [p50, p99, p999, max] =
+            [0.5, 0.99, 0.999, 1.0].map(|q| self.latency.quantile(q) as f64 / 1000.0);
         [median, p50, p99, p999, max]
     }
 }
 
-/// What is sent, and what must come back: all keys exist and all values are the same, so every reply is known.
+/// What is sent, and what must come back: all keys exist and all values are the same, so every
+/// reply is known.
 struct Bench<'o> {
     options: &'o BenchOptions,
     password: Option<Vec<u8>>,
@@ -89,7 +94,12 @@ impl<'o> Bench<'o> {
         let got = [format!("${}\r\n", value.len()).as_bytes(), &value, b"\r\n"].concat();
         let pipeline = options.pipeline as usize;
         let replies = [got.repeat(pipeline), b"+OK\r\n".repeat(pipeline)];
-        Bench { options, password, templates: [Template::new(None), Template::new(Some(&value))], replies }
+        Bench {
+            options,
+            password,
+            templates: [Template::new(None), Template::new(Some(&value))],
+            replies,
+        }
     }
 
     /// Writes all keys once, so that every read finds one.
@@ -113,8 +123,15 @@ impl<'o> Bench<'o> {
         let stream = stream.map_err(|error| cannot_connect(&[(address.into(), error)]))?;
         stream.set_read_timeout(Some(silence_timeout))?;
         let (address, heard) = (address.into(), Instant::now());
-        let mut connection =
-            Connection { address, stream, silence_timeout, heard, requests: vec![], under_way: None, received: 0 };
+        let mut connection = Connection {
+            address,
+            stream,
+            silence_timeout,
+            heard,
+            requests: vec![],
+            under_way: None,
+            received: 0,
+        };
         if let Some(password) = &self.password {
             connection.requests = encode(&[b"AUTH", password]);
             connection.send()?;
@@ -130,7 +147,12 @@ impl<'o> Bench<'o> {
         let per_thread = if self.options.rate > 0 { 1 } else { connections.len() };
         let start = Instant::now();
         let end = start + Duration::from_secs(self.options.seconds);
-        let round = &Round { bench: self, end, stop: AtomicBool::new(false), latencies: Default::default() };
+        let round = &Round {
+            bench: self,
+            end,
+            stop: AtomicBool::new(false),
+            latencies: Default::default(),
+        };
         thread::scope(|scope| {
             let mut threads = Vec::new();
             for (index, connections) in connections.chunks_mut(per_thread).enumerate() {
@@ -164,9 +186,14 @@ struct Round<'b> {
 }
 
 impl Round<'_> {
-    /// One thread: serves its connections until the end, and then waits for the replies that are still owed, since
-    /// none of the slow ones may be missing.
-    fn work(&self, connections: &mut [Connection], schedule: Option<Schedule>, random: Random) -> Result<()> {
+    /// One thread: serves its connections until the end, and then waits for the replies that are
+    /// still owed, since none of the slow ones may be missing.
+    fn work(
+        &self,
+        connections: &mut [Connection],
+        schedule: Option<Schedule>,
+        random: Random,
+    ) -> Result<()> {
         let result = self.serve(connections, schedule, random).and_then(|()| {
             connections.iter_mut().try_for_each(|connection| {
                 connection.stream.set_nonblocking(false)?;
@@ -179,7 +206,12 @@ impl Round<'_> {
         result
     }
 
-    fn serve(&self, connections: &mut [Connection], mut schedule: Option<Schedule>, mut random: Random) -> Result<()> {
+    fn serve(
+        &self,
+        connections: &mut [Connection],
+        mut schedule: Option<Schedule>,
+        mut random: Random,
+    ) -> Result<()> {
         for connection in &mut *connections {
             connection.stream.set_nonblocking(schedule.is_none())?;
         }
@@ -191,13 +223,15 @@ impl Round<'_> {
                     continue;
                 }
                 is_idle = false;
-                let due = schedule.as_mut().map_or_else(Instant::now, |schedule| schedule.wait(self.end));
+                let due =
+                    schedule.as_mut().map_or_else(Instant::now, |schedule| schedule.wait(self.end));
                 if due >= self.end {
                     return Ok(());
                 }
                 let kind = if random.below(100) < options.reads.into() { READS } else { WRITES };
                 for _ in 0..options.pipeline {
-                    self.bench.templates[kind].push(&mut connection.requests, random.below(options.keys));
+                    self.bench.templates[kind]
+                        .push(&mut connection.requests, random.below(options.keys));
                 }
                 connection.under_way = Some((due, kind));
                 connection.send()?;
@@ -310,7 +344,9 @@ impl Connection {
             return Ok(());
         }
         let (address, seconds) = (&self.address, self.silence_timeout.as_secs());
-        Err(Error::Unreachable(format!("{address} {what} for {seconds} s; is it a kvstore or Redis server?")))
+        Err(Error::Unreachable(format!(
+            "{address} {what} for {seconds} s; is it a kvstore or Redis server?"
+        )))
     }
 
     fn lost(&self, error: &io::Error) -> Error {
@@ -322,7 +358,12 @@ impl Connection {
         let mut bytes = [0; READ_BYTES];
         while self.received < expected.len() {
             let len = match self.stream.read(&mut bytes) {
-                Ok(0) => return Err(Error::Unreachable(format!("{} closed a connection", self.address))),
+                Ok(0) => {
+                    return Err(Error::Unreachable(format!(
+                        "{} closed a connection",
+                        self.address
+                    )));
+                }
                 Ok(len) => len,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.check_silence("is silent")?;
@@ -349,10 +390,15 @@ impl Connection {
         if self.received == 0 && !is_reply(bytes[0]) {
             return Error::Corrupt(format!("{address} {}", foreign(bytes)));
         }
-        let line = bytes.split(|byte| matches!(byte, b'\r' | b'\n')).find(|line| !line.is_empty()).unwrap_or_default();
+        let line = bytes
+            .split(|byte| matches!(byte, b'\r' | b'\n'))
+            .find(|line| !line.is_empty())
+            .unwrap_or_default();
         let text = String::from_utf8_lossy(line).escape_debug().to_string();
         match text.strip_prefix('-').map(|text| text.split_once(' ').unwrap_or(("", text))) {
-            Some((code, message)) => Error::Fatal(format!("{address} refuses: {code} {}", with_hint(code, message))),
+            Some((code, message)) => {
+                Error::Fatal(format!("{address} refuses: {code} {}", with_hint(code, message)))
+            }
             None => Error::Fatal(format!(
                 "{address} holds another value than this bench wrote: {}; use it on a server whose keys key:… nobody else writes",
                 &text.chars().take(60).collect::<String>()
@@ -402,15 +448,26 @@ impl Random {
     }
 }
 
-fn table(options: &BenchOptions, rounds: u32, addresses: &[String], kinds: [Vec<[f64; 5]>; 2]) -> String {
+fn table(
+    options: &BenchOptions,
+    rounds: u32,
+    addresses: &[String],
+    kinds: [Vec<[f64; 5]>; 2],
+) -> String {
     let BenchOptions { connections, pipeline, value_bytes, keys, reads, seconds, .. } = options;
-    let load = if options.rate > 0 { format!("{} requests/s", options.rate) } else { "closed loop".into() };
+    let load = if options.rate > 0 {
+        format!("{} requests/s", options.rate)
+    } else {
+        "closed loop".into()
+    };
     let mut text = format!(
         "{connections} connections, pipeline {pipeline}, values of {value_bytes} bytes, {keys} keys, {reads}% reads, \
          {load}, {rounds} x {seconds} s\n"
     );
     let mut row = |name: &str, command: &str, [throughput, p50, p99, p999, max]: [String; 5]| {
-        text += &format!("{name:<24}{command:>8}{throughput:>14}{p50:>10}{p99:>10}{p999:>10}{max:>10}\n");
+        text += &format!(
+            "{name:<24}{command:>8}{throughput:>14}{p50:>10}{p99:>10}{p999:>10}{max:>10}\n"
+        );
     };
     let head = ["requests/s", "p50 us", "p99 us", "p99.9 us", "max us"];
     row("server", "command", head.map(String::from));
@@ -422,7 +479,11 @@ fn table(options: &BenchOptions, rounds: u32, addresses: &[String], kinds: [Vec<
             row(address, command, figures.map(|figure| format!("{figure:.0}")));
         }
         if let [ours, theirs] = figures[..] {
-            row("ratio", command, [0, 1, 2, 3, 4].map(|column| format!("{:.2}", ours[column] / theirs[column])));
+            row(
+                "ratio",
+                command,
+                [0, 1, 2, 3, 4].map(|column| format!("{:.2}", ours[column] / theirs[column])),
+            );
         }
     }
     text

@@ -1,4 +1,5 @@
-//! Configuration: what a node is told at its start, and every limit and timeout, with its unit and its reason.
+//! Configuration: what a node is told at its start, and every limit and timeout, with its unit and
+//! its reason.
 //!
 //! A limit has three parts: the number, why this number, and what happens when it is reached. All
 //! three stand here. Tests build a [`Configuration`] with shorter times and smaller sizes.
@@ -20,14 +21,16 @@ pub const DEFAULT_HOST: &str = "localhost";
 pub struct Configuration {
     /// Port for clients and peers; 0 picks a free one.
     pub port: u16,
-    /// Address to listen on. Loopback by default: a store that everybody can reach needs a password.
+    /// Address to listen on. Loopback by default: a store that everybody can reach needs a
+    /// password.
     pub bind: IpAddr,
     /// Password that clients and peers must give; `None` lets everybody in.
     pub password: Option<Vec<u8>>,
-    /// A second password that is valid too, so that the first can be changed node by node. Peers are given the first.
+    /// A second password that is valid too, so that the first can be changed node by node. Peers
+    /// are given the first.
     pub second_password: Option<Vec<u8>>,
-    /// Bytes of replies that clients have not taken, all connections together. When they are more, the connection that holds
-    /// most is closed.
+    /// Bytes of replies that clients have not taken, all connections together. When they are more,
+    /// the connection that holds most is closed.
     pub reply_memory_bytes: u64,
     /// Where data is kept; `None` keeps it in memory only.
     pub data_dir: Option<PathBuf>,
@@ -52,11 +55,12 @@ pub struct ReplicationOptions {
     pub advertise: Option<String>,
     /// Nodes of another cluster are refused.
     pub cluster: String,
-    /// How far a record may be ahead of this machine's clock. One further ahead is refused: it would win
-    /// over every write until then.
+    /// How far a record may be ahead of this machine's clock. One further ahead is refused: it
+    /// would win over every write until then.
     pub clock_skew_max: Duration,
-    /// How long a tombstone takes part in comparisons. A node that was away for less learns of deletes
-    /// like of any write; after it, tombstones are dropped once every member has been asked.
+    /// How long a tombstone takes part in comparisons. A node that was away for less learns of
+    /// deletes like of any write; after it, tombstones are dropped once every member has been
+    /// asked.
     pub tombstone_grace: Duration,
     /// Whether `PARTITION` and `HEAL` may be used.
     pub fault_injection: bool,
@@ -64,11 +68,12 @@ pub struct ReplicationOptions {
     pub dials: Dials,
 }
 
-/// Which addresses a node connects to. Others name them: a node that introduces itself, and members about others.
+/// Which addresses a node connects to. Others name them: a node that introduces itself, and members
+/// about others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dials {
-    /// Those of this machine, and those named with `--peer`: without a password everybody who can connect is a
-    /// stranger, and must not make this node connect elsewhere.
+    /// Those of this machine, and those named with `--peer`: without a password everybody who can
+    /// connect is a stranger, and must not make this node connect elsewhere.
     ThisMachineAndSeeds,
     /// All: strangers are kept out by a password, or let in with `--insecure`.
     Everybody,
@@ -106,7 +111,8 @@ impl Default for Configuration {
     }
 }
 
-/// Every length, count and wait of the server. Names end in the unit; times carry theirs in the type.
+/// Every length, count and wait of the server. Names end in the unit; times carry theirs in the
+/// type.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Connections at one time. Each costs a thread. One more gets an error line and is closed.
@@ -118,8 +124,8 @@ pub struct Limits {
     pub key_bytes_max: usize,
     /// Longest value. On lines a longer one is refused; in RESP its length is a protocol error.
     pub value_bytes_max: usize,
-    /// Longest line: a longest value, a longest key and the command word. A longer one is answered and
-    /// the connection closed.
+    /// Longest line: a longest value, a longest key and the command word. A longer one is answered
+    /// and the connection closed.
     pub line_bytes_max: usize,
     /// Longest header line in RESP (`*3`, `$5`): 20 digits and some. Longer: protocol error.
     pub header_bytes_max: usize,
@@ -135,8 +141,8 @@ pub struct Limits {
     pub unauthenticated_elements_max: usize,
     /// Bytes of a request before the password was given. More: `-NOAUTH`, closed.
     pub unauthenticated_bytes_max: usize,
-    /// Longest head of an HTTP request: a long key, percent-encoded, and a browser's headers. More: 431,
-    /// closed.
+    /// Longest head of an HTTP request: a long key, percent-encoded, and a browser's headers. More:
+    /// 431, closed.
     pub http_head_bytes_max: usize,
     /// Keys in one page of `GET /keys`. A larger `count` gets this many.
     pub http_listing_keys_max: usize,
@@ -144,8 +150,9 @@ pub struct Limits {
     /// First size of a connection's read buffer: most requests fit, and 10,000 idle connections
     /// stay cheap.
     pub read_buffer_bytes_min: usize,
-    /// Size a read buffer grows to while reads fill it: larger ones were not faster, and with half of it values of 64 KiB
-    /// were stored a fifth slower. A request that needs more gets more, and the buffer shrinks afterwards.
+    /// Size a read buffer grows to while reads fill it: larger ones were not faster, and with half
+    /// of it values of 64 KiB were stored a fifth slower. A request that needs more gets more, and
+    /// the buffer shrinks afterwards.
     pub read_buffer_bytes: usize,
     /// Replies are written before the read buffer is drained once they are this long.
     pub write_buffer_bytes: usize,
@@ -156,10 +163,11 @@ pub struct Limits {
     /// Longest pause between two bytes of a request. Then the connection is closed, so that half a
     /// request does not hold a thread for good.
     pub partial_request_timeout: Duration,
-    /// Longest time from the first byte of a request to its last. Then the connection is closed: a trickle of bytes holds
-    /// the memory of a request for no longer.
+    /// Longest time from the first byte of a request to its last. Then the connection is closed: a
+    /// trickle of bytes holds the memory of a request for no longer.
     pub request_timeout: Duration,
-    /// Longest time from a connection's start to its password, where there is one. Then it is closed.
+    /// Longest time from a connection's start to its password, where there is one. Then it is
+    /// closed.
     pub password_timeout: Duration,
     /// Longest time in which a client takes no byte of its replies. Then it is closed.
     pub write_timeout: Duration,
@@ -174,32 +182,33 @@ pub struct Limits {
     /// Bytes of records that wait to be written to the log, as a request of a million writes leaves
     /// them. Beyond it the writing connection writes them out before it goes on.
     pub log_buffer_bytes_max: u64,
-    /// Compaction starts when log and snapshot together exceed this and twice the live data: below it a
-    /// start takes less than a second, and a snapshot would be a waste.
+    /// Compaction starts when log and snapshot together exceed this and twice the live data: below
+    /// it a start takes less than a second, and a snapshot would be a waste.
     pub compaction_bytes_min: u64,
-    /// Longest wait for a server that is ending to let go of the data directory, as after `kill -9` and an
-    /// immediate restart. Then: refused.
+    /// Longest wait for a server that is ending to let go of the data directory, as after `kill -9`
+    /// and an immediate restart. Then: refused.
     pub lock_timeout: Duration,
     /// Pause between two fsyncs with `everysec`.
     pub fsync_interval: Duration,
-    /// Pause between two attempts to write a snapshot while the disk fails, since each may write all there
-    /// is; 60 times as long when only compaction fails.
+    /// Pause between two attempts to write a snapshot while the disk fails, since each may write
+    /// all there is; 60 times as long when only compaction fails.
     pub disk_retry_pause: Duration,
     /// Longest wait for `SHUTDOWN` to settle what is under way. Then the process ends all the same.
     pub shutdown_timeout: Duration,
 
     /// Longest bulk of a `PEER MERGE`: one record of the longest key and value must fit.
     pub merge_bytes_max: usize,
-    /// Peers this node has links to. Each costs a thread and a queue. Further ones are refused and counted.
+    /// Peers this node has links to. Each costs a thread and a queue. Further ones are refused and
+    /// counted.
     pub peers_max: usize,
     /// Longest wait for a peer to accept a connection.
     pub link_connect_timeout: Duration,
-    /// First and longest pause between two attempts to reach a peer; it doubles between the two, and
-    /// a random part of up to a half keeps nodes from trying in step. It starts again after a conversation; a HELLO of
-    /// the peer ends it early, but not after a refusal.
+    /// First and longest pause between two attempts to reach a peer; it doubles between the two,
+    /// and a random part of up to a half keeps nodes from trying in step. It starts again after a
+    /// conversation; a HELLO of the peer ends it early, but not after a refusal.
     pub link_back_off: (Duration, Duration),
-    /// Longest wait for a peer's next sign of life: more of its reply, or word that it reads our batch. Then the link is
-    /// broken and starts again.
+    /// Longest wait for a peer's next sign of life: more of its reply, or word that it reads our
+    /// batch. Then the link is broken and starts again.
     pub link_reply_timeout: Duration,
     /// Keys that wait for one peer. When full, the key's shard is marked and compared later.
     pub queue_keys_max: usize,
@@ -209,31 +218,34 @@ pub struct Limits {
     pub batch_bytes: usize,
     /// A link that was idle for so long compares digests once, so that a small loss is soon found.
     pub sync_idle: Duration,
-    /// When a peer is lost, the others are compared with so soon: it may have told one of them what it told
-    /// nobody else. A new connection is compared again so soon.
+    /// When a peer is lost, the others are compared with so soon: it may have told one of them what
+    /// it told nobody else. A new connection is compared again so soon.
     pub sync_after_change: Duration,
     /// Every link compares digests this often, busy or not.
     pub sync_interval: Duration,
     /// How long a starting node waits for its seeds before it serves clients.
     pub seeds_timeout: Duration,
-    /// A peer's connection that was silent for so long is closed: its link says something every `sync_interval`. Bytes
-    /// that a dead peer's machine still tries to deliver come to nothing then.
+    /// A peer's connection that was silent for so long is closed: its link says something every
+    /// `sync_interval`. Bytes that a dead peer's machine still tries to deliver come to nothing
+    /// then.
     pub peer_idle_timeout: Duration,
     /// Shortest time between two rounds of asking everybody about old tombstones. Longer than
-    /// `peer_idle_timeout`, so that what is under way in one round has arrived, or never will, before the next.
+    /// `peer_idle_timeout`, so that what is under way in one round has arrived, or never will,
+    /// before the next.
     pub tombstone_round: Duration,
 
-    /// Time between two samples of the counters for the page's charts: fine enough to see a stall, and idle it
-    /// costs one short look a second.
+    /// Time between two samples of the counters for the page's charts: fine enough to see a stall,
+    /// and idle it costs one short look a second.
     pub sample_interval: Duration,
     /// Samples kept: five minutes. More: the oldest goes.
     pub samples_max: usize,
 }
 
 impl Limits {
-    /// The same for a connection whose client has not given the password. With a request of `unauthenticated_bytes_max`
-    /// at most, the server holds less than 64 KiB for it: a read buffer of 32 KiB, and replies of 8 KiB and one more.
-    /// While such a client does not take its replies, nothing more is read from it.
+    /// The same for a connection whose client has not given the password. With a request of
+    /// `unauthenticated_bytes_max` at most, the server holds less than 64 KiB for it: a read buffer
+    /// of 32 KiB, and replies of 8 KiB and one more. While such a client does not take its replies,
+    /// nothing more is read from it.
     pub fn of_strangers(&self) -> Limits {
         Limits {
             read_buffer_bytes: self.read_buffer_bytes.min(self.unauthenticated_bytes_max),

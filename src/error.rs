@@ -50,7 +50,10 @@ impl Error {
 
     /// Bytes that cannot be followed: `Protocol error: <message>`.
     pub fn protocol(message: impl fmt::Display) -> Self {
-        Error::Protocol(Refusal { code: "ERR", message: one_line(format!("Protocol error: {message}")) })
+        Error::Protocol(Refusal {
+            code: "ERR",
+            message: one_line(format!("Protocol error: {message}")),
+        })
     }
 }
 

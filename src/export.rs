@@ -1,8 +1,9 @@
 //! The way out: a node's data as a stream of `SET` commands in RESP.
 //!
 //! `redis-cli --pipe` carries the stream into Redis, Valkey, or another node of ours. Keys are
-//! listed with `SCAN`, so the node serves others meanwhile, and the rules of a scan hold: a key that is there
-//! all the time is in the stream exactly once, with a value that it had during the export.
+//! listed with `SCAN`, so the node serves others meanwhile, and the rules of a scan hold: a key
+//! that is there all the time is in the stream exactly once, with a value that it had during the
+//! export.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -14,9 +15,14 @@ use crate::options::Target;
 /// Keys of one step. Their values are one reply, kept in memory.
 const STEP: &[u8] = b"100";
 
-/// Writes all data of a server to `output`, progress to stderr. An error means that the stream is incomplete.
+/// Writes all data of a server to `output`, progress to stderr. An error means that the stream is
+/// incomplete.
 pub fn run(target: &Target, output: &mut impl Write) -> Result<()> {
-    let client = &mut Client::connect_within(vec![target.address()], target.password()?, target.silence_timeout())?;
+    let client = &mut Client::connect_within(
+        vec![target.address()],
+        target.password()?,
+        target.silence_timeout(),
+    )?;
     let Response::Integer(total) = client.checked(&[b"DBSIZE"])? else {
         return Err(strange("DBSIZE"));
     };
@@ -35,7 +41,9 @@ pub fn run(target: &Target, output: &mut impl Write) -> Result<()> {
         }
         if let Some(notice) = client.notice() {
             // The server may have been started again, without some of its data.
-            return Err(Error::Unreachable(format!("the stream is incomplete: {notice}; export again")));
+            return Err(Error::Unreachable(format!(
+                "the stream is incomplete: {notice}; export again"
+            )));
         }
         if reported.elapsed() >= report_pause {
             reported = Instant::now();
@@ -59,7 +67,8 @@ fn list(client: &mut Client, cursor: &[u8]) -> Result<(Vec<u8>, Vec<Vec<u8>>)> {
     let Response::Array(mut parts) = client.checked(&[b"SCAN", cursor, b"COUNT", STEP])? else {
         return Err(strange("SCAN"));
     };
-    let (Some(Response::Array(keys)), Some(Response::Bulk(next))) = (parts.pop(), parts.pop()) else {
+    let (Some(Response::Array(keys)), Some(Response::Bulk(next))) = (parts.pop(), parts.pop())
+    else {
         return Err(strange("SCAN"));
     };
     let keys = keys.into_iter().map(|key| key.value().ok_or_else(|| strange("SCAN")));
@@ -68,9 +77,12 @@ fn list(client: &mut Client, cursor: &[u8]) -> Result<(Vec<u8>, Vec<Vec<u8>>)> {
 
 /// The values of these keys: in one request, or one by one when they are too long for one reply.
 fn values(client: &mut Client, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>> {
-    let words: Vec<&[u8]> = [b"MGET".as_slice()].into_iter().chain(keys.iter().map(Vec::as_slice)).collect();
+    let words: Vec<&[u8]> =
+        [b"MGET".as_slice()].into_iter().chain(keys.iter().map(Vec::as_slice)).collect();
     match client.request(&words)? {
-        Response::Array(values) if values.len() == keys.len() => Ok(values.into_iter().map(Response::value).collect()),
+        Response::Array(values) if values.len() == keys.len() => {
+            Ok(values.into_iter().map(Response::value).collect())
+        }
         _ => keys.iter().map(|key| client.get(key)).collect(),
     }
 }

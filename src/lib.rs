@@ -1,12 +1,12 @@
 //! # A distributed key-value store to read in an afternoon and to run for real
 //!
-//! **What it is.** A server that keeps keys and values, bytes to bytes, and answers on one port in three
-//! languages: text lines, for people and scripts; RESP, which every Redis library speaks; and
-//! HTTP, for browsers and `curl`. It is synchronous: a thread for each connection, blocking sockets, a `Mutex` around
-//! a `HashMap`, and nothing but `std` and four small packages.
+//! **What it is.** A server that keeps keys and values, bytes to bytes, and answers on one port in
+//! three languages: text lines, for people and scripts; RESP, which every Redis library speaks; and
+//! HTTP, for browsers and `curl`. It is synchronous: a thread for each connection, blocking
+//! sockets, a `Mutex` around a `HashMap`, and nothing but `std` and four small packages.
 //!
-//! **What it is not.** No transactions, no expiry, no data types but strings; not linearizable. Each chapter ends
-//! with what it leaves out and where to read about it.
+//! **What it is not.** No transactions, no expiry, no data types but strings; not linearizable.
+//! Each chapter ends with what it leaves out and where to read about it.
 //!
 //! # The way of a request
 //!
@@ -22,8 +22,9 @@
 //!    peer ◄─────── one worker thread for each peer: what the key is now ◄───┘
 //! ```
 //!
-//! Arrows go one way. `store` imports nothing but `error`; `protocol` knows no store; `server` and `web` know the
-//! node, never what is behind it; `durability` and `replication` do not know each other: the node introduces them.
+//! Arrows go one way. `store` imports nothing but `error`; `protocol` knows no store; `server` and
+//! `web` know the node, never what is behind it; `durability` and `replication` do not know each
+//! other: the node introduces them.
 //!
 //! # Reading order
 //!
@@ -33,13 +34,16 @@
 //! 4. [`store`], remembering: shards, versions, merge, digests.
 //! 5. [`durability`], surviving: the log, recovery, snapshots.
 //! 6. [`replication`], agreeing: links, comparisons, members, and when a delete may be forgotten.
-//! 7. [`node`]: the owner of everything, the thread table and the locks; [`stopping`]: its gentle end.
-//! 8. [`web`], watching: the page, REST, health and metrics, and how a browser is kept from being a way in.
+//! 7. [`node`]: the owner of everything, the thread table and the locks; [`stopping`]: its gentle
+//!    end.
+//! 8. [`web`], watching: the page, REST, health and metrics, and how a browser is kept from being a
+//!    way in.
 //! 9. [`guard`], what strangers may take, and what becomes of their words.
 //! 10. [`mod@bench`], how fast it is and how long its clients wait; [`export`], the way out.
 //!
-//! Beside them: [`options`] is the command line, with [`passwords`] and [`sizes`], [`config`] has every limit with its reason, [`error`] every way to fail,
-//! [`metrics`] what is counted and timed. In each directory read `mod.rs` first.
+//! Beside them: [`options`] is the command line, with [`passwords`] and [`sizes`], [`config`] has
+//! every limit with its reason, [`error`] every way to fail, [`metrics`] what is counted and timed.
+//! In each directory read `mod.rs` first.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs, clippy::unwrap_used, clippy::expect_used)]

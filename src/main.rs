@@ -49,7 +49,9 @@ fn main() -> ExitCode {
         Mode::Server(options) => ("Error starting server", run_server(options)),
         Mode::Client(options) => ("Error", run_client(options)),
         Mode::Bench(options) => ("Error", bench::run(&options).map(|()| true)),
-        Mode::Export(target) => ("Error", export::run(&target, &mut io::stdout().lock()).map(|()| true)),
+        Mode::Export(target) => {
+            ("Error", export::run(&target, &mut io::stdout().lock()).map(|()| true))
+        }
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
@@ -63,8 +65,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Logs to stderr what `RUST_LOG` wants, each line with the name of its thread: the names of the table in
-/// [`kvstore::node`].
+/// Logs to stderr what `RUST_LOG` wants, each line with the name of its thread: the names of the
+/// table in [`kvstore::node`].
 fn start_logging() {
     let default = env_logger::Env::default().default_filter_or("info");
     let mut builder = env_logger::Builder::from_env(default);
@@ -81,7 +83,9 @@ fn start_logging() {
 fn parse_arguments() -> Mode {
     let mut command = Arguments::command().mut_subcommands(|mode| {
         mode.mut_args(|argument| {
-            let empty = argument.get_env().is_some_and(|name| std::env::var_os(name) == Some(OsString::new()));
+            let empty = argument
+                .get_env()
+                .is_some_and(|name| std::env::var_os(name) == Some(OsString::new()));
             let argument = if empty { argument.env(None::<&str>) } else { argument };
             // So that -5 is a wrong value of its option, and no unknown option.
             let takes_text = matches!(argument.get_action(), ArgAction::Set | ArgAction::Append);
@@ -93,22 +97,27 @@ fn parse_arguments() -> Mode {
     parsed.unwrap_or_else(|error| explained(error, &mut command).exit()).mode
 }
 
-/// An error of the command line with the name of the variable that a wrong value came from, and in plain words.
+/// An error of the command line with the name of the variable that a wrong value came from, and in
+/// plain words.
 fn explained(mut error: clap::Error, command: &mut clap::Command) -> clap::Error {
     let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg).cloned() else {
         return error;
     };
     let flag = argument.split([' ', '=']).next().unwrap_or_default();
-    let is_written = std::env::args_os().any(|word| word.to_string_lossy().split('=').next() == Some(flag));
+    let is_written =
+        std::env::args_os().any(|word| word.to_string_lossy().split('=').next() == Some(flag));
     let variable = variable_of(command, flag).filter(|_| !is_written);
     let reason =
-        error.source().and_then(|source| source.downcast_ref::<ParseIntError>()).map(|reason| match reason.kind() {
-            IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "too large a number",
-            _ => "not a whole number",
+        error.source().and_then(|source| source.downcast_ref::<ParseIntError>()).map(|reason| {
+            match reason.kind() {
+                IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "too large a number",
+                _ => "not a whole number",
+            }
         });
     if let (Some(reason), Some(value)) = (reason, error.get(ContextKind::InvalidValue)) {
         let argument = variable.unwrap_or(argument);
-        return command.error(error.kind(), format!("invalid value '{value}' for '{argument}': {reason}"));
+        return command
+            .error(error.kind(), format!("invalid value '{value}' for '{argument}': {reason}"));
     }
     if let Some(variable) = variable {
         error.insert(ContextKind::InvalidArg, ContextValue::String(variable));
@@ -119,7 +128,8 @@ fn explained(mut error: clap::Error, command: &mut clap::Command) -> clap::Error
 /// The variable in place of an option such as `--fsync`, if it is set.
 fn variable_of(command: &clap::Command, flag: &str) -> Option<String> {
     let mut arguments = command.get_subcommands().flat_map(|mode| mode.get_arguments());
-    let argument = arguments.find(|other| other.get_long().is_some() && other.get_long() == flag.strip_prefix("--"))?;
+    let argument = arguments
+        .find(|other| other.get_long().is_some() && other.get_long() == flag.strip_prefix("--"))?;
     let name = argument.get_env().filter(|name| std::env::var_os(name).is_some())?;
     Some(format!("{}, a variable of the environment", name.display()))
 }
@@ -138,11 +148,16 @@ fn run_server(options: ServerOptions) -> Result<bool> {
 }
 
 fn run_client(options: ClientOptions) -> Result<bool> {
-    let words: Vec<Vec<u8>> = options.command.into_iter().map(OsString::into_encoded_bytes).collect();
+    let words: Vec<Vec<u8>> =
+        options.command.into_iter().map(OsString::into_encoded_bytes).collect();
     if let Some(usage) = shell::usage(&words) {
         return Err(Error::Usage(format!("wrong number of words. Usage: {usage}")));
     }
     let addresses = std::iter::once(options.target.address()).chain(options.also).collect();
-    let mut client = Client::connect_within(addresses, options.target.password()?, options.target.silence_timeout())?;
+    let mut client = Client::connect_within(
+        addresses,
+        options.target.password()?,
+        options.target.silence_timeout(),
+    )?;
     if words.is_empty() { shell::run(&mut client) } else { shell::run_once(&mut client, &words) }
 }

@@ -1,7 +1,9 @@
-//! What a node did and how long it took: counters and a latency histogram, for `INFO`, Prometheus and the page.
+//! What a node did and how long it took: counters and a latency histogram, for `INFO`, Prometheus
+//! and the page.
 //!
 //! Connections count for themselves while they work and add up here once per batch of replies
-//! ([`crate::node::Batch`]), so counting costs a `GET` one addition and threads do not fight over a counter.
+//! ([`crate::node::Batch`]), so counting costs a `GET` one addition and threads do not fight over a
+//! counter.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,9 +25,9 @@ pub struct Metrics {
     pub misses: AtomicU64,
     pub input_bytes: AtomicU64,
     pub output_bytes: AtomicU64,
-    /// Time from the arrival of a command's last byte to its settled reply, in nanoseconds. Commands that
-    /// arrived together wait for each other, so they all get the time of their batch. A sample:
-    /// one batch in 16 is timed and stands for those before it.
+    /// Time from the arrival of a command's last byte to its settled reply, in nanoseconds.
+    /// Commands that arrived together wait for each other, so they all get the time of their batch.
+    /// A sample: one batch in 16 is timed and stands for those before it.
     pub latency: Histogram,
     history: Mutex<History>,
 }
@@ -76,8 +78,8 @@ impl Metrics {
 /// bucket is at most 3.2 % wide, as in HdrHistogram (<https://hdrhistogram.org>).
 ///
 /// Invariants:
-/// - `a_bucket_contains_its_values`: every value is above the bound of the bucket before its own, and not above
-///   that of its own.
+/// - `a_bucket_contains_its_values`: every value is above the bound of the bucket before its own,
+///   and not above that of its own.
 /// - Observing never fails and never allocates: values beyond the last bucket are counted in it.
 #[derive(Debug)]
 pub struct Histogram {
@@ -112,7 +114,8 @@ impl Histogram {
         add(&self.sum, read(&other.sum));
     }
 
-    /// Counts what `later` has counted beyond this one, which it was equal to before; and returns it.
+    /// Counts what `later` has counted beyond this one, which it was equal to before; and returns
+    /// it.
     fn catch_up(&self, later: &Histogram) -> Histogram {
         let missed = Histogram::default();
         for (index, count) in later.counts.iter().enumerate() {
@@ -138,7 +141,8 @@ impl Histogram {
         counts.map(|(index, count)| (bound(index), read(count))).filter(|(_, count)| *count > 0)
     }
 
-    /// The value that the share `quantile` of all values does not exceed, at most 3.2 % too high; 0 without values.
+    /// The value that the share `quantile` of all values does not exceed, at most 3.2 % too high; 0
+    /// without values.
     pub fn quantile(&self, quantile: f64) -> u64 {
         let total = self.count();
         let rank = ((total as f64 * quantile).ceil() as u64).clamp(1, total.max(1));
@@ -217,7 +221,10 @@ mod tests {
         let samples = metrics.samples();
         for (sample, (rate, latency)) in samples.iter().zip([(10.0, 1_000), (5.0, 1_000_000)]) {
             let (p50, p99) = sample.latency.expect("commands");
-            assert!(sample.rate == rate && p50 == p99 && (latency..latency * 33 / 32).contains(&p50), "{samples:?}");
+            assert!(
+                sample.rate == rate && p50 == p99 && (latency..latency * 33 / 32).contains(&p50),
+                "{samples:?}"
+            );
         }
         metrics.take_sample(Duration::from_secs(4), 2);
         let [busy, idle] = metrics.samples()[..] else { panic!("the oldest is dropped") };

@@ -1,10 +1,10 @@
 //! The node: owner of everything, and the only door for writes.
 //!
 //! A [`Node`] is one process of the cluster. It owns the store, the clock and the counters; the
-//! server's threads share it. Every change a client makes goes through [`Node::put`], [`Node::delete`] or
-//! [`Node::flush_all`], so there is one place where a write is stamped, merged and handed on. (In the
-//! Java original the server wrote to the store itself, past the node: that is why nothing in it
-//! ever replicated.)
+//! server's threads share it. Every change a client makes goes through [`Node::put`],
+//! [`Node::delete`] or [`Node::flush_all`], so there is one place where a write is stamped, merged
+//! and handed on. (In the Java original the server wrote to the store itself, past the node: that
+//! is why nothing in it ever replicated.)
 //!
 //! **Threads.** Each has the name given here, in the process list and in the logs.
 //!
@@ -21,16 +21,19 @@
 //! | `link-N` | the connection to one peer and what it must be told | its channel, then the peer's reply | when the peer is forgotten |
 //! | `client-N` | one socket, its buffers and its session | that socket | when the client leaves, errs or idles too long |
 //!
-//! **Locks.** A shard's; the log's `buffer`; the log's `file`; the log's `syncing`; its `turn`. Orders: shard, then buffer; `syncing`, then file,
-//! then buffer; `turn` alone; never a shard and a file, and nobody waits for a shard while holding one: only
-//! [`crate::store::prefetch`] holds several, those that are free. A shard's lock is held for one lookup, there for eight, and the
-//! buffer's for one copy. Only `syncing` and `file` are held across I/O, and none across a channel send. The lock of
-//! a peer's connection is held while its batch is merged, so it comes before a shard's; the other locks of
-//! [`crate::replication`] are never held together with one of these, but for the one that orders changes of the file `node`.
-//! The lock of the charts' samples is held alone.
+//! **Locks.** A shard's; the log's `buffer`; the log's `file`; the log's `syncing`; its `turn`.
+//! Orders: shard, then buffer; `syncing`, then file, then buffer; `turn` alone; never a shard and a
+//! file, and nobody waits for a shard while holding one: only [`crate::store::prefetch`] holds
+//! several, those that are free. A shard's lock is held for one lookup, there for eight, and the
+//! buffer's for one copy. Only `syncing` and `file` are held across I/O, and none across a channel
+//! send. The lock of a peer's connection is held while its batch is merged, so it comes before a
+//! shard's; the other locks of [`crate::replication`] are never held together with one of these,
+//! but for the one that orders changes of the file `node`. The lock of the charts' samples is held
+//! alone.
 //!
-//! **Crash-only.** There is no clean-up that must run: `kill -9` is a normal way to stop (Candea and Fox,
-//! "Crash-Only Software", 2003). A panic in any thread ends the process: half a node is worse than none.
+//! **Crash-only.** There is no clean-up that must run: `kill -9` is a normal way to stop (Candea
+//! and Fox, "Crash-Only Software", 2003). A panic in any thread ends the process: half a node is
+//! worse than none.
 
 use std::fmt::Display;
 use std::ops::Range;
@@ -100,15 +103,18 @@ pub struct Batch {
     pub input_bytes: u64,
     /// Whether this connection has ever written: then `WAIT` has something to wait for. Stays.
     pub has_written: bool,
-    /// The highest log position of all shards looked at: no reply may leave before the log is safe up to here.
+    /// The highest log position of all shards looked at: no reply may leave before the log is safe
+    /// up to here.
     ///
-    /// The rule: whatever looks into the store for a reply notes the position of what it looked at, found or not. A
-    /// value that a client has seen must not vanish, and a key that it has seen to be gone must not come back: the
-    /// delete may be another connection's, appended and not yet committed. Replies about the whole store (`DBSIZE`,
-    /// `INFO`, `/status.json`, `/metrics`) note the end of the log.
+    /// The rule: whatever looks into the store for a reply notes the position of what it looked at,
+    /// found or not. A value that a client has seen must not vanish, and a key that it has seen to
+    /// be gone must not come back: the delete may be another connection's, appended and not yet
+    /// committed. Replies about the whole store (`DBSIZE`, `INFO`, `/status.json`, `/metrics`) note
+    /// the end of the log.
     position: u64,
-    /// The highest log position of all shards that a peer is shown: no reply may leave before the log is on the disk up to
-    /// here, whatever the policy, since the peer takes it as a confirmation.
+    /// The highest log position of all shards that a peer is shown: no reply may leave before the
+    /// log is on the disk up to here, whatever the policy, since the peer takes it as a
+    /// confirmation.
     shown_to_peer: u64,
     /// Whose changes a failed commit must be told.
     changed: Changed,
@@ -148,7 +154,8 @@ impl Node {
         };
         let durability = Durability::open(directory, opening, &configuration.limits, &store)?;
         if is_alone && durability.node_file.members.is_empty() {
-            // They were needed while records came in any order. Nobody else can bring an older value back.
+            // They were needed while records came in any order. Nobody else can bring an older
+            // value back.
             store.drop_all_tombstones();
         }
         Ok(Node::with(configuration, store, Some(Arc::new(durability))))
@@ -159,7 +166,11 @@ impl Node {
         Node::with(configuration, Arc::default(), None)
     }
 
-    fn with(configuration: Configuration, store: Arc<KeyValueStore>, durability: Option<Arc<Durability>>) -> Self {
+    fn with(
+        configuration: Configuration,
+        store: Arc<KeyValueStore>,
+        durability: Option<Arc<Durability>>,
+    ) -> Self {
         let (clock, run_id) = (Arc::new(HybridClock::default()), random_id());
         let (mut node_id, mut memory) = (random_id(), None);
         if let Some(durability) = &durability {
@@ -168,9 +179,11 @@ impl Node {
             memory = Some(memory_of(durability));
         }
         let ids = (node_id, run_id);
-        let replication = ReplicationManager::new(&configuration, ids, store.clone(), clock.clone(), memory);
+        let replication =
+            ReplicationManager::new(&configuration, ids, store.clone(), clock.clone(), memory);
         let (sender, receiver) = bounded(0);
-        let guard = Guard::new(configuration.limits.connections_max, configuration.reply_memory_bytes);
+        let guard =
+            Guard::new(configuration.limits.connections_max, configuration.reply_memory_bytes);
         let limits_of_strangers = configuration.limits.of_strangers();
         Node {
             guard,
@@ -190,7 +203,12 @@ impl Node {
     }
 
     /// Reads a key; `read` gets the value under the shard's lock and must only copy it.
-    pub fn get<R>(&self, key: &[u8], batch: &mut Batch, read: impl FnOnce(Option<&[u8]>) -> R) -> R {
+    pub fn get<R>(
+        &self,
+        key: &[u8],
+        batch: &mut Batch,
+        read: impl FnOnce(Option<&[u8]>) -> R,
+    ) -> R {
         let mut hit = false;
         let (result, position) = self.store.get(key, |value| {
             hit = value.is_some();
@@ -208,7 +226,10 @@ impl Node {
     }
 
     /// Keys to be asked for one after the other, fetched ahead.
-    pub fn prefetching<'k>(&self, keys: impl Iterator<Item = &'k [u8]> + Clone) -> impl Iterator<Item = &'k [u8]> {
+    pub fn prefetching<'k>(
+        &self,
+        keys: impl Iterator<Item = &'k [u8]> + Clone,
+    ) -> impl Iterator<Item = &'k [u8]> {
         self.store.prefetching(keys, |key| key)
     }
 
@@ -222,8 +243,8 @@ impl Node {
         durability.map(|durability| durability.log.as_ref())
     }
 
-    /// Refuses a client's write while the node stops or the disk fails. Asked once before a request changes anything; what
-    /// it changes then is settled by [`Node::commit`], as a whole.
+    /// Refuses a client's write while the node stops or the disk fails. Asked once before a request
+    /// changes anything; what it changes then is settled by [`Node::commit`], as a whole.
     fn check_takes_writes(&self) -> Result<()> {
         self.stop.check_not_stored()?;
         self.check_writable()
@@ -243,7 +264,11 @@ impl Node {
     }
 
     /// Stores several values, each with a version of its own.
-    pub fn put_all<'a>(&self, pairs: impl IntoIterator<Item = (&'a [u8], &'a [u8])>, batch: &mut Batch) -> Result<()> {
+    pub fn put_all<'a>(
+        &self,
+        pairs: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
+        batch: &mut Batch,
+    ) -> Result<()> {
         self.check_takes_writes()?;
         for (key, value) in pairs {
             self.write(key, Some(value), batch);
@@ -258,7 +283,11 @@ impl Node {
     }
 
     /// Deletes several keys; how many were there.
-    pub fn delete_all<'a>(&self, keys: impl IntoIterator<Item = &'a [u8]>, batch: &mut Batch) -> Result<usize> {
+    pub fn delete_all<'a>(
+        &self,
+        keys: impl IntoIterator<Item = &'a [u8]>,
+        batch: &mut Batch,
+    ) -> Result<usize> {
         self.check_takes_writes()?;
         let existed = keys.into_iter().map(|key| self.write(key, None, batch));
         Ok(existed.filter(|existed| *existed).count())
@@ -285,7 +314,13 @@ impl Node {
     }
 
     /// One step of a listing, as [`KeyValueStore::scan`].
-    pub fn scan(&self, cursor: u64, step: Step, batch: &mut Batch, found: impl FnMut(&[u8])) -> Scanned {
+    pub fn scan(
+        &self,
+        cursor: u64,
+        step: Step,
+        batch: &mut Batch,
+        found: impl FnMut(&[u8]),
+    ) -> Scanned {
         let scanned = self.store.scan(cursor, step, found);
         batch.touched(scanned.position);
         scanned
@@ -308,9 +343,10 @@ impl Node {
         self.store.size()
     }
 
-    /// Settles a batch. Its replies may leave when this has returned. After an error all of them must become
-    /// that error: what the batch changed is in the map, and nobody knows whether it is on the disk. What it only
-    /// read may be told, safe or not, since reads go on while the disk fails.
+    /// Settles a batch. Its replies may leave when this has returned. After an error all of them
+    /// must become that error: what the batch changed is in the map, and nobody knows whether it is
+    /// on the disk. What it only read may be told, safe or not, since reads go on while the disk
+    /// fails.
     pub fn commit(&self, batch: &mut Batch) -> Result<()> {
         metrics::add(&self.metrics.commands, batch.commands);
         metrics::add(&self.metrics.hits, batch.hits);
@@ -322,8 +358,12 @@ impl Node {
             self.sync_to(shown_to_peer)?;
         }
         match self.log().map(|log| log.commit(position)) {
-            Some(Err(reason)) if changed > Changed::Nothing => return Err(read_only(&reason, "outcome unknown")),
-            _ if changed > Changed::Nothing => trace!("committed up to position {position}: {}", self.promise()),
+            Some(Err(reason)) if changed > Changed::Nothing => {
+                return Err(read_only(&reason, "outcome unknown"));
+            }
+            _ if changed > Changed::Nothing => {
+                trace!("committed up to position {position}: {}", self.promise())
+            }
             _ => {}
         }
         if changed == Changed::ForClient {
@@ -362,7 +402,12 @@ impl Node {
     }
 
     /// Takes in a batch of records from a peer: merged, but not handed on.
-    pub fn merge_from_peer(&self, records: &[u8], from: &Greeted, batch: &mut Batch) -> Result<Merged> {
+    pub fn merge_from_peer(
+        &self,
+        records: &[u8],
+        from: &Greeted,
+        batch: &mut Batch,
+    ) -> Result<Merged> {
         self.check_writable()?;
         let skew_max = self.configuration.replication.clock_skew_max;
         let limits = (wall_clock_ms(), skew_max);
@@ -375,8 +420,8 @@ impl Node {
         Ok(done)
     }
 
-    /// A peer is to see what these shards held until now: [`Node::commit`] brings it to the disk first, once for all
-    /// that an exchange asks about.
+    /// A peer is to see what these shards held until now: [`Node::commit`] brings it to the disk
+    /// first, once for all that an exchange asks about.
     pub fn shown_to_peer(&self, shards: Range<usize>, batch: &mut Batch) -> Result<()> {
         self.check_writable()?;
         if self.log().is_some() {
@@ -405,8 +450,9 @@ impl Node {
         self.serving.1.try_recv() == Err(TryRecvError::Disconnected)
     }
 
-    /// Returns when the node serves clients: when it has links to all it knows of, and each of them has answered or
-    /// failed, at most a second after its start. A delete that was served before would leave no tombstone.
+    /// Returns when the node serves clients: when it has links to all it knows of, and each of them
+    /// has answered or failed, at most a second after its start. A delete that was served before
+    /// would leave no tombstone.
     pub fn wait_until_serving(&self) {
         // Nothing is ever sent: this ends when the sender has gone.
         let _ = self.serving.1.recv();
@@ -427,7 +473,8 @@ impl Node {
         self.clock.ahead_of(wall_clock_ms())
     }
 
-    /// Returns when somebody asked for a gentle stop. Until then it samples the counters for the page's charts.
+    /// Returns when somebody asked for a gentle stop. Until then it samples the counters for the
+    /// page's charts.
     pub fn wait_for_shutdown(&self) {
         let limits = &self.configuration.limits;
         while !self.stop.wait(limits.sample_interval) {
@@ -467,8 +514,8 @@ impl Node {
         move |record| log.map_or(0, |log| log.append(record))
     }
 
-    /// Notes a change for [`Node::commit`]. A request of many writes must not fill the memory, so they are
-    /// written out between them.
+    /// Notes a change for [`Node::commit`]. A request of many writes must not fill the memory, so
+    /// they are written out between them.
     fn wrote(&self, position: u64, changed: Changed, batch: &mut Batch) {
         batch.touched(position);
         batch.changed = batch.changed.max(changed);
@@ -483,8 +530,8 @@ impl Node {
 /// Bytes of a key that a trace shows.
 const KEY_BYTES_SHOWN: usize = 60;
 
-/// Who is in the cluster, as a data directory remembers it. Behind the address of a node stand `memory` if its own data
-/// does not survive a restart, and how it is known if not by a link.
+/// Who is in the cluster, as a data directory remembers it. Behind the address of a node stand
+/// `memory` if its own data does not survive a restart, and how it is known if not by a link.
 fn memory_of(durability: &Arc<Durability>) -> Memory {
     let (file, durability) = (&durability.node_file, Arc::clone(durability));
     let members = file.members.iter().map(|(id, text)| {
@@ -508,11 +555,15 @@ fn memory_of(durability: &Arc<Durability>) -> Memory {
                 KnownBy::Member => BY_MEMBER,
                 KnownBy::ItsWord => BY_ITS_WORD,
             };
-            let words = [&member.address, memory, known_by].into_iter().filter(|word| !word.is_empty());
+            let words =
+                [&member.address, memory, known_by].into_iter().filter(|word| !word.is_empty());
             (member.id, words.collect::<Vec<_>>().join(" "))
         };
-        let file =
-            NodeFile { node_id, members: stored.members.iter().map(member).collect(), bans: stored.bans.clone() };
+        let file = NodeFile {
+            node_id,
+            members: stored.members.iter().map(member).collect(),
+            bans: stored.bans.clone(),
+        };
         Ok(durability.save_node_file(&file)?)
     };
     Memory { stored, save: Box::new(save) }

@@ -18,7 +18,8 @@ use crate::passwords::{Passwords, warn_if_readable};
 use crate::sizes::parse_size;
 use crate::store::record::VALUE_BYTES_MAX;
 
-/// `kvstore server`: what a person can say about a node. Every option also as a `KVSTORE_…` variable.
+/// `kvstore server`: what a person can say about a node. Every option also as a `KVSTORE_…`
+/// variable.
 #[derive(Args, Clone, Debug)]
 pub struct ServerOptions {
     /// Port to listen on; 0 picks a free one
@@ -36,20 +37,24 @@ pub struct ServerOptions {
     /// When writes are brought to the disk [default: everysec]
     #[arg(long, env = "KVSTORE_FSYNC", value_name = "POLICY")]
     pub fsync: Option<FsyncPolicy>,
-    /// Start with what is readable of a damaged data directory, and say what is lost; not for a node of a cluster, which starts with an empty directory
+    /// Start with what is readable of a damaged data directory, and say what is lost; not for a
+    /// node of a cluster, which starts with an empty directory
     #[arg(long, env = "KVSTORE_SALVAGE", value_parser = BoolishValueParser::new())]
     pub salvage: bool,
-    /// Stamp records of this data directory that lie too far in the future again, with the time of now; only when this machine's clock is right, and on all nodes that hold such records before clients write
+    /// Stamp records of this data directory that lie too far in the future again, with the time of
+    /// now; only when this machine's clock is right, and on all nodes that hold such records before
+    /// clients write
     #[arg(long, env = "KVSTORE_RESTAMP", value_parser = BoolishValueParser::new())]
     pub restamp: bool,
     /// Close clients that send nothing for so long; 0, the default, never does
     #[arg(long, env = "KVSTORE_IDLE_TIMEOUT", value_name = "SECS", default_value_t = 0)]
     pub idle_timeout: u64,
-    /// File with the password that clients must give, or with two, one to a line, while it is changed; KVSTORE_PASSWORD
-    /// holds the password itself
+    /// File with the password that clients must give, or with two, one to a line, while it is
+    /// changed; KVSTORE_PASSWORD holds the password itself
     #[arg(long, env = "KVSTORE_PASSWORD_FILE", value_name = "FILE")]
     pub password_file: Option<PathBuf>,
-    /// Bytes of replies that clients have not taken, all together; beyond it the connection that holds most is closed
+    /// Bytes of replies that clients have not taken, all together; beyond it the connection that
+    /// holds most is closed
     #[arg(long, env = "KVSTORE_REPLY_MEMORY", value_name = "SIZE", default_value = "1GiB", value_parser = parse_size)]
     pub reply_memory: u64,
     /// Other nodes to replicate with; one that lives is enough; may be repeated
@@ -162,7 +167,8 @@ pub struct BenchOptions {
 impl ServerOptions {
     /// Checks the options against each other and this machine.
     pub fn into_configuration(self) -> Result<Configuration> {
-        let Passwords { first: password, second: second_password } = Passwords::read(self.password_file.as_deref())?;
+        let Passwords { first: password, second: second_password } =
+            Passwords::read(self.password_file.as_deref())?;
         self.password_file.as_deref().into_iter().for_each(warn_if_readable);
         if !self.bind.is_loopback() && password.is_none() && !self.insecure {
             return Err(Error::Usage(format!(
@@ -212,13 +218,16 @@ impl ServerOptions {
 }
 
 fn parse_port(text: &str) -> std::result::Result<u16, String> {
-    text.parse().map_err(|_| "not a port; ports are numbers up to 65535, and 0 picks a free one".into())
+    text.parse()
+        .map_err(|_| "not a port; ports are numbers up to 65535, and 0 picks a free one".into())
 }
 
 /// A port that can be connected to.
 fn parse_port_of_server(text: &str) -> std::result::Result<u16, String> {
     let port = text.parse().ok().filter(|port| *port > 0);
-    port.ok_or_else(|| "not a port (1 to 65535); HOST and PORT come first, as in localhost 8080".into())
+    port.ok_or_else(|| {
+        "not a port (1 to 65535); HOST and PORT come first, as in localhost 8080".into()
+    })
 }
 
 /// A host name or IP address without a port; an IPv6 address may stand in brackets.
@@ -228,10 +237,13 @@ fn parse_host(text: &str) -> std::result::Result<String, String> {
         return Ok(bare.into());
     }
     match text.rsplit_once(':') {
-        Some((host, port)) if parse_host_port(text).is_ok() => {
-            Err(format!("HOST and PORT are two words; say {} {port}", host.trim_matches(['[', ']'])))
+        Some((host, port)) if parse_host_port(text).is_ok() => Err(format!(
+            "HOST and PORT are two words; say {} {port}",
+            host.trim_matches(['[', ']'])
+        )),
+        None if parse_host_port(&format!("{text}:1")).is_ok() && !text.contains('/') => {
+            Ok(text.into())
         }
-        None if parse_host_port(&format!("{text}:1")).is_ok() && !text.contains('/') => Ok(text.into()),
         _ => Err("not a host name or IP address; try localhost".into()),
     }
 }
@@ -240,10 +252,12 @@ fn parse_address(text: &str) -> std::result::Result<IpAddr, String> {
     if text == "localhost" {
         return Ok(IpAddr::V4(Ipv4Addr::LOCALHOST));
     }
-    text.parse().map_err(|_| "not an IP address; try 127.0.0.1, or 0.0.0.0 for all interfaces".into())
+    text.parse()
+        .map_err(|_| "not an IP address; try 127.0.0.1, or 0.0.0.0 for all interfaces".into())
 }
 
-/// `host:port`, where the host is no wildcard and the port no 0: an address that can be connected to.
+/// `host:port`, where the host is no wildcard and the port no 0: an address that can be connected
+/// to.
 pub fn parse_host_port(text: &str) -> std::result::Result<String, String> {
     let (host, port) = text.rsplit_once(':').unwrap_or_default();
     let bare = host.trim_start_matches('[').trim_end_matches(']');
@@ -285,8 +299,13 @@ fn fitting_connections(wanted: usize) -> usize {
 
 /// A connection takes a descriptor and, with its stack, guard page and share of the allocator's
 /// arenas, at most five memory mappings.
-fn fit(wanted: usize, descriptors: Option<usize>, mappings: Option<usize>) -> (usize, Option<&'static str>) {
-    let by_descriptors = descriptors.map_or(usize::MAX, |limit| limit.saturating_sub(DESCRIPTORS_KEPT).max(1));
+fn fit(
+    wanted: usize,
+    descriptors: Option<usize>,
+    mappings: Option<usize>,
+) -> (usize, Option<&'static str>) {
+    let by_descriptors =
+        descriptors.map_or(usize::MAX, |limit| limit.saturating_sub(DESCRIPTORS_KEPT).max(1));
     let by_mappings = mappings.map_or(usize::MAX, |limit| (limit / 5).max(1));
     if wanted <= by_descriptors.min(by_mappings) {
         (wanted, None)
@@ -313,7 +332,10 @@ mod tests {
 
     fn configuration(arguments: &[&str]) -> Result<Configuration> {
         let arguments = ["server"].iter().chain(arguments);
-        Server::try_parse_from(arguments).map_err(|error| Error::Usage(error.to_string()))?.options.into_configuration()
+        Server::try_parse_from(arguments)
+            .map_err(|error| Error::Usage(error.to_string()))?
+            .options
+            .into_configuration()
     }
 
     #[test]
@@ -328,7 +350,10 @@ mod tests {
     #[test]
     fn a_public_address_needs_a_password() {
         let refused = configuration(&["--bind", "0.0.0.0"]).expect_err("no password");
-        assert!(matches!(refused, Error::Usage(ref message) if message.contains("--password-file")), "{refused}");
+        assert!(
+            matches!(refused, Error::Usage(ref message) if message.contains("--password-file")),
+            "{refused}"
+        );
         assert!(configuration(&["--bind", "0.0.0.0", "--insecure"]).is_ok());
         assert!(configuration(&["--bind", "::1"]).is_ok());
         assert!(configuration(&["--bind", "localhost"]).is_ok());
@@ -384,7 +409,9 @@ mod tests {
 
     #[test]
     fn a_host_has_no_port() {
-        for (good, host) in [("localhost", "localhost"), ("10.0.0.1", "10.0.0.1"), ("::1", "::1"), ("[::1]", "::1")] {
+        for (good, host) in
+            [("localhost", "localhost"), ("10.0.0.1", "10.0.0.1"), ("::1", "::1"), ("[::1]", "::1")]
+        {
             assert_eq!(parse_host(good).as_deref(), Ok(host));
         }
         for (bad, way_out) in [

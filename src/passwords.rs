@@ -1,9 +1,12 @@
-//! Where passwords come from: a file, or `KVSTORE_PASSWORD`; never the command line, which every user of the machine can read.
+//! Where passwords come from: a file, or `KVSTORE_PASSWORD`; never the command line, which every
+//! user of the machine can read.
 //!
-//! A file may hold two passwords, one to a line. Both are valid, and the first is the one that is given to peers. So a
-//! password is changed node by node, without a moment at which two nodes do not know each other's:
+//! A file may hold two passwords, one to a line. Both are valid, and the first is the one that is
+//! given to peers. So a password is changed node by node, without a moment at which two nodes do
+//! not know each other's:
 //!
-//! 1. every node is restarted with `old` and `new` in its file, in this order: all take both, and give the old one;
+//! 1. every node is restarted with `old` and `new` in its file, in this order: all take both, and
+//!    give the old one;
 //! 2. every node is restarted with `new` and `old`: all give the new one;
 //! 3. clients change to the new one, and every node is restarted with `new` alone.
 
@@ -28,12 +31,19 @@ impl Passwords {
     pub fn read(file: Option<&Path>) -> Result<Passwords> {
         let Some(file) = file else {
             let password = std::env::var_os("KVSTORE_PASSWORD").map(OsString::into_encoded_bytes);
-            return Ok(Passwords { first: password.filter(|password| !password.is_empty()), second: None });
+            return Ok(Passwords {
+                first: password.filter(|password| !password.is_empty()),
+                second: None,
+            });
         };
         let name = file.display();
-        let text = std::fs::read(file)
-            .map_err(|error| Error::Usage(format!("cannot read the password file {name}: {error}")))?;
-        let mut lines = text.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii_end).filter(|line| !line.is_empty());
+        let text = std::fs::read(file).map_err(|error| {
+            Error::Usage(format!("cannot read the password file {name}: {error}"))
+        })?;
+        let mut lines = text
+            .split(|&byte| byte == b'\n')
+            .map(<[u8]>::trim_ascii_end)
+            .filter(|line| !line.is_empty());
         let (first, second) = (lines.next().map(<[u8]>::to_vec), lines.next().map(<[u8]>::to_vec));
         if first.is_none() {
             return Err(Error::Usage(format!("the password file {name} is empty")));
@@ -50,7 +60,10 @@ impl Passwords {
 /// Warns when others can read a password file.
 pub fn warn_if_readable(file: &Path) {
     if let Some(mode) = mode_of(file).filter(|mode| mode & 0o077 != 0) {
-        warn!("others can read the password file {} (mode {mode:04o}); run: chmod 600 {0}", file.display());
+        warn!(
+            "others can read the password file {} (mode {mode:04o}); run: chmod 600 {0}",
+            file.display()
+        );
     }
 }
 

@@ -21,12 +21,27 @@ mod tests {
 
     #[test]
     fn sizes_are_read_as_people_write_them() {
-        for (text, bytes) in
-            [("0", 0), ("17", 17), ("64MiB", 64 << 20), ("1gib", 1 << 30), ("2k", 2048), ("3MB", 3 << 20)]
-        {
+        for (text, bytes) in [
+            ("0", 0),
+            ("17", 17),
+            ("64MiB", 64 << 20),
+            ("1gib", 1 << 30),
+            ("2k", 2048),
+            ("3MB", 3 << 20),
+        ] {
             assert_eq!(parse_size(text), Ok(bytes), "{text}");
         }
-        for bad in ["", "x", "-1", "1.5GiB", "1 GiB", "GiB", "1TiBx", "99999999999999999999", "99999999999GiB"] {
+        for bad in [
+            "",
+            "x",
+            "-1",
+            "1.5GiB",
+            "1 GiB",
+            "GiB",
+            "1TiBx",
+            "99999999999999999999",
+            "99999999999GiB",
+        ] {
             assert!(parse_size(bad).is_err(), "{bad}");
         }
     }

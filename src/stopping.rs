@@ -1,16 +1,17 @@
 //! The gentle stop: `SHUTDOWN`.
 //!
-//! `kill -9` is safe for what is on the disk. A gentle stop also brings to the peers what only this node has. It must
-//! not lose what it acknowledges meanwhile, so the order matters:
+//! `kill -9` is safe for what is on the disk. A gentle stop also brings to the peers what only this
+//! node has. It must not lose what it acknowledges meanwhile, so the order matters:
 //!
-//! 1. [`GentleStop::ask`] sets a flag. From then on a client's write is refused before it is stamped.
+//! 1. [`GentleStop::ask`] sets a flag. From then on a client's write is refused before it is
+//!    stamped.
 //! 2. The listener closes, see [`crate::server::NodeServer::stop`].
 //! 3. The links drain, see [`crate::replication::drain`], and the log is fsynced.
 //!
-//! **Why nothing acknowledged is missed.** A connection merges a write and queues it for the links. Then it looks at the
-//! flag, and only then it sends its replies. The drain begins after the flag was set. So either the connection
-//! found the flag unset, and the drain waits for its write, or it found the flag set, and the client hears that the
-//! outcome is unknown.
+//! **Why nothing acknowledged is missed.** A connection merges a write and queues it for the links.
+//! Then it looks at the flag, and only then it sends its replies. The drain begins after the flag
+//! was set. So either the connection found the flag unset, and the drain waits for its write, or it
+//! found the flag set, and the client hears that the outcome is unknown.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -63,7 +64,10 @@ impl GentleStop {
 
     fn check(&self, outcome: &str) -> Result<()> {
         if self.is_asked() {
-            return Err(Error::refused_as("MISCONF", format!("stopping: ask another node ({outcome})")));
+            return Err(Error::refused_as(
+                "MISCONF",
+                format!("stopping: ask another node ({outcome})"),
+            ));
         }
         Ok(())
     }

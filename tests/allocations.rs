@@ -13,10 +13,13 @@ fn a_get_allocates_nothing() {
     node.put(b"key", &[b'v'; 1_000], &mut Batch::default()).unwrap();
     let address = "127.0.0.1:1".parse().unwrap();
     let mut session = Session::new(1, address, true);
-    let (limits, mut parser, mut lines) = (Limits::default(), Parser::default(), line::Parser::default());
+    let (limits, mut parser, mut lines) =
+        (Limits::default(), Parser::default(), line::Parser::default());
     let mut out = Vec::with_capacity(16 * 1024);
     let mut get_all = || {
-        for request in [&b"*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n"[..], b"*2\r\n$3\r\nget\r\n$4\r\nmiss\r\n"] {
+        for request in
+            [&b"*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n"[..], b"*2\r\n$3\r\nget\r\n$4\r\nmiss\r\n"]
+        {
             parser.parse(request, &limits, true).unwrap().unwrap();
             let command = Command::parse(parser.words(request)).unwrap();
             let mut reply = RespReply { out: &mut out, version: 2 };
@@ -37,6 +40,7 @@ fn a_put_of_the_same_length_allocates_nothing_and_another_once() {
     let mut batch = Batch::default();
     node.put(b"key", b"value1", &mut batch).unwrap();
     let same = allocation_counter::measure(|| node.put(b"key", b"value2", &mut batch).unwrap());
-    let longer = allocation_counter::measure(|| node.put(b"key", b"a longer value", &mut batch).unwrap());
+    let longer =
+        allocation_counter::measure(|| node.put(b"key", b"a longer value", &mut batch).unwrap());
     assert_eq!((same.count_total, longer.count_total), (0, 1));
 }

@@ -29,18 +29,23 @@ fn put_get_delete_and_any_bytes() {
 #[test]
 fn the_next_address_is_tried() {
     let (mut first, second) = (Server::start(&[]), Server::start(&[]));
-    let mut client = Client::connect_any(vec![first.address(), second.address()], None).expect("connects");
+    let mut client =
+        Client::connect_any(vec![first.address(), second.address()], None).expect("connects");
     client.put("where", "first").expect("stored");
     first.kill();
     // Even a write works: the loss is seen before anything is sent.
     poll("the loss is seen", || client.put("where", "second").is_ok().then_some(()));
     let notice = client.notice().expect("it says so");
-    assert_eq!(notice, format!("Connection to {} lost, connected to {}", first.address(), second.address()));
+    assert_eq!(
+        notice,
+        format!("Connection to {} lost, connected to {}", first.address(), second.address())
+    );
     assert_eq!(client.get("where").expect("read"), Some(b"second".to_vec()));
     assert_eq!(client.address(), second.address());
 }
 
-/// A server that takes requests and hangs up on the first `deaf` of them unanswered; it says how many it saw.
+/// A server that takes requests and hangs up on the first `deaf` of them unanswered; it says how
+/// many it saw.
 fn deaf_server(deaf: usize) -> (String, std::thread::JoinHandle<usize>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address").to_string();
@@ -88,7 +93,12 @@ fn the_shell_survives_its_server_and_fails_over() {
     let (mut first, second) = (Server::start(&[]), Server::start(&[]));
     let mut command = Command::new(binary());
     command.args(["client", "localhost", &first.port.to_string(), "--also", &second.address()]);
-    let mut shell = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
+    let mut shell = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("runs");
     let mut stdin = shell.stdin.take().expect("piped");
     let mut stdout = BufReader::new(shell.stdout.take().expect("piped"));
     let mut ask = |request: &str| {
@@ -104,11 +114,15 @@ fn the_shell_survives_its_server_and_fails_over() {
     drop(stdin);
     let output = shell.wait_with_output().expect("it ends");
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(stderr, format!("Connection to localhost:{} lost, connected to {}\n", first.port, second.address()));
+    assert_eq!(
+        stderr,
+        format!("Connection to localhost:{} lost, connected to {}\n", first.port, second.address())
+    );
     assert_eq!(output.status.code(), Some(0));
 }
 
-/// A server that takes every connection and request, and never answers; it stays until the test ends.
+/// A server that takes every connection and request, and never answers; it stays until the test
+/// ends.
 fn silent_server() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address").to_string();
@@ -134,7 +148,10 @@ fn a_silent_server_counts_as_lost() {
     let mut client = ask();
     let error = client.put("k", "first").expect_err("unknown");
     assert!(matches!(error, Error::OutcomeUnknown(_)), "{error:?}");
-    assert!(error.to_string().starts_with(&format!("no reply from {silent} (silent for ")), "{error}");
+    assert!(
+        error.to_string().starts_with(&format!("no reply from {silent} (silent for ")),
+        "{error}"
+    );
     assert_eq!(client.get("k").expect("answered"), None, "it was not sent to another server");
     client.put("k", "second").expect("stored there");
     assert_eq!(client.get("k").expect("answered"), Some(b"second".to_vec()));
@@ -142,7 +159,8 @@ fn a_silent_server_counts_as_lost() {
     let mut client = ask();
     assert!(matches!(client.request(&[b"PARTITION", b"*"]), Err(Error::OutcomeUnknown(_))));
     // A password is given to the first that answers.
-    let mut client = Client::connect_within(vec![silent, other.address()], Some(b"x".to_vec()), SHORT);
+    let mut client =
+        Client::connect_within(vec![silent, other.address()], Some(b"x".to_vec()), SHORT);
     let error = client.as_mut().expect_err("that one has no password").to_string();
     assert!(error.starts_with(&other.address()), "{error}");
 }
@@ -150,7 +168,8 @@ fn a_silent_server_counts_as_lost() {
 #[test]
 fn all_silent_is_said_once_for_each() {
     let (first, second) = (silent_server(), silent_server());
-    let mut client = Client::connect_within(vec![first.clone(), second.clone()], None, SHORT).expect("connects");
+    let mut client =
+        Client::connect_within(vec![first.clone(), second.clone()], None, SHORT).expect("connects");
     let start = Instant::now();
     let error = client.get("k").expect_err("nobody answers").to_string();
     assert!(error.contains(&first) && error.contains(&second), "{error}");
@@ -180,7 +199,8 @@ fn bytes_that_go_on_arriving_are_no_silence() {
         let (mut stream, _) = listener.accept().expect("a connection");
         let _ = stream.read(&mut [0; 1024]).expect("a request");
         for byte in b"$10\r\n0123456789\r\n" {
-            std::thread::sleep(SHORT / 5); // What is tested: pauses that are shorter than the time limit.
+            // What is tested: pauses that are shorter than the time limit.
+            std::thread::sleep(SHORT / 5);
             stream.write_all(&[*byte]).expect("taken");
         }
     });

@@ -1,5 +1,6 @@
-//! Client libraries of many languages, each with a server of its own, with and without a password. `.ci/run` installs
-//! them; what is missing is skipped, and said. Their programs are in `tests/clients`.
+//! Client libraries of many languages, each with a server of its own, with and without a password.
+//! `.ci/run` installs them; what is missing is skipped, and said. Their programs are in
+//! `tests/clients`.
 
 mod common;
 
@@ -19,7 +20,8 @@ fn build(command: &mut Command) {
     assert_eq!(output.code, Some(0), "{command:?}: {output:?}");
 }
 
-/// The one that was installed with the libraries where the machine's is too old, otherwise the machine's.
+/// The one that was installed with the libraries where the machine's is too old, otherwise the
+/// machine's.
 fn node() -> PathBuf {
     let own = clients_folder().join("node_modules/node/bin/node");
     if own.exists() { own } else { "node".into() }
@@ -40,7 +42,10 @@ fn redis_py() {
 #[test]
 fn valkey_glide() {
     if have_client("python/bin/python")
-        && have_library(&[&python().to_string_lossy(), "-c", "import glide_sync"], "valkey-glide-sync")
+        && have_library(
+            &[&python().to_string_lossy(), "-c", "import glide_sync"],
+            "valkey-glide-sync",
+        )
     {
         drive_script(python(), "valkey_glide.py");
     }
@@ -113,7 +118,11 @@ fn redigo() {
     // As Debian builds programs: its sources, no modules, no network.
     let go = |arguments: &[&str]| {
         let mut command = Command::new("go");
-        command.args(arguments).envs([("GO111MODULE", "off"), ("GOPATH", "/usr/share/gocode"), ("GOFLAGS", "")]);
+        command.args(arguments).envs([
+            ("GO111MODULE", "off"),
+            ("GOPATH", "/usr/share/gocode"),
+            ("GOFLAGS", ""),
+        ]);
         command.env("GOCACHE", PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("go-cache"));
         command
     };
@@ -129,7 +138,8 @@ fn redigo() {
     drive(&[program.as_ref()]);
 }
 
-/// `.ci/run` has built its many packages, apart from ours; here only a change of our own file is built again.
+/// `.ci/run` has built its many packages, apart from ours; here only a change of our own file is
+/// built again.
 #[test]
 fn fred() {
     if !have_client("fred") {

@@ -1,4 +1,5 @@
-//! Redis's own tools and the `redis` crate, against a server of its own each, with and without a password.
+//! Redis's own tools and the `redis` crate, against a server of its own each, with and without a
+//! password.
 
 mod common;
 
@@ -184,7 +185,11 @@ fn redis_benchmark_with_and_without_pipelining() {
 }
 
 /// The `redis` crate's connection for a URL like `redis://:password@host/?protocol=resp3`.
-fn crate_connection(server: &Server, password: &str, version: &str) -> RedisResult<redis::Connection> {
+fn crate_connection(
+    server: &Server,
+    password: &str,
+    version: &str,
+) -> RedisResult<redis::Connection> {
     let address = server.address();
     let url = format!("redis://:{password}@{address}/?protocol={version}");
     let url = url.replace("//:@", "//").replace(' ', "%20");
@@ -221,7 +226,8 @@ fn use_the_crate(connection: &mut redis::Connection) -> RedisResult<()> {
     connection.set("name", "Dylan")?;
     assert_eq!(connection.get("name")?.as_deref(), Some("Dylan"));
     assert_eq!(connection.get("nobody")?, None);
-    let found: Vec<Option<String>> = redis::cmd("MGET").arg(&["name", "nobody"]).query(connection)?;
+    let found: Vec<Option<String>> =
+        redis::cmd("MGET").arg(&["name", "nobody"]).query(connection)?;
     assert_eq!(found, [Some("Dylan".into()), None]);
     let keys: Vec<String> = connection.scan()?.collect::<RedisResult<_>>()?;
     assert_eq!(keys, ["name"]);
@@ -252,10 +258,12 @@ fn the_command_table_as_clients_read_it() {
     for version in ["resp2", "resp3"] {
         let mut connection = crate_connection(&server, "", version).expect("connects");
         let rows: Vec<Vec<Value>> = redis::cmd("COMMAND").query(&mut connection).expect("rows");
-        let count: usize = redis::cmd("COMMAND").arg("COUNT").query(&mut connection).expect("a number");
+        let count: usize =
+            redis::cmd("COMMAND").arg("COUNT").query(&mut connection).expect("a number");
         assert_eq!(rows.len(), count);
         assert!(rows.iter().all(|row| row.len() == 10), "{rows:?}");
-        let docs: Value = redis::cmd("COMMAND").arg(&["DOCS", "MSET"]).query(&mut connection).expect("docs");
+        let docs: Value =
+            redis::cmd("COMMAND").arg(&["DOCS", "MSET"]).query(&mut connection).expect("docs");
         assert!(common::short(&docs).contains("mset"), "{docs:?}");
     }
 }

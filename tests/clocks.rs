@@ -1,4 +1,5 @@
-//! Wrong clocks: who is told that it is wrong, how a node that was wrong heals, and what a restart cannot know.
+//! Wrong clocks: who is told that it is wrong, how a node that was wrong heals, and what a restart
+//! cannot know.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -8,14 +9,17 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use common::cluster::{ask, free_port, get, merge_from_the_future, start, wait_for, wait_for_value};
+use common::cluster::{
+    ask, free_port, get, merge_from_the_future, start, wait_for, wait_for_value,
+};
 use common::http;
 use common::{Server, have, repository, run, skip};
 use tempfile::TempDir;
 
 const DAY_MS: u64 = 86_400_000;
 
-/// A folder with a library that sets a process's wall clock ahead, and with the file that says how far.
+/// A folder with a library that sets a process's wall clock ahead, and with the file that says how
+/// far.
 struct WrongClock(TempDir);
 
 impl WrongClock {
@@ -55,7 +59,8 @@ impl WrongClock {
     /// Starts a node under this clock.
     fn start(&self, options: &[&str]) -> Server {
         let (library, file) = (self.0.path().join("wrong_clock.so"), self.file());
-        let variables = [("LD_PRELOAD", library.to_str().unwrap()), ("WRONG_CLOCK", file.to_str().unwrap())];
+        let variables =
+            [("LD_PRELOAD", library.to_str().unwrap()), ("WRONG_CLOCK", file.to_str().unwrap())];
         Server::start_on(0, options, &variables)
     }
 }
@@ -69,7 +74,11 @@ fn readyz(server: &Server) -> (u16, String) {
 fn assert_is_wrong(server: &Server) {
     let (status, said) = readyz(server);
     assert_eq!(status, 503, "{said}");
-    assert!(said.contains("ahead of this machine's clock") && said.contains("start once with --restamp"), "{said}");
+    assert!(
+        said.contains("ahead of this machine's clock")
+            && said.contains("start once with --restamp"),
+        "{said}"
+    );
 }
 
 fn assert_is_ready(server: &Server) {
@@ -111,7 +120,9 @@ fn a_node_whose_clock_was_wrong_for_a_moment_is_told_so_and_heals() {
     let mut healed = clock.start(&[&options[..], &["--restamp"]].concat());
     wait_for(&healed, right.port, "live");
     assert_is_ready(&healed);
-    for (key, value) in [("before", Some("v")), ("during", Some("v")), ("after", Some("v")), ("gone", None)] {
+    for (key, value) in
+        [("before", Some("v")), ("during", Some("v")), ("after", Some("v")), ("gone", None)]
+    {
         wait_for_value(&right, key, value);
         assert_eq!(get(&healed, key).as_deref(), value);
     }
@@ -152,7 +163,10 @@ fn in_memory_the_way_out_is_to_save_the_data() {
     ask(&server, &["SET", "k", "v"]);
     clock.set_ahead(0);
     let (status, said) = readyz(&server);
-    assert!(status == 503 && said.contains("kvstore export") && !said.contains("--restamp"), "{said}");
+    assert!(
+        status == 503 && said.contains("kvstore export") && !said.contains("--restamp"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -25,7 +25,8 @@ fn idle_connections_are_held_while_others_are_served(count: usize) {
     if rlimit::increase_nofile_limit(wanted).unwrap_or(0) < wanted {
         return common::skip(&format!("this machine does not allow {wanted} open files"));
     }
-    let (empty, crowded) = (Server::start(&[]), Server::start(&["--max-connections", &(count + 10).to_string()]));
+    let (empty, crowded) =
+        (Server::start(&[]), Server::start(&["--max-connections", &(count + 10).to_string()]));
     for server in [&empty, &crowded] {
         server.connect().ask(resp(&[b"SET", b"k", b"v"]), "+OK\r\n");
     }

@@ -1,4 +1,5 @@
-//! Damaged, missing and foreign files, full disks, and who may read a data directory: real server processes.
+//! Damaged, missing and foreign files, full disks, and who may read a data directory: real server
+//! processes.
 
 mod common;
 
@@ -29,7 +30,8 @@ fn refused(directory: &Path, options: &[&str]) -> String {
 /// Names and contents of the files of a stopped node.
 fn contents(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
-    let mut all: Vec<_> = entries.map(|path| (path.clone(), fs::read(path).unwrap_or_default())).collect();
+    let mut all: Vec<_> =
+        entries.map(|path| (path.clone(), fs::read(path).unwrap_or_default())).collect();
     all.sort();
     all
 }
@@ -82,7 +84,8 @@ fn a_removed_or_foreign_snapshot_is_noticed() {
         fs::write(&log, bytes).unwrap();
         start(path, &["--salvage"]).connect().ask("GET key49\n", "value49\n");
     }
-    let (snapshot, foreign) = (file(directory.path(), ".snapshot"), file(other.path(), ".snapshot"));
+    let (snapshot, foreign) =
+        (file(directory.path(), ".snapshot"), file(other.path(), ".snapshot"));
     let own = fs::read(&snapshot).unwrap();
     let name = snapshot.file_name().unwrap().to_str().unwrap();
 
@@ -111,7 +114,9 @@ fn in_a_cluster_the_advice_is_an_empty_directory() {
     server.connect().ask("PUT second b\n", "OK\n");
     cluster::wait_for_value(&other, "second", Some("b"));
     let path = directory.path().join("node");
-    poll("the member is stored", || fs::read_to_string(&path).ok()?.contains("member").then_some(()));
+    poll("the member is stored", || {
+        fs::read_to_string(&path).ok()?.contains("member").then_some(())
+    });
     server.kill();
     let node = fs::read_to_string(&path).unwrap();
     let id = node.lines().find_map(|line| line.strip_prefix("id ")).expect("an id");
@@ -123,14 +128,20 @@ fn in_a_cluster_the_advice_is_an_empty_directory() {
     fs::write(&log, &bytes).unwrap();
     for options in [&[][..], &["--salvage"], &["--peer", &seed]] {
         let said = refused(directory.path(), options);
-        assert!(said.contains("start with an empty one") && said.contains(&format!("PEER FORGET {id}")), "{said}");
+        assert!(
+            said.contains("start with an empty one") && said.contains(&format!("PEER FORGET {id}")),
+            "{said}"
+        );
         assert!(!said.contains("Bring the files back"), "{said}");
     }
     fs::write(&log, good).unwrap();
     fs::remove_file(&path).unwrap();
     for options in [&[][..], &["--peer", &seed], &["--salvage", "--peer", &seed]] {
         let said = refused(directory.path(), options);
-        assert!(said.contains("the file node cannot be used") && said.contains("an empty one"), "{said}");
+        assert!(
+            said.contains("the file node cannot be used") && said.contains("an empty one"),
+            "{said}"
+        );
     }
     // The way out.
     let empty = TempDir::new().unwrap();
@@ -230,7 +241,8 @@ fn a_start_on_a_full_disk_serves_reads_and_heals_when_there_is_room() {
     wire.send("PUT k v\n");
     let reply = wire.line();
     assert!(
-        reply.starts_with("ERROR read-only: cannot write at the start: ") && reply.ends_with("(not stored)"),
+        reply.starts_with("ERROR read-only: cannot write at the start: ")
+            && reply.ends_with("(not stored)"),
         "{reply}"
     );
     assert_eq!(http::get(&server, "/readyz").status, 503);
@@ -247,7 +259,8 @@ fn a_start_on_a_full_disk_serves_reads_and_heals_when_there_is_room() {
     start(&data, &[]).connect().ask("GET k\nGET key49\n", "v\nvalue49\n");
 }
 
-/// Writes `mib` MiB over the same `live` MiB on a disk of `size` MiB; all of it must be taken in the end.
+/// Writes `mib` MiB over the same `live` MiB on a disk of `size` MiB; all of it must be taken in
+/// the end.
 fn small_disk(size: u32, live: usize, mib: usize) {
     let Some(disk) = Tmpfs::mount(size) else {
         return;
@@ -271,8 +284,12 @@ fn small_disk(size: u32, live: usize, mib: usize) {
     server.kill();
     let server = start(&data, &[]);
     for key in 0..live {
-        let number = (mib - live..mib).find(|number| number % live == key).expect("one of the last");
-        server.connect().ask(format!("STRLEN key{key}\n"), format!("{}\n", (1 << 20) + 1 + number.to_string().len()));
+        let number =
+            (mib - live..mib).find(|number| number % live == key).expect("one of the last");
+        server.connect().ask(
+            format!("STRLEN key{key}\n"),
+            format!("{}\n", (1 << 20) + 1 + number.to_string().len()),
+        );
     }
 }
 

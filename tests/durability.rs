@@ -1,4 +1,5 @@
-//! What is acknowledged survives: real server processes, killed, started again, on disks that fill up.
+//! What is acknowledged survives: real server processes, killed, started again, on disks that fill
+//! up.
 
 mod common;
 
@@ -49,7 +50,9 @@ fn field(server: &Server, name: &str) -> String {
 /// Names and contents of all files in a directory.
 fn contents(directory: &Path) -> Vec<(String, Vec<u8>)> {
     let entries = fs::read_dir(directory).unwrap().map(Result::unwrap);
-    let read = |path: std::path::PathBuf| (path.display().to_string(), fs::read(&path).unwrap_or_default());
+    let read = |path: std::path::PathBuf| {
+        (path.display().to_string(), fs::read(&path).unwrap_or_default())
+    };
     let mut all: Vec<_> = entries.map(|entry| read(entry.path())).collect();
     all.sort();
     all
@@ -62,7 +65,9 @@ fn data_survives_kill_9_and_a_restart() {
     let directory = TempDir::new().unwrap();
     let data = directory.path().join("made/by/the/server");
     let mut server = start(&data, &[]);
-    server.connect().ask("PUT name Dylan\nPUT age 25\nPUT gone x\nDELETE gone\n", "OK\nOK\nOK\nOK\n");
+    server
+        .connect()
+        .ask("PUT name Dylan\nPUT age 25\nPUT gone x\nDELETE gone\n", "OK\nOK\nOK\nOK\n");
     server.kill();
     for _ in 0..2 {
         let mut server = start(&data, &[]);
@@ -272,7 +277,8 @@ fn is_delete(number: u64) -> bool {
     number % 10 == 9
 }
 
-/// Writes and reads in pipelines until the connection breaks. Values name their client and their number.
+/// Writes and reads in pipelines until the connection breaks. Values name their client and their
+/// number.
 fn write_until_killed(port: u16, client: u64, padding: usize, knowledge: &mut Knowledge) {
     let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else {
         return;
@@ -316,7 +322,8 @@ fn write_until_killed(port: u16, client: u64, padding: usize, knowledge: &mut Kn
     }
 }
 
-/// Reads what others write, perhaps before they are told that it is stored: clients and numbers seen.
+/// Reads what others write, perhaps before they are told that it is stored: clients and numbers
+/// seen.
 fn read_until_killed(port: u16) -> Vec<(u64, u64)> {
     let mut seen = Vec::new();
     let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else {
@@ -523,7 +530,8 @@ fn a_full_disk_refuses_writes_serves_reads_and_heals_when_there_is_space() {
     assert!(reply.starts_with("ERROR read-only: cannot write 00"), "{reply}");
     assert!(reply.ends_with("(outcome unknown)"), "{reply}");
     assert!((20..100).contains(&stored), "{stored}");
-    // Reads go on, also of what nobody knows about; writes are refused; nothing heals without space.
+    // Reads go on, also of what nobody knows about; writes are refused; nothing heals without
+    // space.
     wire.ask(format!("STRLEN key0\nSTRLEN key{stored}\n"), "50000\n50000\n");
     for write in ["PUT k v\n", "DELETE key0\n", "DEL key0\n"] {
         wire.send(write);
@@ -534,7 +542,9 @@ fn a_full_disk_refuses_writes_serves_reads_and_heals_when_there_is_space() {
     wire.line();
     assert_eq!(field(&server, "aof_last_write_status"), "err");
     assert!(field(&server, "read_only_reason").contains("No space left"));
-    poll("a vain attempt to heal", || server.log().contains("cannot write a snapshot").then_some(()));
+    poll("a vain attempt to heal", || {
+        server.log().contains("cannot write a snapshot").then_some(())
+    });
     fs::remove_file(&filler).unwrap();
     poll("it heals", || (field(&server, "read_only") == "0").then_some(()));
     server.connect().ask("PUT k v\n", "OK\n");
@@ -607,7 +617,11 @@ fn compaction_under_load(clients: u64, writes: u64) {
                 let last = key + (writes - 1 - key) / KEYS * KEYS;
                 wire.send(format!("GET {client}:{key}\n"));
                 let reply = wire.line();
-                assert!(reply.starts_with(&format!("{last}:")), "{last}: {}", common::short(&reply));
+                assert!(
+                    reply.starts_with(&format!("{last}:")),
+                    "{last}: {}",
+                    common::short(&reply)
+                );
             }
         }
     });

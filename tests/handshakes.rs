@@ -1,4 +1,5 @@
-//! What clients say before and around their work, reply by reply: `HELLO`, `AUTH`, `RESET`, `MULTI`.
+//! What clients say before and around their work, reply by reply: `HELLO`, `AUTH`, `RESET`,
+//! `MULTI`.
 
 mod common;
 
@@ -50,7 +51,10 @@ fn a_handshake_with_a_password() {
     let mut wire = server.connect();
     wire.ask(resp(&[b"PING"]), "-NOAUTH Authentication required.\r\n");
     wire.send(resp(&[b"HELLO", b"3"]));
-    assert!(wire.line().starts_with("-NOAUTH HELLO must be called with the client already authenticated"));
+    assert!(
+        wire.line()
+            .starts_with("-NOAUTH HELLO must be called with the client already authenticated")
+    );
     // A wrong one changes neither the protocol nor the name.
     wire.send(resp(&[b"HELLO", b"3", b"AUTH", b"default", b"wrong", b"SETNAME", b"me"]));
     assert!(wire.line().starts_with("-WRONGPASS "));
@@ -72,7 +76,9 @@ const WRONG: &str = "-WRONGPASS invalid username-password pair or user is disabl
 #[test]
 fn an_inline_hello_begins_a_conversation_in_resp() {
     let server = Server::start(&[]);
-    for hello in ["HELLO 3\r\n", "hello 3\n", "\r\nHeLLo  3 \r\n", "HELLO 3 AUTH default any SETNAME me\r\n"] {
+    for hello in
+        ["HELLO 3\r\n", "hello 3\n", "\r\nHeLLo  3 \r\n", "HELLO 3 AUTH default any SETNAME me\r\n"]
+    {
         let mut wire = server.connect();
         wire.send([hello.as_bytes(), &resp(&[b"GET", b"nobody"])].concat());
         hello_reply(&mut wire);
@@ -92,7 +98,9 @@ fn an_inline_hello_begins_a_conversation_in_resp() {
     wire.ask("hello\n", "*14\r\n$6\r\nserver\r\n");
     // Only a first line is taken so, and only that word.
     server.connect().ask("PING\nHELLO 3\n", "PONG\nERROR use RESP\n");
-    server.connect().ask("HELLOS 3\n", "ERROR unknown command 'HELLOS', with args beginning with: '3' \n");
+    server
+        .connect()
+        .ask("HELLOS 3\n", "ERROR unknown command 'HELLOS', with args beginning with: '3' \n");
     assert_eq!(wire_closed_after(&server, "HELLO 3 HTTP/1.1\r\n"), b"");
 }
 
@@ -110,9 +118,10 @@ fn an_inline_hello_with_a_password() {
     hello_reply(&mut wire);
     wire.ask(resp(&[b"GET", b"nobody"]), "_\r\n");
     // Without it, or with a wrong one, the conversation is RESP, too, and AUTH can follow.
-    for (hello, refusal) in
-        [("hello 3\r\n", "-NOAUTH HELLO must be called"), ("HELLO 3 AUTH default x\r\n", "-WRONGPASS ")]
-    {
+    for (hello, refusal) in [
+        ("hello 3\r\n", "-NOAUTH HELLO must be called"),
+        ("HELLO 3 AUTH default x\r\n", "-WRONGPASS "),
+    ] {
         let mut wire = server.connect();
         wire.send(hello);
         let line = wire.line();
@@ -122,7 +131,8 @@ fn an_inline_hello_with_a_password() {
         wire.ask(resp(&[b"GET", b"nobody"]), "$-1\r\n");
     }
     // The limits before the password hold for it as for every other request.
-    for long in [format!("HELLO 3{}\r\n", " x".repeat(20)), format!("HELLO {}", "x".repeat(20_000))] {
+    for long in [format!("HELLO 3{}\r\n", " x".repeat(20)), format!("HELLO {}", "x".repeat(20_000))]
+    {
         let answer = String::from_utf8(wire_closed_after(&server, &long)).expect("text");
         assert!(answer.contains("Authentication required."), "{answer}");
     }
@@ -184,7 +194,10 @@ fn a_transaction_is_queued_and_then_aborted_and_changes_nothing() {
     let mut wire = server.connect();
     wire.send(resp(&[b"WATCH", b"k"]));
     let refusal = wire.line();
-    assert!(refusal.starts_with("-ERR WATCH is not supported: this server executes no transactions"), "{refusal}");
+    assert!(
+        refusal.starts_with("-ERR WATCH is not supported: this server executes no transactions"),
+        "{refusal}"
+    );
     wire.ask(resp(&[b"MGET", b"kept", b"never"]), "*2\r\n$1\r\nv\r\n$-1\r\n");
     server.connect().ask("MULTI\nEXEC\nWATCH k\n", "ERROR use RESP\n".repeat(3));
 }

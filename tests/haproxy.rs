@@ -1,4 +1,5 @@
-//! HAProxy in front of nodes: its checks see which of them serve, and requests of both kinds pass through it.
+//! HAProxy in front of nodes: its checks see which of them serve, and requests of both kinds pass
+//! through it.
 
 mod common;
 
@@ -10,14 +11,16 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
-/// An HAProxy with its sockets in a folder of its own, so that it takes no port; killed when dropped.
+/// An HAProxy with its sockets in a folder of its own, so that it takes no port; killed when
+/// dropped.
 struct HaProxy {
     folder: TempDir,
     _program: Program,
 }
 
 impl HaProxy {
-    /// Two proxies before these nodes: `redis` asks `PING`, `http` asks `/readyz` by a name that no node knows.
+    /// Two proxies before these nodes: `redis` asks `PING`, `http` asks `/readyz` by a name that no
+    /// node knows.
     fn start(ports: &[u16]) -> HaProxy {
         let folder = tempfile::tempdir().expect("a folder");
         let at = |name: &str| folder.path().join(name).display().to_string();
@@ -36,7 +39,8 @@ impl HaProxy {
             ),
         ] {
             let bind = at(name);
-            write!(text, "listen {name}\n mode {mode}\n bind \"unix@{bind}\"\n {check}\n").expect("memory");
+            write!(text, "listen {name}\n mode {mode}\n bind \"unix@{bind}\"\n {check}\n")
+                .expect("memory");
             for (number, port) in ports.iter().enumerate() {
                 writeln!(text, " server node{number} 127.0.0.1:{port} check").expect("memory");
             }
@@ -63,9 +67,14 @@ impl HaProxy {
     fn wait_until(&self, node: &str, state: &str) {
         poll(&format!("{node} is {state}"), || {
             let table = self.ask("stats", "show stat\n");
-            let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split(',').collect()).collect();
+            let rows: Vec<Vec<&str>> =
+                table.lines().map(|line| line.split(',').collect()).collect();
             let column = rows.first()?.iter().position(|name| *name == "status")?;
-            let found: Vec<&str> = rows.iter().filter(|row| row.get(1) == Some(&node)).map(|row| row[column]).collect();
+            let found: Vec<&str> = rows
+                .iter()
+                .filter(|row| row.get(1) == Some(&node))
+                .map(|row| row[column])
+                .collect();
             // While the first check runs, a server counts as up, and its state has more words.
             (found.len() == 3 && found.iter().all(|status| *status == state)).then_some(())
         });
@@ -97,17 +106,23 @@ fn checks_see_which_nodes_serve_and_requests_pass_through() {
     proxy.wait_until("node1", "DOWN");
     proxy.wait_until("node0", "UP");
     for _ in 0..4 {
-        let answer = proxy.ask("redis", "*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nv\r\n*1\r\n$4\r\nQUIT\r\n");
+        let answer =
+            proxy.ask("redis", "*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nv\r\n*1\r\n$4\r\nQUIT\r\n");
         assert_eq!(answer, "+OK\r\n+OK\r\n");
-        let answer = proxy.ask("http", "GET /keys/k HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nv"), "{answer}");
+        let answer = proxy
+            .ask("http", "GET /keys/k HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        assert!(
+            answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nv"),
+            "{answer}"
+        );
     }
 
     let _again = Server::start_on(second.port, &["--peer", &first.address()], &[]);
     proxy.wait_until("node1", "UP");
 }
 
-/// `PING` needs the password, so `redis-check` finds the node down, as it does with Redis; `/readyz` does not.
+/// `PING` needs the password, so `redis-check` finds the node down, as it does with Redis;
+/// `/readyz` does not.
 #[test]
 fn with_a_password_the_http_check_is_the_one_to_use() {
     if !have("haproxy", "haproxy") {
@@ -118,9 +133,9 @@ fn with_a_password_the_http_check_is_the_one_to_use() {
     poll("the checks have run", || {
         let table = proxy.ask("stats", "show stat\n");
         let is = |proxy: &str, state: &str| {
-            table
-                .lines()
-                .any(|line| line.starts_with(&format!("{proxy},node0,")) && line.contains(&format!(",{state},")))
+            table.lines().any(|line| {
+                line.starts_with(&format!("{proxy},node0,")) && line.contains(&format!(",{state},"))
+            })
         };
         (is("redis", "DOWN") && is("http", "UP") && is("named", "UP")).then_some(())
     });

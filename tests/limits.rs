@@ -48,11 +48,17 @@ fn values_have_at_most_64_mib() {
     wire.expect("$67108864\r\n");
     wire.expect([&longest[..], b"\r\n"].concat());
     // In RESP the length alone is refused, before anything follows it.
-    wire.ask("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$67108865\r\n", "-ERR Protocol error: invalid bulk length\r\n");
+    wire.ask(
+        "*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$67108865\r\n",
+        "-ERR Protocol error: invalid bulk length\r\n",
+    );
     assert_eq!(wire.rest(), b"");
     // A line shows its length only at its end: the value is refused and the connection goes on.
     let mut lines = server.connect();
-    lines.ask([b"PUT k ", &longest[..], b"v\n"].concat(), "ERROR value too long: 67108865 bytes, at most 67108864\n");
+    lines.ask(
+        [b"PUT k ", &longest[..], b"v\n"].concat(),
+        "ERROR value too long: 67108865 bytes, at most 67108864\n",
+    );
     lines.ask([b"PUT k2 ", &longest[..], b"\n"].concat(), "OK\n");
     lines.ask("STRLEN k2\n", "67108864\n");
 }
@@ -81,7 +87,10 @@ fn resp_lengths_are_checked_before_anything_is_allocated() {
             "$5\r\nhello\r\n",
             "-ERR Protocol error: a request starts with '*' (RESP) or a letter (lines, HTTP), not with '$'\r\n",
         ),
-        ("\x16\x03\x01", "-ERR Protocol error: this looks like TLS, which is not spoken here; connect without it\r\n"),
+        (
+            "\x16\x03\x01",
+            "-ERR Protocol error: this looks like TLS, which is not spoken here; connect without it\r\n",
+        ),
     ] {
         let mut wire = server.connect();
         wire.ask(bytes, reply);
@@ -92,7 +101,10 @@ fn resp_lengths_are_checked_before_anything_is_allocated() {
     waiting.iter_mut().for_each(|wire| wire.send("*1048576\r\n$67108864\r\n"));
     waiting[19].send("x");
     server.connect().ask("PING\n", "PONG\n");
-    assert!(common::resident_bytes(server.pid()) < before + 16 * MIB as u64, "announced lengths cost nothing");
+    assert!(
+        common::resident_bytes(server.pid()) < before + 16 * MIB as u64,
+        "announced lengths cost nothing"
+    );
     assert!(server.is_running());
 }
 
@@ -113,7 +125,10 @@ fn before_the_password_little_is_read() {
     let mut wire = server.connect();
     wire.ask(resp(&[b"GET", b"k"]), refused);
     wire.ask(resp(&[b"PING"]), refused);
-    wire.ask(resp(&[b"AUTH", b"wrong"]), "-WRONGPASS invalid username-password pair or user is disabled.\r\n");
+    wire.ask(
+        resp(&[b"AUTH", b"wrong"]),
+        "-WRONGPASS invalid username-password pair or user is disabled.\r\n",
+    );
     wire.ask(
         resp(&[b"AUTH", b"somebody", b"secret"]),
         "-WRONGPASS invalid username-password pair or user is disabled.\r\n",
@@ -150,7 +165,9 @@ fn the_connection_limit_is_lowered_to_fit_the_descriptors() {
     let mut shell = Command::new("sh");
     shell.args(["-c", "ulimit -n 100 && exec \"$0\" server 0"]).arg(common::binary());
     let server = Server::spawn(shell).expect("it starts");
-    server.wait_for_log("at most 68 connections instead of 10000, because of the limit of open files");
+    server.wait_for_log(
+        "at most 68 connections instead of 10000, because of the limit of open files",
+    );
     let mut wire = server.connect();
     wire.ask(resp(&[b"CONFIG", b"GET", b"maxclients"]), "*2\r\n$10\r\nmaxclients\r\n$2\r\n68\r\n");
 }
@@ -178,7 +195,8 @@ fn half_a_request_is_closed_after_a_while_and_a_slow_one_is_not() {
 
 #[test]
 fn idle_clients_stay_unless_told_otherwise() {
-    let port = serve(Limits { partial_request_timeout: Duration::from_millis(50), ..Limits::default() });
+    let port =
+        serve(Limits { partial_request_timeout: Duration::from_millis(50), ..Limits::default() });
     let mut wire = Wire::connect(port);
     wire.ask("PING\n", "PONG\n");
     assert!(Configuration::default().limits.idle_timeout.is_none());
@@ -190,7 +208,11 @@ fn idle_clients_stay_unless_told_otherwise() {
 
 #[test]
 fn a_client_that_does_not_read_is_closed() {
-    let port = serve(Limits { write_timeout: Duration::from_millis(500), unread_bytes_max: MIB, ..Limits::default() });
+    let port = serve(Limits {
+        write_timeout: Duration::from_millis(500),
+        unread_bytes_max: MIB,
+        ..Limits::default()
+    });
     let mut wire = Wire::connect(port);
     wire.ask(resp(&[b"SET", b"k", &vec![b'v'; MIB]]), "+OK\r\n");
     wire.stream.set_write_timeout(Some(Duration::from_millis(100))).expect("set");
@@ -232,9 +254,11 @@ fn a_reply_has_a_limit() {
     let port = serve(Limits { reply_bytes_max: 100_000, ..Limits::default() });
     let mut wire = Wire::connect(port);
     wire.ask(resp(&[b"SET", b"k", &[b'v'; 30_000]]), "+OK\r\n");
-    let too_long = "-ERR reply too long: at most 100000 bytes; ask for fewer keys at a time (SCAN)\r\n";
+    let too_long =
+        "-ERR reply too long: at most 100000 bytes; ask for fewer keys at a time (SCAN)\r\n";
     wire.ask(resp(&[b"MGET", b"k", b"k", b"k", b"k"]), too_long);
-    (0..2_000).for_each(|i| wire.ask(resp(&[b"SET", format!("key:{i:020}").as_bytes(), b""]), "+OK\r\n"));
+    (0..2_000)
+        .for_each(|i| wire.ask(resp(&[b"SET", format!("key:{i:020}").as_bytes(), b""]), "+OK\r\n"));
     wire.ask(resp(&[b"KEYS", b"key:*"]), too_long);
     wire.ask(resp(&[b"SCAN", b"0", b"COUNT", b"1000000"]), too_long);
     wire.ask(resp(&[b"STRLEN", b"k"]), ":30000\r\n");
@@ -242,7 +266,10 @@ fn a_reply_has_a_limit() {
 
 /// Sets a limit of a running process.
 fn set_limit(pid: u32, limit: &str) {
-    let status = Command::new("prlimit").args(["--pid", &pid.to_string(), limit]).status().expect("prlimit runs");
+    let status = Command::new("prlimit")
+        .args(["--pid", &pid.to_string(), limit])
+        .status()
+        .expect("prlimit runs");
     assert!(status.success());
 }
 
@@ -250,7 +277,8 @@ fn set_limit(pid: u32, limit: &str) {
 fn cpu_time(pid: u32) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("Linux");
     let fields: Vec<&str> = stat.rsplit(") ").next().expect("fields").split(' ').collect();
-    let ticks: u64 = fields[11..13].iter().map(|ticks| ticks.parse::<u64>().expect("a number")).sum();
+    let ticks: u64 =
+        fields[11..13].iter().map(|ticks| ticks.parse::<u64>().expect("a number")).sum();
     Duration::from_millis(ticks * 10)
 }
 
@@ -262,14 +290,21 @@ fn failing_accepts_neither_spin_nor_end_the_process() {
     let mut server = Server::start(&[]);
     let mut held = server.connect();
     held.ask("PING\n", "PONG\n");
-    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", server.pid())).expect("Linux").count();
+    let descriptors =
+        std::fs::read_dir(format!("/proc/{}/fd", server.pid())).expect("Linux").count();
     set_limit(server.pid(), &format!("--nofile={descriptors}:20000"));
     let before = cpu_time(server.pid());
     let mut waiting: Vec<Wire> = (0..5).map(|_| server.connect()).collect();
-    poll("the failure is logged", || server.log().contains("cannot accept connections").then_some(()));
+    poll("the failure is logged", || {
+        server.log().contains("cannot accept connections").then_some(())
+    });
     std::thread::sleep(Duration::from_secs(1)); // What is measured is that nothing happens.
     assert!(cpu_time(server.pid()) - before < Duration::from_millis(300), "it does not spin");
-    assert!(server.log().matches("cannot accept").count() <= 3, "logged once a second: {}", server.log());
+    assert!(
+        server.log().matches("cannot accept").count() <= 3,
+        "logged once a second: {}",
+        server.log()
+    );
     held.ask("PING\n", "PONG\n");
     set_limit(server.pid(), "--nofile=20000:20000");
     waiting.iter_mut().for_each(|wire| wire.ask("PING\n", "PONG\n"));
@@ -290,9 +325,12 @@ fn a_thread_that_cannot_be_started_costs_only_its_connection() {
         .args(["--reuid", "54321", "--clear-groups", "prlimit", "--nproc=8:100", "--"])
         .arg(&program)
         .args(["server", "0"]);
-    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("readable");
-    let is_root =
-        std::fs::metadata("/proc/self").map(|own| std::os::unix::fs::MetadataExt::uid(&own)).expect("Linux") == 0;
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .expect("readable");
+    let is_root = std::fs::metadata("/proc/self")
+        .map(|own| std::os::unix::fs::MetadataExt::uid(&own))
+        .expect("Linux")
+        == 0;
     if !is_root {
         return common::skip("only root can start a server as another user");
     }
@@ -346,7 +384,8 @@ fn garbage_on_one_connection_never_harms_another() {
         });
         bytes.collect()
     };
-    let beginnings: [&[u8]; 6] = [b"", b"*", b"*3\r\n$3\r\nSET\r\n", b"GET ", b"PUT k2 ", b"*1\r\n$4\r\n"];
+    let beginnings: [&[u8]; 6] =
+        [b"", b"*", b"*3\r\n$3\r\nSET\r\n", b"GET ", b"PUT k2 ", b"*1\r\n$4\r\n"];
     for round in 0..120 {
         let mut wire = server.connect();
         let bytes = [beginnings[round % beginnings.len()], &garbage()].concat();

@@ -73,7 +73,8 @@ fn info_and_peers_end_with_an_empty_line() {
     let mut wire = server.connect();
     wire.send("INFO server\nPEERS\nPING\n");
     assert_eq!(wire.line(), "# Server");
-    let fields: Vec<String> = std::iter::from_fn(|| Some(wire.line()).filter(|line| !line.is_empty())).collect();
+    let fields: Vec<String> =
+        std::iter::from_fn(|| Some(wire.line()).filter(|line| !line.is_empty())).collect();
     assert!(fields.contains(&format!("tcp_port:{}", server.port)), "{fields:?}");
     assert_eq!((wire.line().as_str(), wire.line().as_str()), ("", "PONG"));
 }
@@ -102,7 +103,8 @@ fn nc_can_talk_to_it() {
     if !common::have("nc", "netcat-openbsd") {
         return;
     }
-    // Without -N, as in Debian's traditional netcat, it waits for ever for a server that does not close.
+    // Without -N, as in Debian's traditional netcat, it waits for ever for a server that does not
+    // close.
     let help = common::run(Command::new("nc").arg("-h"), "");
     if !(help.stdout + &help.stderr).contains("-N") {
         return common::skip("this nc has no option -N (Debian: netcat-openbsd)");
@@ -110,5 +112,8 @@ fn nc_can_talk_to_it() {
     let server = Server::start(&[]);
     let mut nc = Command::new("nc");
     nc.args(["-N", "127.0.0.1", &server.port.to_string()]);
-    assert_eq!(common::run(&mut nc, "PUT greeting hello world\nGET greeting\n").stdout, "OK\nhello world\n");
+    assert_eq!(
+        common::run(&mut nc, "PUT greeting hello world\nGET greeting\n").stdout,
+        "OK\nhello world\n"
+    );
 }

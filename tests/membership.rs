@@ -1,5 +1,5 @@
-//! Who is in the cluster, with real processes: introductions, strangers, nodes that cannot be reached back, and what a
-//! restart remembers.
+//! Who is in the cluster, with real processes: introductions, strangers, nodes that cannot be
+//! reached back, and what a restart remembers.
 
 mod common;
 
@@ -7,7 +7,9 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::thread;
 
-use common::cluster::{ask, free_port, get, introduce, introduce_as, number, row, start, state, text, wait_for};
+use common::cluster::{
+    ask, free_port, get, introduce, introduce_as, number, row, start, state, text, wait_for,
+};
 use common::{Server, http, poll, resident_bytes, resp};
 use kvstore::config::Configuration;
 use kvstore::node::{Batch, Node};
@@ -16,7 +18,8 @@ use kvstore::store::version::{COUNTER_BITS, Version, wall_clock_ms};
 
 /// A HELLO of these words, as a request.
 fn hello(words: &[&str]) -> Vec<u8> {
-    let words: Vec<&[u8]> = ["PEER", "HELLO"].iter().chain(words).map(|word| word.as_bytes()).collect();
+    let words: Vec<&[u8]> =
+        ["PEER", "HELLO"].iter().chain(words).map(|word| word.as_bytes()).collect();
     resp(&words)
 }
 
@@ -26,7 +29,8 @@ fn an_introduction_is_version_2_and_anything_else_is_refused_with_the_way_out() 
     let mut wire = server.connect();
     introduce(&mut wire, b"00000000000000a1");
     let ids = ["00000000000000a2", "00000000000000b2"];
-    let raft = ["2", "kvstore", ids[0], ids[1], "disk", "1", "localhost:1", "raft", "0000000000000001"];
+    let raft =
+        ["2", "kvstore", ids[0], ids[1], "disk", "1", "localhost:1", "raft", "0000000000000001"];
     wire.ask(hello(&raft), "-ERR PEER HELLO: one of the two nodes is raft, the other eventual, and they cannot be of one cluster; start all nodes the same way\r\n");
     let old = ["1", "kvstore", ids[0], ids[1], "memory", "1", "localhost:1"];
     wire.ask(
@@ -39,8 +43,23 @@ fn an_introduction_is_version_2_and_anything_else_is_refused_with_the_way_out() 
     server.wait_for_log("PEER HELLO: one of the two nodes is raft, the other eventual");
     // The answer, byte for byte.
     let info = text(ask(&server, &["INFO", "server"]));
-    let id = |name: &str| info.lines().find_map(|line| line.strip_prefix(&format!("{name}:"))).expect(name).to_string();
-    wire.send(hello(&["2", "kvstore", ids[0], ids[1], "memory", "1", "localhost:1", "eventual", "-"]));
+    let id = |name: &str| {
+        info.lines()
+            .find_map(|line| line.strip_prefix(&format!("{name}:")))
+            .expect(name)
+            .to_string()
+    };
+    wire.send(hello(&[
+        "2",
+        "kvstore",
+        ids[0],
+        ids[1],
+        "memory",
+        "1",
+        "localhost:1",
+        "eventual",
+        "-",
+    ]));
     wire.expect("*3\r\n*9\r\n$1\r\n2\r\n$7\r\nkvstore\r\n");
     wire.expect(format!("$16\r\n{}\r\n$16\r\n{}\r\n$6\r\nmemory\r\n", id("node_id"), id("run_id")));
     let clock_len = wire.line();
@@ -53,7 +72,8 @@ fn an_introduction_is_version_2_and_anything_else_is_refused_with_the_way_out() 
 
 /// A record of key `k` with the value `old`, stamped now.
 fn old_value() -> Vec<u8> {
-    let (version, mut record) = (Version { time: wall_clock_ms() << COUNTER_BITS, origin: 1 }, Vec::new());
+    let (version, mut record) =
+        (Version { time: wall_clock_ms() << COUNTER_BITS, origin: 1 }, Vec::new());
     Record { version, key: b"k", value: Some(b"old") }.encode(&mut record);
     record
 }
@@ -100,7 +120,10 @@ fn a_node_with_members_keeps_tombstones_before_it_has_links() {
     let mut server = Server::start(&[&option]);
     push(&server, &old_value());
     server.kill();
-    let node = Node::open(Configuration { data_dir: Some(directory.path().into()), ..Configuration::default() });
+    let node = Node::open(Configuration {
+        data_dir: Some(directory.path().into()),
+        ..Configuration::default()
+    });
     let (node, mut batch) = (node.expect("it opens"), Batch::default());
     assert!(!node.is_serving(), "clients wait for the links");
     assert!(node.delete(b"k", &mut batch).expect("it is writable"));
@@ -131,13 +154,18 @@ fn two_copies_of_a_data_directory_are_refused_by_the_third_node() {
         std::fs::copy(file.path(), paths[1].join(file.file_name())).unwrap();
     }
     let both = [start(&[&options[0]], &[&third]), start(&[&options[1]], &[&third])];
-    third.wait_for_log("a copied data directory; stop one of them, and start it again with an empty directory");
+    third.wait_for_log(
+        "a copied data directory; stop one of them, and start it again with an empty directory",
+    );
     for node in &both {
-        poll("the copy is noticed", || state(node, third.port).contains("copied data directory").then_some(()));
+        poll("the copy is noticed", || {
+            state(node, third.port).contains("copied data directory").then_some(())
+        });
     }
 }
 
-/// A program that connects as a peer would find it: answers every connection with these bytes, again and again.
+/// A program that connects as a peer would find it: answers every connection with these bytes,
+/// again and again.
 fn answer_with(first: String, rest: String) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -172,12 +200,23 @@ fn an_answer_with_too_many_bans_is_refused_and_stored_nowhere() {
     let server = Server::start(&[&format!("--data-dir={}", directory.path().display())]);
     let words = |port: u16| {
         let address = format!("localhost:{port}");
-        let words = ["2", "kvstore", "00000000000000aa", "00000000000000bb", "memory", "1", &address, "eventual", "-"];
+        let words = [
+            "2",
+            "kvstore",
+            "00000000000000aa",
+            "00000000000000bb",
+            "memory",
+            "1",
+            &address,
+            "eventual",
+            "-",
+        ];
         words.map(|word| format!("${}\r\n{word}\r\n", word.len())).concat()
     };
     let bans: String = (0..10_001).map(|id| format!("$16\r\n{id:016x}\r\n")).collect();
     // Its own address does not matter for what is tested.
-    let port = answer_with(format!("*3\r\n*9\r\n{}*0\r\n*10001\r\n{bans}", words(1)), String::new());
+    let port =
+        answer_with(format!("*3\r\n*9\r\n{}*0\r\n*10001\r\n{bans}", words(1)), String::new());
     introduce_as(&mut server.connect(), b"00000000000000aa", &format!("localhost:{port}"));
     poll("it is refused", || state(&server, port).contains("10001 bans").then_some(()));
     let file = std::fs::read_to_string(directory.path().join("node")).unwrap();
@@ -232,6 +271,7 @@ fn a_hello_of_any_length_without_the_password_is_refused_and_harms_nobody() {
     let mut wire = server.connect();
     wire.ask("AUTH secret\nPING\n", "OK\nPONG\n");
     wire.send("INFO replication\n");
-    let refused = std::iter::repeat_with(|| wire.line()).find(|line| line.starts_with("peers_refused:"));
+    let refused =
+        std::iter::repeat_with(|| wire.line()).find(|line| line.starts_with("peers_refused:"));
     assert_eq!(refused.as_deref(), Some("peers_refused:20"));
 }

@@ -1,4 +1,5 @@
-//! What the program says, and how it exits, when options are wrong or when whoever listens is no server of ours.
+//! What the program says, and how it exits, when options are wrong or when whoever listens is no
+//! server of ours.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -63,7 +64,9 @@ fn closes(stream: TcpStream) {
 
 fn kvstore(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
     let mut command = Command::new(binary());
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_bytes().starts_with(b"KVSTORE_")) {
+    for (name, _) in
+        std::env::vars_os().filter(|(name, _)| name.as_bytes().starts_with(b"KVSTORE_"))
+    {
         command.env_remove(name);
     }
     run(command.args(arguments).envs(variables.iter().copied()), "")
@@ -73,7 +76,11 @@ fn kvstore(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
 fn check(arguments: &[&str], variables: &[(&str, &str)], code: i32, stderr: &str) {
     let output = kvstore(arguments, variables);
     assert_eq!(output.code, Some(code), "{variables:?} {arguments:?}: {output:?}");
-    assert!(output.stderr.contains(stderr), "{variables:?} {arguments:?} does not say {stderr:?}: {}", output.stderr);
+    assert!(
+        output.stderr.contains(stderr),
+        "{variables:?} {arguments:?} does not say {stderr:?}: {}",
+        output.stderr
+    );
     assert!(!output.stderr.contains("panicked"), "{}", output.stderr);
 }
 
@@ -85,17 +92,32 @@ fn a_wrong_option_is_named_with_a_way_out() {
     let file = file.to_str().unwrap();
     let beneath = format!("{file}/data");
     for (arguments, stderr) in [
-        ("server 0 --max-connections -5", "invalid value '-5' for '--max-connections <N>': -5 is not in 1..="),
-        ("server 0 --idle-timeout 1h", "invalid value '1h' for '--idle-timeout <SECS>': not a whole number"),
+        (
+            "server 0 --max-connections -5",
+            "invalid value '-5' for '--max-connections <N>': -5 is not in 1..=",
+        ),
+        (
+            "server 0 --idle-timeout 1h",
+            "invalid value '1h' for '--idle-timeout <SECS>': not a whole number",
+        ),
         ("server 0 --idle-timeout -1", "invalid value '-1' for '--idle-timeout <SECS>': "),
-        ("server 0 --idle-timeout 99999999999999999999", "'--idle-timeout <SECS>': too large a number"),
+        (
+            "server 0 --idle-timeout 99999999999999999999",
+            "'--idle-timeout <SECS>': too large a number",
+        ),
         ("server -5", "invalid value '-5' for '[PORT]': not a port"),
         ("server eighty", "invalid value 'eighty' for '[PORT]': not a port"),
         ("server 65536", "invalid value '65536' for '[PORT]': not a port"),
         ("server 0 --fsync sometimes", "[possible values: always, everysec, never]"),
         ("server 0 --fsync always --fsync never", "cannot be used multiple times"),
-        ("server 0 --peer localhost", "invalid value 'localhost' for '--peer <HOST:PORT>': not HOST:PORT"),
-        ("server 0 --peer localhost:1,x", "invalid value 'x' for '--peer <HOST:PORT>': not HOST:PORT"),
+        (
+            "server 0 --peer localhost",
+            "invalid value 'localhost' for '--peer <HOST:PORT>': not HOST:PORT",
+        ),
+        (
+            "server 0 --peer localhost:1,x",
+            "invalid value 'x' for '--peer <HOST:PORT>': not HOST:PORT",
+        ),
         ("server 0 --advertise 0.0.0.0:1", "stands for every interface"),
         ("server 0 --cluster ü", "1 to 64 printable characters"),
         (
@@ -109,14 +131,23 @@ fn a_wrong_option_is_named_with_a_way_out() {
         ),
         ("client localhost 0", "invalid value '0' for '[PORT]': not a port"),
         ("client http://localhost", "not a host name or IP address; try localhost"),
-        ("client --also garbage localhost 1 GET k", "invalid value 'garbage' for '--also <HOST:PORT>': not HOST:PORT"),
+        (
+            "client --also garbage localhost 1 GET k",
+            "invalid value 'garbage' for '--also <HOST:PORT>': not HOST:PORT",
+        ),
         ("client --timeout 0", "invalid value '0' for '--timeout <SECS>': 0 is not in 1..=86400"),
-        ("client --timeout soon", "invalid value 'soon' for '--timeout <SECS>': not a whole number"),
+        (
+            "client --timeout soon",
+            "invalid value 'soon' for '--timeout <SECS>': not a whole number",
+        ),
         ("client localhost 1 PUT k", "Usage: PUT <key> <value>"),
         ("client localhost 1 get", "Usage: GET <key>"),
         ("client localhost 1 DELETE a b", "Usage: DELETE <key>"),
         ("client localhost 1 STRLEN", "Usage: STRLEN key"),
-        ("bench localhost 1 --compare garbage", "invalid value 'garbage' for '--compare <HOST:PORT>': not HOST:PORT"),
+        (
+            "bench localhost 1 --compare garbage",
+            "invalid value 'garbage' for '--compare <HOST:PORT>': not HOST:PORT",
+        ),
         ("bench --keys -1", "'--keys <N>'"),
         ("export localhost:1", "HOST and PORT are two words; say localhost 1"),
     ] {
@@ -125,7 +156,11 @@ fn a_wrong_option_is_named_with_a_way_out() {
     for (arguments, code, stderr) in [
         (["server", "0", "--password-file", file], 2, format!("the password file {file} is empty")),
         (["server", "0", "--data-dir", file], 1, format!("{file} is a file, not a directory")),
-        (["server", "0", "--data-dir", &beneath], 1, format!("cannot use the data directory {beneath}: ")),
+        (
+            ["server", "0", "--data-dir", &beneath],
+            1,
+            format!("cannot use the data directory {beneath}: "),
+        ),
         (["client", "", "1", "PING"], 2, "invalid value '' for '[HOST]': not a host name".into()),
     ] {
         check(&arguments, &[], code, &stderr);
@@ -138,15 +173,55 @@ fn a_wrong_option_is_named_with_a_way_out() {
 #[test]
 fn a_wrong_variable_is_named_as_such() {
     for (name, value, mode, stderr) in [
-        ("KVSTORE_FSYNC", "bad", "server 0 --data-dir x", "invalid value 'bad' for 'KVSTORE_FSYNC, a variable"),
-        ("KVSTORE_MAX_CONNECTIONS", "-5", "server 0", "for 'KVSTORE_MAX_CONNECTIONS, a variable of the environment': "),
-        ("KVSTORE_IDLE_TIMEOUT", "x", "server 0", "for 'KVSTORE_IDLE_TIMEOUT, a variable of the environment': not a "),
-        ("KVSTORE_PEER", "localhost", "server 0", "invalid value 'localhost' for 'KVSTORE_PEER, a variable"),
-        ("KVSTORE_INSECURE", "maybe", "server 0", "invalid value 'maybe' for 'KVSTORE_INSECURE, a variable"),
-        ("KVSTORE_ALSO", "garbage", "client localhost 1 PING", "invalid value 'garbage' for 'KVSTORE_ALSO, a variable"),
+        (
+            "KVSTORE_FSYNC",
+            "bad",
+            "server 0 --data-dir x",
+            "invalid value 'bad' for 'KVSTORE_FSYNC, a variable",
+        ),
+        (
+            "KVSTORE_MAX_CONNECTIONS",
+            "-5",
+            "server 0",
+            "for 'KVSTORE_MAX_CONNECTIONS, a variable of the environment': ",
+        ),
+        (
+            "KVSTORE_IDLE_TIMEOUT",
+            "x",
+            "server 0",
+            "for 'KVSTORE_IDLE_TIMEOUT, a variable of the environment': not a ",
+        ),
+        (
+            "KVSTORE_PEER",
+            "localhost",
+            "server 0",
+            "invalid value 'localhost' for 'KVSTORE_PEER, a variable",
+        ),
+        (
+            "KVSTORE_INSECURE",
+            "maybe",
+            "server 0",
+            "invalid value 'maybe' for 'KVSTORE_INSECURE, a variable",
+        ),
+        (
+            "KVSTORE_ALSO",
+            "garbage",
+            "client localhost 1 PING",
+            "invalid value 'garbage' for 'KVSTORE_ALSO, a variable",
+        ),
         // What is written on the command line is what is wrong.
-        ("KVSTORE_FSYNC", "always", "server 0 --fsync bad", "invalid value 'bad' for '--fsync <POLICY>'"),
-        ("KVSTORE_FSYNC", "always", "server 0 --fsync=bad", "invalid value 'bad' for '--fsync <POLICY>'"),
+        (
+            "KVSTORE_FSYNC",
+            "always",
+            "server 0 --fsync bad",
+            "invalid value 'bad' for '--fsync <POLICY>'",
+        ),
+        (
+            "KVSTORE_FSYNC",
+            "always",
+            "server 0 --fsync=bad",
+            "invalid value 'bad' for '--fsync <POLICY>'",
+        ),
     ] {
         check(&mode.split(' ').collect::<Vec<_>>(), &[(name, value)], 2, stderr);
     }
@@ -178,9 +253,20 @@ fn whoever_listens_is_told_apart_and_nobody_is_waited_for_long() {
                 "127.0.0.1:PORT is silent for 1 s",
             ],
         ),
-        (fake(web), ["127.0.0.1:PORT is no kvstore or Redis server: it answered 'HTTP/1.1 400 Bad Request'"; 4]),
-        (fake(page), ["127.0.0.1:PORT is no kvstore or Redis server: it answered '<!DOCTYPE HTML>'"; 4]),
-        (fake(mail), ["127.0.0.1:PORT is no kvstore or Redis server: it answered '220 mail.example ESMTP'"; 4]),
+        (
+            fake(web),
+            ["127.0.0.1:PORT is no kvstore or Redis server: it answered 'HTTP/1.1 400 Bad Request'";
+                4],
+        ),
+        (
+            fake(page),
+            ["127.0.0.1:PORT is no kvstore or Redis server: it answered '<!DOCTYPE HTML>'"; 4],
+        ),
+        (
+            fake(mail),
+            ["127.0.0.1:PORT is no kvstore or Redis server: it answered '220 mail.example ESMTP'";
+                4],
+        ),
         (
             fake(cut),
             [
@@ -195,8 +281,17 @@ fn whoever_listens_is_told_apart_and_nobody_is_waited_for_long() {
         for (question, answer) in QUESTIONS.iter().zip(answers) {
             let question = question.replace("PORT", &port.to_string());
             let start = Instant::now();
-            check(&question.split(' ').collect::<Vec<_>>(), &[], 1, &answer.replace("PORT", &port.to_string()));
-            assert!(start.elapsed() < Duration::from_secs(10), "{question} took {:?}", start.elapsed());
+            check(
+                &question.split(' ').collect::<Vec<_>>(),
+                &[],
+                1,
+                &answer.replace("PORT", &port.to_string()),
+            );
+            assert!(
+                start.elapsed() < Duration::from_secs(10),
+                "{question} took {:?}",
+                start.elapsed()
+            );
         }
     }
 }
@@ -206,9 +301,16 @@ fn a_missing_password_is_asked_for() {
     let server = Server::start_on(0, &[], &[("KVSTORE_PASSWORD", "secret")]);
     for question in QUESTIONS {
         // A loaded machine may take its time.
-        let question = question.replace("PORT", &server.port.to_string()).replace("--timeout 1", "--timeout 20");
+        let question = question
+            .replace("PORT", &server.port.to_string())
+            .replace("--timeout 1", "--timeout 20");
         let words: Vec<&str> = question.split(' ').collect();
-        check(&words, &[], 1, "Authentication required. Give it with --password-file FILE or KVSTORE_PASSWORD.");
+        check(
+            &words,
+            &[],
+            1,
+            "Authentication required. Give it with --password-file FILE or KVSTORE_PASSWORD.",
+        );
         assert_eq!(kvstore(&words, &[("KVSTORE_PASSWORD", "wrong")]).stdout, "");
         let answer = kvstore(&words, &[("KVSTORE_PASSWORD", "secret")]);
         assert!(answer.code == Some(0) || answer.stderr == "NOT_FOUND\n", "{answer:?}");
@@ -230,7 +332,19 @@ fn a_bench_says_that_its_keys_are_in_use() {
     });
     let port = server.port.to_string();
     check(
-        &["bench", "127.0.0.1", &port, "--keys", "1", "--seconds", "20", "--connections", "1", "--reads", "100"],
+        &[
+            "bench",
+            "127.0.0.1",
+            &port,
+            "--keys",
+            "1",
+            "--seconds",
+            "20",
+            "--connections",
+            "1",
+            "--reads",
+            "100",
+        ],
         &[],
         1,
         "holds another value than this bench wrote: $5",
@@ -245,7 +359,8 @@ fn a_prompt_outlives_a_silent_server() {
         return;
     }
     let (silent, server) = (fake(silent), Server::start(&[]));
-    let client = format!("{} client --timeout 1 127.0.0.1 {silent}", common::quoted(binary().display()));
+    let client =
+        format!("{} client --timeout 1 127.0.0.1 {silent}", common::quoted(binary().display()));
     let mut terminal = Terminal::start(&client);
     for (line, answer) in [
         (
@@ -270,13 +385,18 @@ fn a_prompt_outlives_a_silent_server() {
             "PUT k first",
             "Error: no reply from 127.0.0.1:PORT (silent for 1 s): whether PUT was carried out is unknown; it was not sent again\n> ",
         ),
-        ("GET k", "Connection to 127.0.0.1:PORT lost (silent for 1 s), connected to OTHER\nValue: NOT_FOUND\n> "),
+        (
+            "GET k",
+            "Connection to 127.0.0.1:PORT lost (silent for 1 s), connected to OTHER\nValue: NOT_FOUND\n> ",
+        ),
         ("PUT \"my key\" \"a\\n b\"", "Response: OK\n> "),
         ("GET \"my key\"", "Value: a\\n b\n> "),
     ] {
         terminal.wait_for("> ");
         terminal.type_line(line);
-        terminal.wait_for(&answer.replace("PORT", &silent.to_string()).replace("OTHER", &server.address()));
+        terminal.wait_for(
+            &answer.replace("PORT", &silent.to_string()).replace("OTHER", &server.address()),
+        );
     }
     server.connect().ask(resp(&[b"GET", b"my key"]), "$4\r\na\n b\r\n");
 }

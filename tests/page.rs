@@ -1,4 +1,5 @@
-//! The page, in a real browser: headless Chromium, driven through chromedriver's HTTP interface (W3C WebDriver).
+//! The page, in a real browser: headless Chromium, driven through chromedriver's HTTP interface
+//! (W3C WebDriver).
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -30,7 +31,8 @@ fn a_key_is_put_found_read_and_deleted_by_hand() {
     browser.wait_for_text("#keys button", "grüße/1 ?#%");
     server.connect().ask(resp(&[b"SET", key, b"changed"]), "+OK\r\n");
     browser.click("#keys button");
-    browser.wait_for("the new value", "return document.getElementById('value').value === 'changed'");
+    browser
+        .wait_for("the new value", "return document.getElementById('value').value === 'changed'");
     browser.click("#delete");
     browser.wait_for_text("#said", "Deleted.");
     server.connect().ask(resp(&[b"GET", key]), "$-1\r\n");
@@ -52,10 +54,12 @@ fn stored_markup_is_shown_as_text_and_bytes_as_bytes() {
     browser.open(server.port);
     browser.wait_for_text("#keys button", std::str::from_utf8(hostile).unwrap());
     browser.click("#keys button");
-    browser.wait_for("the value", "return document.getElementById('value').value.startsWith('<img')");
+    browser
+        .wait_for("the value", "return document.getElementById('value').value.startsWith('<img')");
     let check = "return window.hacked === undefined && !document.querySelector('img, #keys script, #entry script')";
     assert_eq!(browser.run(check), true);
-    // Neither does the value run when it is opened on its own, and keys that are no text are reached by their path.
+    // Neither does the value run when it is opened on its own, and keys that are no text are
+    // reached by their path.
     wire.ask(resp(&[b"SET", b"\xff\xfe", b"\x00\xff"]), "+OK\r\n");
     browser.type_into("#prefix", "no such prefix");
     browser.wait_for_text("#listed", "no keys");
@@ -96,7 +100,9 @@ fn what_cannot_be_shown_exactly_is_not_editable() {
         assert_eq!(browser.run("return document.getElementById('put').disabled"), true, "{reason}");
         browser.run("document.getElementById('entry').requestSubmit()");
         browser.press_enter("#name");
-        browser.run("document.getElementById('value').value = ''; document.getElementById('put').click()");
+        browser.run(
+            "document.getElementById('value').value = ''; document.getElementById('put').click()",
+        );
         wire.ask(resp(&[b"STRLEN", key.as_bytes()]), format!(":{}\r\n", value.len()));
         let expected = [format!("${}\r\n", value.len()).as_bytes(), value, b"\r\n"].concat();
         wire.ask(resp(&[b"GET", key.as_bytes()]), expected);
@@ -141,8 +147,15 @@ fn every_key_is_addressed_by_its_bytes() {
         browser.wait_for("the value", "return document.getElementById('value').value === 'before'");
         assert_eq!(browser.run("return document.getElementById('name').value"), *shown);
         let is_typed = !shown.contains('\\');
-        assert_eq!(browser.run("return document.getElementById('name').readOnly"), !is_typed, "{shown}");
-        assert_eq!(browser.text("#locked").starts_with("The key cannot be typed; it is "), !is_typed);
+        assert_eq!(
+            browser.run("return document.getElementById('name').readOnly"),
+            !is_typed,
+            "{shown}"
+        );
+        assert_eq!(
+            browser.text("#locked").starts_with("The key cannot be typed; it is "),
+            !is_typed
+        );
         browser.type_into("#value", "after");
         browser.click("#put");
         browser.wait_for_text("#said", "Stored.");
@@ -186,7 +199,11 @@ fn a_late_answer_changes_nothing() {
     browser.type_into("#name", "slow");
     browser.click("#get");
     browser.wait_for("the request", "return window.release !== undefined");
-    assert_eq!(browser.run("return document.getElementById('put').disabled"), true, "nothing is stored while reading");
+    assert_eq!(
+        browser.run("return document.getElementById('put').disabled"),
+        true,
+        "nothing is stored while reading"
+    );
     browser.type_into("#name", "fast");
     browser.click("#get");
     browser.wait_for("the value", "return document.getElementById('value').value === 'new'");
@@ -209,10 +226,21 @@ fn a_node_that_was_never_started_is_no_alarm() {
         "the peer's row",
         "return document.querySelector('.peer span')?.textContent.startsWith('not started yet: ')",
     );
-    assert!(browser.text(".peer span").contains("refused"), "the reason: {}", browser.text(".peer span"));
+    assert!(
+        browser.text(".peer span").contains("refused"),
+        "the reason: {}",
+        browser.text(".peer span")
+    );
     let peers = common::cluster::row(&server, nobody).unwrap();
-    assert!(peers.contains("state=connecting ") && peers.contains(" error=") && peers.contains("refused"), "{peers}");
-    server.wait_for_log(&format!("peer 127.0.0.1:{nobody} cannot be reached yet, and is tried again: "));
+    assert!(
+        peers.contains("state=connecting ")
+            && peers.contains(" error=")
+            && peers.contains("refused"),
+        "{peers}"
+    );
+    server.wait_for_log(&format!(
+        "peer 127.0.0.1:{nobody} cannot be reached yet, and is tried again: "
+    ));
     server.connect().ask("PUT k v\n", "OK\n");
     // As if it had been behind for long: the real one takes 5 s to get there.
     poll("the change is late", || {
@@ -223,7 +251,10 @@ fn a_node_that_was_never_started_is_no_alarm() {
                  return document.getElementById('state').textContent + document.getElementById('notes').textContent";
     assert_eq!(browser.run(shown), "ready");
     let lost = shown.replace("lag_ms = 60000", "lag_ms = 60000; status.peers[0].met = true");
-    assert_eq!(browser.run(&lost), format!("laggingLagging: 127.0.0.1:{nobody} lacks changes that are 60 s old."));
+    assert_eq!(
+        browser.run(&lost),
+        format!("laggingLagging: 127.0.0.1:{nobody} lacks changes that are 60 s old.")
+    );
 }
 
 #[test]
@@ -232,12 +263,14 @@ fn the_page_shows_the_last_minutes_fits_a_phone_and_notices_a_dead_node() {
         return;
     };
     let mut server = Server::start(&[]);
-    // The load is over before the page is opened: its charts begin with the last minutes all the same.
+    // The load is over before the page is opened: its charts begin with the last minutes all the
+    // same.
     let mut wire = server.connect();
     (0..50).for_each(|i| wire.ask(format!("PUT key{i} v\nGET key{i}\n"), "OK\nv\n"));
     poll("the load is history", || {
         let history = http::get(&server, "/status.json").json()["history"].take();
-        let of_load = |sample: &Value| sample[0].as_f64().unwrap() > 10.0 && sample[2].as_u64().unwrap() > 0;
+        let of_load =
+            |sample: &Value| sample[0].as_f64().unwrap() > 10.0 && sample[2].as_u64().unwrap() > 0;
         history.as_array().unwrap().iter().any(of_load).then_some(())
     });
     browser.call("POST", "/window/rect", &json!({ "width": 390, "height": 844 }));
@@ -277,7 +310,8 @@ fn a_class_watches_a_partition_and_its_healing() {
         let shown = format!("return document.getElementById('value').value === {value:?}");
         poll(&format!("the page of {} shows {value}", server.port), || {
             browser.click("#keys button");
-            std::thread::sleep(std::time::Duration::from_millis(50)); // A person's pause between two clicks.
+            // A person's pause between two clicks.
+            std::thread::sleep(std::time::Duration::from_millis(50));
             (browser.run(&shown) == true).then_some(())
         });
     };
@@ -286,7 +320,11 @@ fn a_class_watches_a_partition_and_its_healing() {
     // The link is seen, and cut with its button.
     browser.open(first.port);
     browser.wait_for_text(".peer span", "live");
-    assert!(browser.text("#picture").contains(&format!(":{}", second.port)), "{}", browser.text("#picture"));
+    assert!(
+        browser.text("#picture").contains(&format!(":{}", second.port)),
+        "{}",
+        browser.text("#picture")
+    );
     browser.click(".peer button");
     browser.wait_for_text(".peer span", "partitioned");
     browser.wait_for_text(".peer button", "Heal");
@@ -318,22 +356,33 @@ impl Browser {
         if !have("chromedriver", "chromium-driver") || !have("chromium", "chromium") {
             return None;
         }
-        let mut driver =
-            Command::new("chromedriver").arg("--port=0").stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut driver = Command::new("chromedriver")
+            .arg("--port=0")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines().map_while(Result::ok);
         let port = lines
-            .find_map(|line| line.strip_suffix('.')?.rsplit_once("successfully on port ")?.1.parse().ok())
+            .find_map(|line| {
+                line.strip_suffix('.')?.rsplit_once("successfully on port ")?.1.parse().ok()
+            })
             .expect("chromedriver says its port");
         std::thread::spawn(move || lines.for_each(drop));
         let profile = tempfile::tempdir().unwrap();
-        let mut browser = Browser { port, session: String::new(), _driver: Program(driver), _profile: profile };
+        let mut browser =
+            Browser { port, session: String::new(), _driver: Program(driver), _profile: profile };
         let options = json!({ "args": [
             "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync", "--no-proxy-server",
             "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",
             format!("--user-data-dir={}", browser._profile.path().display()),
         ] });
         let always = json!({ "browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": { "browser": "ALL" } });
-        let session = browser.request("POST", "/session", &json!({ "capabilities": { "alwaysMatch": always } }));
+        let session = browser.request(
+            "POST",
+            "/session",
+            &json!({ "capabilities": { "alwaysMatch": always } }),
+        );
         browser.session = session["sessionId"].as_str().expect("a session").to_string();
         Some(browser)
     }
@@ -354,7 +403,8 @@ impl Browser {
 
     /// The text of the first element that a selector finds; empty if there is none.
     fn text(&self, selector: &str) -> String {
-        let script = format!("return (document.querySelector({selector:?}) || {{}}).textContent || ''");
+        let script =
+            format!("return (document.querySelector({selector:?}) || {{}}).textContent || ''");
         self.run(&script).as_str().unwrap().to_string()
     }
 
@@ -364,27 +414,34 @@ impl Browser {
     }
 
     fn element(&self, selector: &str) -> String {
-        let found = self.call("POST", "/element", &json!({ "using": "css selector", "value": selector }));
+        let found =
+            self.call("POST", "/element", &json!({ "using": "css selector", "value": selector }));
         let id = found.as_object().and_then(|found| found.values().next()?.as_str());
         id.unwrap_or_else(|| panic!("no {selector}: {found}")).to_string()
     }
 
     /// A click of the mouse, as a person makes it: fails when something else is in front.
     fn click(&self, selector: &str) {
-        let clicked = self.call("POST", &format!("/element/{}/click", self.element(selector)), &json!({}));
+        let clicked =
+            self.call("POST", &format!("/element/{}/click", self.element(selector)), &json!({}));
         assert_eq!(clicked, Value::Null, "{selector}");
     }
 
     fn type_into(&self, selector: &str, text: &str) {
         let element = self.element(selector);
         self.call("POST", &format!("/element/{element}/clear"), &json!({}));
-        let typed = self.call("POST", &format!("/element/{element}/value"), &json!({ "text": text }));
+        let typed =
+            self.call("POST", &format!("/element/{element}/value"), &json!({ "text": text }));
         assert_eq!(typed, Value::Null, "{selector}");
     }
 
     fn press_enter(&self, selector: &str) {
         let path = format!("/element/{}/value", self.element(selector));
-        assert_eq!(self.call("POST", &path, &json!({ "text": "\u{e007}" })), Value::Null, "{selector}");
+        assert_eq!(
+            self.call("POST", &path, &json!({ "text": "\u{e007}" })),
+            Value::Null,
+            "{selector}"
+        );
     }
 
     /// What the browser put into its console as an error: a status, or the message.
@@ -405,7 +462,9 @@ impl Browser {
 
     fn request(&self, method: &str, path: &str, body: &Value) -> Value {
         let mut wire = Wire::connect(self.port);
-        let answer = http::ask(&mut wire, method, path, &["Host: localhost"], body.to_string().as_bytes()).json();
+        let answer =
+            http::ask(&mut wire, method, path, &["Host: localhost"], body.to_string().as_bytes())
+                .json();
         answer["value"].clone()
     }
 }
@@ -414,7 +473,8 @@ impl Drop for Browser {
     fn drop(&mut self) {
         // Ends the browser, also after a failure, when nothing here may fail once more.
         if let Ok(mut stream) = TcpStream::connect(("127.0.0.1", self.port)) {
-            let request = format!("DELETE /session/{} HTTP/1.1\r\nHost: localhost\r\n\r\n", self.session);
+            let request =
+                format!("DELETE /session/{} HTTP/1.1\r\nHost: localhost\r\n\r\n", self.session);
             let _ = stream.set_read_timeout(Some(common::SOON));
             let _ = stream.write_all(request.as_bytes());
             // The answer comes when the browser has ended.

@@ -85,7 +85,10 @@ fn outcome(command: kvstore::error::Result<Command>) -> String {
     }
 }
 
-fn read_in_pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, limits: &Limits) -> (Vec<String>, bool) {
+fn read_in_pieces<'a>(
+    pieces: impl IntoIterator<Item = &'a [u8]>,
+    limits: &Limits,
+) -> (Vec<String>, bool) {
     let mut reader = Reader::default();
     pieces.into_iter().for_each(|piece| reader.receive(piece, limits));
     (reader.seen, reader.ended)
@@ -93,7 +96,12 @@ fn read_in_pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, limits: &Limit
 
 /// Small limits, so that random input meets them.
 fn small_limits() -> Limits {
-    Limits { line_bytes_max: 60, request_elements_max: 5, request_bytes_max: 120, ..Limits::default() }
+    Limits {
+        line_bytes_max: 60,
+        request_elements_max: 5,
+        request_bytes_max: 120,
+        ..Limits::default()
+    }
 }
 
 /// Bytes that look like requests often enough to get deep into the parsers.
@@ -120,9 +128,10 @@ fn valid_requests() -> impl Strategy<Value = Vec<u8>> {
         bytes
     });
     let text = || "[a-z]{1,9}";
-    let line_request = (text(), text(), prop::bool::ANY).prop_map(|(key, value, carriage_return)| {
-        format!("PUT {key} {value}{}\n", if carriage_return { "\r" } else { "" }).into_bytes()
-    });
+    let line_request =
+        (text(), text(), prop::bool::ANY).prop_map(|(key, value, carriage_return)| {
+            format!("PUT {key} {value}{}\n", if carriage_return { "\r" } else { "" }).into_bytes()
+        });
     prop_oneof![
         prop::collection::vec(resp_request, 1..5).prop_map(|requests| requests.concat()),
         prop::collection::vec(line_request, 1..5).prop_map(|requests| requests.concat()),
@@ -179,8 +188,11 @@ proptest! {
 #[test]
 fn announced_lengths_allocate_nothing() {
     let limits = Limits::default();
-    for bytes in [&b"*1048576\r\n"[..], b"*1048576\r\n$67108864\r\n", b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$67108864\r\nabc"]
-    {
+    for bytes in [
+        &b"*1048576\r\n"[..],
+        b"*1048576\r\n$67108864\r\n",
+        b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$67108864\r\nabc",
+    ] {
         let used = allocation_counter::measure(|| {
             assert!(matches!(resp::Parser::default().parse(bytes, &limits, true), Ok(None)));
         });
@@ -190,8 +202,8 @@ fn announced_lengths_allocate_nothing() {
 
 #[test]
 fn many_small_pieces_take_no_quadratic_time() {
-    // 10,000 elements that come byte by byte: 170,000 bytes. Looking at each again and again would be
-    // 10^10 steps, which takes minutes.
+    // 10,000 elements that come byte by byte: 170,000 bytes. Looking at each again and again would
+    // be 10^10 steps, which takes minutes.
     let mut bytes = b"*10001\r\n$3\r\nDEL\r\n".to_vec();
     (0..10_000).for_each(|i| bytes.extend_from_slice(format!("$7\r\nkey{i:04}\r\n").as_bytes()));
     let limits = Limits::default();

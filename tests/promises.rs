@@ -1,4 +1,5 @@
-//! What a reply promises: that what it shows stays, that a gentle stop loses nothing, that `WAIT` counts who holds it.
+//! What a reply promises: that what it shows stays, that a gentle stop loses nothing, that `WAIT`
+//! counts who holds it.
 
 mod common;
 
@@ -33,17 +34,30 @@ fn requests_that_show_absence() -> Vec<Vec<u8>> {
         &[b"FLUSHALL"],
         &[b"FLUSHDB"],
     ];
-    let http = ["GET /keys/k", "HEAD /keys/k", "DELETE /keys/k", "GET /keys", "GET /status.json", "GET /metrics"];
-    let http = http.map(|line| format!("{line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").into_bytes());
-    let lines = ["GET k\n", "EXISTS k\n", "DELETE k\n", "DBSIZE\n", "INFO\n"].map(|line| line.as_bytes().to_vec());
+    let http = [
+        "GET /keys/k",
+        "HEAD /keys/k",
+        "DELETE /keys/k",
+        "GET /keys",
+        "GET /status.json",
+        "GET /metrics",
+    ];
+    let http = http.map(|line| {
+        format!("{line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").into_bytes()
+    });
+    let lines = ["GET k\n", "EXISTS k\n", "DELETE k\n", "DBSIZE\n", "INFO\n"]
+        .map(|line| line.as_bytes().to_vec());
     commands.iter().map(|words| resp(words)).chain(http).chain(lines).collect()
 }
 
 #[test]
 fn a_reply_that_shows_a_key_to_be_gone_waits_for_the_delete() {
     let directory = tempfile::tempdir().unwrap();
-    let configuration =
-        Configuration { port: 0, data_dir: Some(directory.path().to_path_buf()), ..Configuration::default() };
+    let configuration = Configuration {
+        port: 0,
+        data_dir: Some(directory.path().to_path_buf()),
+        ..Configuration::default()
+    };
     let server = NodeServer::start(Node::open(configuration).unwrap()).unwrap();
     let node: &Arc<Node> = &server.node;
     let log = &node.durability().unwrap().log;
@@ -61,7 +75,11 @@ fn a_reply_that_shows_a_key_to_be_gone_waits_for_the_delete() {
         let mut first = [0];
         std::io::Read::read_exact(&mut wire.stream, &mut first).unwrap();
         let request = request.escape_ascii();
-        assert_eq!(log.unwritten_bytes(position), 0, "'{request}' was answered before the delete it shows was safe");
+        assert_eq!(
+            log.unwritten_bytes(position),
+            0,
+            "'{request}' was answered before the delete it shows was safe"
+        );
     }
 }
 
@@ -70,7 +88,8 @@ fn write_until_the_end(server: &Server, writers: usize, stop: impl FnOnce() + Se
     let acknowledged = Mutex::new(Vec::new());
     thread::scope(|scope| {
         for writer in 0..writers {
-            let (acknowledged, mut client) = (&acknowledged, Client::connect(&server.address()).unwrap());
+            let (acknowledged, mut client) =
+                (&acknowledged, Client::connect(&server.address()).unwrap());
             scope.spawn(move || {
                 for i in 0.. {
                     let key = format!("writer{writer}:{i}");
@@ -107,10 +126,13 @@ fn missing(server: &Server, keys: &[String]) -> Vec<String> {
     let mut client = Client::connect(&server.address()).unwrap();
     let mut missing = Vec::new();
     for keys in keys.chunks(1_000) {
-        let words: Vec<&[u8]> = [&b"MGET"[..]].into_iter().chain(keys.iter().map(String::as_bytes)).collect();
+        let words: Vec<&[u8]> =
+            [&b"MGET"[..]].into_iter().chain(keys.iter().map(String::as_bytes)).collect();
         let Response::Array(values) = client.request(&words).unwrap() else { panic!("no list") };
         let pairs = keys.iter().zip(values);
-        missing.extend(pairs.filter(|(_, value)| *value == Response::Null).map(|(key, _)| key.clone()));
+        missing.extend(
+            pairs.filter(|(_, value)| *value == Response::Null).map(|(key, _)| key.clone()),
+        );
     }
     missing
 }
@@ -190,7 +212,9 @@ fn a_node_that_stops_takes_neither_writes_nor_connections() {
     let answers = String::from_utf8(probe.rest()).unwrap();
     assert!(answers.contains("HTTP/1.1 503"), "{answers}");
     server.stop().unwrap();
-    poll("the listener closes", || std::net::TcpStream::connect(("127.0.0.1", port)).is_err().then_some(()));
+    poll("the listener closes", || {
+        std::net::TcpStream::connect(("127.0.0.1", port)).is_err().then_some(())
+    });
 }
 
 #[test]

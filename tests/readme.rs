@@ -1,8 +1,9 @@
-//! The README is true: its console blocks are run as they stand, its tables are compared with the source.
+//! The README is true: its console blocks are run as they stand, its tables are compared with the
+//! source.
 //!
-//! A section (up to the next heading) is a room of its own: a private network and process namespace where one
-//! can be made, otherwise free ports in place of the README's. A section that uses a program which this machine
-//! lacks is skipped as a whole. Its blocks run in order:
+//! A section (up to the next heading) is a room of its own: a private network and process namespace
+//! where one can be made, otherwise free ports in place of the README's. A section that uses a
+//! program which this machine lacks is skipped as a whole. Its blocks run in order:
 //!
 //! - A command that prints `Server started on port …` runs on to the end of the section.
 //! - `$ command` is run by bash in an empty folder; what follows is what it prints.
@@ -35,7 +36,9 @@ fn sections(text: &str) -> Vec<(String, Vec<String>)> {
             (Some(block), line) => *block += &format!("{line}\n"),
             (None, "```console") => block = Some(String::new()),
             (None, line) if line.starts_with("```") => in_other_block = !in_other_block,
-            (None, line) if line.starts_with('#') && !in_other_block => sections.push((line.to_string(), Vec::new())),
+            (None, line) if line.starts_with('#') && !in_other_block => {
+                sections.push((line.to_string(), Vec::new()))
+            }
             _ => {}
         }
     }
@@ -49,7 +52,9 @@ fn commands(block: &str) -> Vec<(String, Vec<String>)> {
     for line in block.lines() {
         match line.strip_prefix("$ ") {
             Some(command) => commands.push((command.to_string(), Vec::new())),
-            None => commands.last_mut().expect("a block starts with a command").1.push(line.to_string()),
+            None => {
+                commands.last_mut().expect("a block starts with a command").1.push(line.to_string())
+            }
         }
     }
     commands
@@ -68,7 +73,8 @@ struct Room {
 /// Programs that the README uses and a machine may not have, with their Debian packages.
 const PROGRAMS: [(&str, &str); 2] = [("redis-cli", "redis-tools"), ("curl", "curl")];
 const PORTS: [&str; 5] = ["8080", "8081", "8082", "9000", "9001"];
-/// What takes the place of `run_server.sh` with other ports: those that look for each other by themselves.
+/// What takes the place of `run_server.sh` with other ports: those that look for each other by
+/// themselves.
 const PEERS: &str = "case ${1:-} in
     PORT0) export KVSTORE_PEER=localhost:PORT1,localhost:PORT2 ;;
     PORT1) export KVSTORE_PEER=localhost:PORT0,localhost:PORT2 ;;
@@ -77,18 +83,24 @@ esac";
 
 /// Whether this machine has the programs that a section uses; if not, says so.
 fn has_programs(blocks: &[String]) -> bool {
-    let words: Vec<&str> =
-        blocks.iter().flat_map(|block| block.lines()).filter_map(|line| line.strip_prefix("$ ")).collect();
-    let is_used = |program: &str| words.iter().any(|line| line.split(' ').any(|word| word == program));
+    let words: Vec<&str> = blocks
+        .iter()
+        .flat_map(|block| block.lines())
+        .filter_map(|line| line.strip_prefix("$ "))
+        .collect();
+    let is_used =
+        |program: &str| words.iter().any(|line| line.split(' ').any(|word| word == program));
     let is_typed = blocks.iter().any(|block| block.contains("\n> "));
     PROGRAMS.iter().all(|(program, package)| !is_used(program) || common::have(program, package))
         && (!is_typed || common::have("script", "bsdutils"))
 }
 
-/// Free ports in place of the README's: others, of four digits too, so that columns stay where they are.
+/// Free ports in place of the README's: others, of four digits too, so that columns stay where they
+/// are.
 fn free_ports() -> Vec<(&'static str, String)> {
     let free_port = || common::cluster::free_port_in(5_000..10_000).to_string();
-    let mut ports = std::iter::repeat_with(free_port).filter(|port| !PORTS.contains(&port.as_str()));
+    let mut ports =
+        std::iter::repeat_with(free_port).filter(|port| !PORTS.contains(&port.as_str()));
     PORTS.iter().map(|port| (*port, ports.next().expect("there is no end"))).collect()
 }
 
@@ -100,11 +112,15 @@ impl Room {
         let peers = (0..3).fold(PEERS.to_string(), |peers, index| {
             peers.replace(&format!("PORT{index}"), ports.get(index).map_or("", |(_, port)| port))
         });
-        for (script, first) in [("run_server.sh", if ports.is_empty() { "" } else { &peers }), ("run_client.sh", "")] {
+        for (script, first) in
+            [("run_server.sh", if ports.is_empty() { "" } else { &peers }), ("run_client.sh", "")]
+        {
             let path = folder.path().join(script);
             let script = quoted(repository().join(script).display());
-            std::fs::write(&path, format!("#!/usr/bin/env bash\n{first}\nexec {script} \"$@\"\n")).expect("written");
-            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("executable");
+            std::fs::write(&path, format!("#!/usr/bin/env bash\n{first}\nexec {script} \"$@\"\n"))
+                .expect("written");
+            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+                .expect("executable");
         }
         let release = folder.path().join("target").join("release");
         std::fs::create_dir_all(&release).expect("made");
@@ -122,7 +138,10 @@ impl Room {
         let command = format!("cd {} && {command}", quoted(self.folder.path().display()));
         match &self.namespace {
             Some((_, pid)) => {
-                format!("exec nsenter -t {pid} -U -n -p -m --preserve-credentials bash -c {}", quoted(command))
+                format!(
+                    "exec nsenter -t {pid} -U -n -p -m --preserve-credentials bash -c {}",
+                    quoted(command)
+                )
             }
             None => command,
         }
@@ -157,7 +176,8 @@ impl Room {
         // As at a terminal: the log and the printed lines in one stream.
         bash.arg("-c").arg(self.entered(&format!("exec 2>&1 && exec env {command}")));
         let server = Server::spawn(bash).unwrap_or_else(|log| panic!("{command}: {log}"));
-        // The README's machine lets a server take all connections that it may; this one says if it does not.
+        // The README's machine lets a server take all connections that it may; this one says if it
+        // does not.
         let is_of_this_machine = |line: &&str| line.contains(" connections instead of ");
         let printed = server.printed.split_inclusive('\n').filter(|line| !is_of_this_machine(line));
         same(command, &printed.collect::<String>(), expected);
@@ -205,7 +225,8 @@ fn namespace() -> Option<(Child, u32)> {
         let _ = child.wait();
         return None;
     }
-    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).ok()?;
+    let children =
+        std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).ok()?;
     let pid = children.split_whitespace().next()?.parse().ok()?;
     Some((child, pid))
 }
@@ -226,8 +247,12 @@ fn is_same(shown: &str, expected: &[String]) -> bool {
 /// Whether all lines are as expected; a line `…` stands for any number of lines.
 fn lines_match(expected: &[String], lines: &[&str]) -> bool {
     match (expected, lines) {
-        ([any, rest @ ..], _) if any == "…" => (0..=lines.len()).any(|skipped| lines_match(rest, &lines[skipped..])),
-        ([first, rest @ ..], [line, lines @ ..]) => matches(first, line) && lines_match(rest, lines),
+        ([any, rest @ ..], _) if any == "…" => {
+            (0..=lines.len()).any(|skipped| lines_match(rest, &lines[skipped..]))
+        }
+        ([first, rest @ ..], [line, lines @ ..]) => {
+            matches(first, line) && lines_match(rest, lines)
+        }
         (expected, lines) => expected.is_empty() && lines.is_empty(),
     }
 }
@@ -282,7 +307,10 @@ fn the_command_table_is_the_sources() {
         let lines = if row.on_lines { "| yes |" } else { "| |" };
         assert!(line.contains(lines) && line.contains(row.summary), "{line}: {row:?}");
     }
-    let rows = text.lines().filter(|line| line.starts_with("| `") && line.matches('|').count() >= 4).count();
+    let rows = text
+        .lines()
+        .filter(|line| line.starts_with("| `") && line.matches('|').count() >= 4)
+        .count();
     assert!(rows >= TABLE.len());
 }
 
@@ -295,7 +323,11 @@ fn the_limits_table_is_the_sources() {
         with_commas(limits.request_elements_max),
         with_commas(limits.connections_max),
         format!("{} MiB in all", limits.request_bytes_max >> 20),
-        format!("{} elements, {} KiB", limits.unauthenticated_elements_max, limits.unauthenticated_bytes_max >> 10),
+        format!(
+            "{} elements, {} KiB",
+            limits.unauthenticated_elements_max,
+            limits.unauthenticated_bytes_max >> 10
+        ),
         format!("{} s between two bytes", limits.partial_request_timeout.as_secs()),
         format!("{} s without progress", limits.write_timeout.as_secs()),
     ] {
@@ -305,8 +337,12 @@ fn the_limits_table_is_the_sources() {
 
 fn with_commas(number: usize) -> String {
     let digits = number.to_string();
-    let groups: Vec<&str> =
-        digits.as_bytes().rchunks(3).rev().map(|group| std::str::from_utf8(group).expect("digits")).collect();
+    let groups: Vec<&str> = digits
+        .as_bytes()
+        .rchunks(3)
+        .rev()
+        .map(|group| std::str::from_utf8(group).expect("digits"))
+        .collect();
     groups.join(",")
 }
 
@@ -314,8 +350,9 @@ fn with_commas(number: usize) -> String {
 fn files_named_in_the_readme_exist() {
     let text = readme();
     let mut named = 0;
-    for word in
-        text.split(['`', '(', ')', ' ', '\n']).filter(|word| word.starts_with("src/") || word.starts_with("tests/"))
+    for word in text
+        .split(['`', '(', ')', ' ', '\n'])
+        .filter(|word| word.starts_with("src/") || word.starts_with("tests/"))
     {
         assert!(Path::new(repository()).join(word).exists(), "{word}");
         named += 1;

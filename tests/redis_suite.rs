@@ -1,6 +1,6 @@
-//! Redis's own tests of its protocol, run against this server. They are not part of this repository:
-//! `.ci/run` fetches them from Debian's source package. What they need and this server does not have
-//! is listed in `redis_suite_skip.txt`.
+//! Redis's own tests of its protocol, run against this server. They are not part of this
+//! repository: `.ci/run` fetches them from Debian's source package. What they need and this server
+//! does not have is listed in `redis_suite_skip.txt`.
 
 mod common;
 
@@ -27,7 +27,10 @@ fn every_skipped_test_needs_a_command_that_is_not_there() {
             continue;
         }
         for word in reason.split(' ') {
-            assert!(command::row(word.as_bytes()).is_none(), "{word} is in the table, so '{name}' should run");
+            assert!(
+                command::row(word.as_bytes()).is_none(),
+                "{word} is in the table, so '{name}' should run"
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Several nodes as processes: replication, catching up, partitions, membership, and what goes wrong.
+//! Several nodes as processes: replication, catching up, partitions, membership, and what goes
+//! wrong.
 
 mod common;
 
@@ -71,13 +72,17 @@ fn a_node_that_was_killed_and_is_empty_catches_up() {
     ask(&first, &["DELETE", "key:7"]);
     ask(&third, &["PUT", "key:8", "changed"]);
     let second = Server::start_on(port, &[&peers(&[&first])[0]], &[]);
-    poll("the empty node has everything", || (ask(&second, &["DBSIZE"]) == Response::Integer(1_999)).then_some(()));
+    poll("the empty node has everything", || {
+        (ask(&second, &["DBSIZE"]) == Response::Integer(1_999)).then_some(())
+    });
     wait_for_value(&second, "key:8", Some("changed"));
     assert_eq!(get(&second, "key:7"), None);
     wait_for(&first, port, "live");
     wait_for(&third, port, "live");
     // The old id is gone with its data: nobody waits for it.
-    poll("one peer each for the other two", || (text(ask(&first, &["PEERS"])).lines().count() == 2).then_some(()));
+    poll("one peer each for the other two", || {
+        (text(ask(&first, &["PEERS"])).lines().count() == 2).then_some(())
+    });
 }
 
 fn client_put(server: &Server, i: usize) {
@@ -131,7 +136,8 @@ fn one_named_peer_is_cut_off_and_the_third_relays_nothing_of_its_own() {
     let refused = text(ask(&first, &["PARTITION", "localhost:1"]));
     assert!(refused.contains("no peer has"), "{refused}");
     ask(&first, &["PUT", "k", "v"]);
-    // The third has it from the first and compares with the second in ten seconds: so two paths exist.
+    // The third has it from the first and compares with the second in ten seconds: so two paths
+    // exist.
     wait_for_value(&third, "k", Some("v"));
     wait_for_value(&second, "k", Some("v"));
     ask(&first, &["HEAL"]);
@@ -157,7 +163,8 @@ fn wait_counts_the_peers_that_hold_this_connections_writes() {
     assert!(began.elapsed() >= Duration::from_millis(1_500));
     // A client that hangs up ends the wait.
     wire.send("WAIT 2 0\n");
-    let clients = |wanted: &str| text(ask(&first, &["INFO", "clients"])).contains(wanted).then_some(());
+    let clients =
+        |wanted: &str| text(ask(&first, &["INFO", "clients"])).contains(wanted).then_some(());
     poll("the connection waits", || clients("blocked_clients:1"));
     drop(wire);
     poll("the waiting connection is closed", || clients("connected_clients:2"));
@@ -297,7 +304,9 @@ fn a_peer_that_never_answers_or_trickles_blocks_nobody() {
         poll("the time limit ends the attempt", || {
             server
                 .log()
-                .contains(&format!("localhost:{port} cannot be reached yet, and is tried again: no sign of life in"))
+                .contains(&format!(
+                    "localhost:{port} cannot be reached yet, and is tried again: no sign of life in"
+                ))
                 .then_some(())
         });
     }
@@ -322,7 +331,9 @@ fn a_dead_peer_costs_bounded_memory_and_is_caught_up_later() {
     assert!(number(&first, "queue_overflows") > 0);
     assert!(number(&first, "lag_ms_max") > 0);
     let second = Server::start_on(port, &[&peers(&[&first])[0]], &[]);
-    poll("all is there", || (ask(&second, &["DBSIZE"]) == Response::Integer(count as i64)).then_some(()));
+    poll("all is there", || {
+        (ask(&second, &["DBSIZE"]) == Response::Integer(count as i64)).then_some(())
+    });
     wait_for(&first, port, "live");
     poll("nothing is queued", || (number(&first, "queued_keys") == 0).then_some(()));
 }
@@ -424,7 +435,9 @@ fn a_copied_data_directory_is_refused_in_both_logs() {
     let copy = start(&["--data-dir", &directory("b")], &[&original]);
     wait_for(&copy, original.port, "refused: two running nodes have the id");
     for server in [&original, &copy] {
-        poll("a reason in the log", || server.log().contains("copied data directory").then_some(()));
+        poll("a reason in the log", || {
+            server.log().contains("copied data directory").then_some(())
+        });
     }
 }
 
@@ -437,7 +450,12 @@ fn a_ban_survives_a_restart_and_the_forgotten_node_is_told_the_way_out() {
     wait_for(&first, second.port, "live");
     second.kill();
     let row = row(&first, second.port).expect("a row");
-    let id = row.split(" id=").nth(1).and_then(|rest| rest.split(' ').next()).expect("an id").to_string();
+    let id = row
+        .split(" id=")
+        .nth(1)
+        .and_then(|rest| rest.split(' ').next())
+        .expect("an id")
+        .to_string();
     assert_eq!(ask(&first, &["PEER", "FORGET", &id]), Response::Simple("OK".into()));
     first.kill();
     let first = Server::start(&["--data-dir", &directory("a")]);
@@ -450,14 +468,21 @@ fn a_ban_survives_a_restart_and_the_forgotten_node_is_told_the_way_out() {
 #[test]
 fn the_server_tells_the_usage_of_its_options() {
     let help = common::run(Command::new(binary()).args(["server", "--help"]), "").stdout;
-    for option in
-        ["--peer", "--advertise", "--cluster", "--max-clock-skew", "--tombstone-grace", "--enable-fault-injection"]
-    {
+    for option in [
+        "--peer",
+        "--advertise",
+        "--cluster",
+        "--max-clock-skew",
+        "--tombstone-grace",
+        "--enable-fault-injection",
+    ] {
         assert!(help.contains(option), "{option}");
     }
-    for (variable, value) in
-        [("KVSTORE_PEER", "nonsense"), ("KVSTORE_ADVERTISE", "0.0.0.0:1"), ("KVSTORE_CLUSTER", "a b")]
-    {
+    for (variable, value) in [
+        ("KVSTORE_PEER", "nonsense"),
+        ("KVSTORE_ADVERTISE", "0.0.0.0:1"),
+        ("KVSTORE_CLUSTER", "a b"),
+    ] {
         let mut run = Command::new(binary());
         let output = common::run(run.args(["server", "0"]).env(variable, value), "");
         assert_eq!(output.code, Some(2), "{variable}={value}: {}", output.stderr);

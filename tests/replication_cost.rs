@@ -30,7 +30,8 @@ fn silent_port() -> u16 {
 
 /// A server without a peer, one whose peer is down, one whose peer accepts and never answers.
 fn servers_with_useless_peers() -> [Server; 3] {
-    let [down, silent] = [free_port(), silent_port()].map(|port| format!("--peer=localhost:{port}"));
+    let [down, silent] =
+        [free_port(), silent_port()].map(|port| format!("--peer=localhost:{port}"));
     [vec![], vec![down.as_str()], vec![silent.as_str()]].map(|options| Server::start(&options))
 }
 
@@ -48,10 +49,14 @@ impl Load {
             (0..PIPELINE).map(|i| format!("PUT {} a value of 24 characters\n", key(i))).collect()
         };
         let batches = |client| (0..batches).map(|number| batch(client, number)).collect();
-        Load { wires: (0..clients).map(|_| server.connect()).collect(), batches: (0..clients).map(batches).collect() }
+        Load {
+            wires: (0..clients).map(|_| server.connect()).collect(),
+            batches: (0..clients).map(batches).collect(),
+        }
     }
 
-    /// Writes until the time is over, every key once if there is none. How many, and in how many seconds.
+    /// Writes until the time is over, every key once if there is none. How many, and in how many
+    /// seconds.
     fn run(&mut self, time: Option<Duration>) -> (f64, f64) {
         let began = Instant::now();
         let count: usize = thread::scope(|scope| {
@@ -84,8 +89,9 @@ fn processor_seconds(pid: u32) -> f64 {
     ticks.map(|ticks| ticks.parse::<f64>().unwrap()).sum::<f64>() / 100.0
 }
 
-/// Rounds in which each server is written to in so many turns; in every round another one begins. How many times as
-/// many writes a second, and how many in a second of processor time, with a useless peer as without.
+/// Rounds in which each server is written to in so many turns; in every round another one begins.
+/// How many times as many writes a second, and how many in a second of processor time, with a
+/// useless peer as without.
 fn compare_throughput(rounds: usize, turns: usize) -> [[f64; 2]; 2] {
     let _alone = alone();
     let servers = servers_with_useless_peers();
@@ -95,7 +101,8 @@ fn compare_throughput(rounds: usize, turns: usize) -> [[f64; 2]; 2] {
     }
     let mut ratios = [(); 2].map(|()| [vec![], vec![]]);
     for round in 0..rounds {
-        // In short turns, so that what else the machine does falls on all alike: writes, seconds, processor's seconds.
+        // In short turns, so that what else the machine does falls on all alike: writes, seconds,
+        // processor's seconds.
         let mut totals = [[0.0; 3]; 3];
         for turn in 0..3 * turns {
             let index = (round + turn + turn / 3) % 3;
@@ -152,7 +159,10 @@ fn a_useless_peer_costs_bounded_memory() {
         resident_bytes(server.pid())
     });
     println!("memory with a peer that is down: {} KiB more", down.saturating_sub(without) / 1024);
-    println!("memory with a peer that never answers: {} KiB more", silent.saturating_sub(without) / 1024);
+    println!(
+        "memory with a peer that never answers: {} KiB more",
+        silent.saturating_sub(without) / 1024
+    );
     assert!(down < without + BYTES_PER_PEER_MAX, "{without} {down}");
     assert!(silent < without + BYTES_PER_PEER_MAX, "{without} {silent}");
 }

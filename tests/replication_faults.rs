@@ -1,9 +1,10 @@
-//! Three real nodes in a bad minute: killed, stopped, cut off, at random, under load; then all answer the same.
+//! Three real nodes in a bad minute: killed, stopped, cut off, at random, under load; then all
+//! answer the same.
 //!
-//! Where the test may, each node has a network namespace of its own on a bridge, and a cut sets its link down: packets
-//! vanish, nobody is told, connections hang. Clients come by another door, so that a node that is cut off goes on
-//! taking writes. Elsewhere `PARTITION` cuts. A failure prints its seed; `SEED=n` makes the same choices again, though
-//! not at the same moments.
+//! Where the test may, each node has a network namespace of its own on a bridge, and a cut sets its
+//! link down: packets vanish, nobody is told, connections hang. Clients come by another door, so
+//! that a node that is cut off goes on taking writes. Elsewhere `PARTITION` cuts. A failure prints
+//! its seed; `SEED=n` makes the same choices again, though not at the same moments.
 
 mod common;
 
@@ -31,7 +32,8 @@ impl Network {
     fn make() -> Option<Network> {
         let process = std::process::id() as usize;
         let door = |index: usize| {
-            // Networks of four addresses each, out of those that are set aside for tests of networks.
+            // Networks of four addresses each, out of those that are set aside for tests of
+            // networks.
             let number = (process * 3 + index) % 16_000 * 4;
             let address = |last| format!("198.19.{}.{}", number / 256, number % 256 + last);
             [address(1), address(2)]
@@ -51,7 +53,9 @@ impl Network {
         [
             format!("netns add {machine}"),
             format!("-n {machine} link set lo up"),
-            format!("-n NAME-switch link add name port{index} type veth peer name peers netns {machine}"),
+            format!(
+                "-n NAME-switch link add name port{index} type veth peer name peers netns {machine}"
+            ),
             format!("-n NAME-switch link set port{index} master bridge up"),
             format!("-n {machine} address add {}/24 dev peers", peer_host(index)),
             format!("-n {machine} link set peers up"),
@@ -144,7 +148,13 @@ impl Nodes {
         };
         command.args(["server", &self.ports[index].to_string(), "--enable-fault-injection"]);
         if self.network.is_some() {
-            command.args(["--bind", "0.0.0.0", "--insecure", "--advertise", &self.peer_address(index)]);
+            command.args([
+                "--bind",
+                "0.0.0.0",
+                "--insecure",
+                "--advertise",
+                &self.peer_address(index),
+            ]);
         }
         for other in (0..3).filter(|other| *other != index) {
             command.args(["--peer", &self.peer_address(other)]);
@@ -181,7 +191,8 @@ impl Nodes {
     /// What a node answers for every key.
     fn answers(&self, index: usize) -> Response {
         let keys: Vec<String> = (0..KEYS).map(|i| format!("key{i}")).collect();
-        let words: Vec<&[u8]> = [&b"MGET"[..]].into_iter().chain(keys.iter().map(|key| key.as_bytes())).collect();
+        let words: Vec<&[u8]> =
+            [&b"MGET"[..]].into_iter().chain(keys.iter().map(|key| key.as_bytes())).collect();
         Client::connect(&self.addresses[index]).unwrap().request(&words).unwrap()
     }
 }
@@ -206,12 +217,14 @@ struct Random(u64);
 
 impl Random {
     fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % bound
     }
 }
 
-/// Writes and deletes at a node until it is over, whatever happens to the node; counts what was acknowledged.
+/// Writes and deletes at a node until it is over, whatever happens to the node; counts what was
+/// acknowledged.
 fn load(address: &str, seed: u64, is_over: &AtomicBool, acknowledged: &AtomicU64) {
     let mut random = Random(seed);
     while !is_over.load(Ordering::Relaxed) {
@@ -263,7 +276,10 @@ fn survive_trouble(time: Duration, longest: Duration) {
         assert!(began.elapsed() < Duration::from_secs(5), "SEED={seed}: they still differ");
         thread::sleep(Duration::from_millis(20));
     }
-    println!("they agree {:?} after the last trouble; acknowledged: {acknowledged:?}", began.elapsed());
+    println!(
+        "they agree {:?} after the last trouble; acknowledged: {acknowledged:?}",
+        began.elapsed()
+    );
     // A load that got nowhere would prove nothing.
     let least = time.as_secs() * 20;
     assert!(acknowledged.iter().all(|count| count.load(Ordering::Relaxed) > least));
@@ -275,7 +291,9 @@ fn make_trouble(nodes: &mut Nodes, mut random: Random, time: Duration, longest: 
     let mut begun = 0;
     while began.elapsed() < time || !under_way.is_empty() {
         let is_over = began.elapsed() >= time;
-        for (index, trouble, _) in under_way.extract_if(.., |(_, _, end)| is_over || *end <= Instant::now()) {
+        for (index, trouble, _) in
+            under_way.extract_if(.., |(_, _, end)| is_over || *end <= Instant::now())
+        {
             nodes.set(index, trouble, false);
         }
         let index = random.below(3) as usize;
@@ -284,18 +302,25 @@ fn make_trouble(nodes: &mut Nodes, mut random: Random, time: Duration, longest: 
             _ => random.below(3) as usize,
         };
         let trouble = [Trouble::Killed, Trouble::Stopped, Trouble::CutOff][kind];
-        // A process is killed or stopped, not both; cut off it may be besides, where the kernel does it.
+        // A process is killed or stopped, not both; cut off it may be besides, where the kernel
+        // does it.
         let is_in_the_way = |other: Trouble| {
-            other == trouble || nodes.network.is_none() || ![other, trouble].contains(&Trouble::CutOff)
+            other == trouble
+                || nodes.network.is_none()
+                || ![other, trouble].contains(&Trouble::CutOff)
         };
-        let is_free = under_way.iter().all(|(other, kind, _)| *other != index || !is_in_the_way(*kind));
+        let is_free =
+            under_way.iter().all(|(other, kind, _)| *other != index || !is_in_the_way(*kind));
         if !is_over && is_free && random.below(4) == 0 {
             let longest_ms = longest.as_millis() as u64;
             let length_ms = match trouble {
                 Trouble::Stopped => longest_ms,
                 _ => random.below(longest_ms * 2 / 3) + 50,
             };
-            println!("{:>5} ms: {trouble:?} node {index} for {length_ms} ms", began.elapsed().as_millis());
+            println!(
+                "{:>5} ms: {trouble:?} node {index} for {length_ms} ms",
+                began.elapsed().as_millis()
+            );
             nodes.set(index, trouble, true);
             begun += 1;
             under_way.push((index, trouble, Instant::now() + Duration::from_millis(length_ms)));

@@ -21,7 +21,11 @@ fn the_prompt_is_the_originals() {
         return;
     }
     let server = Server::start(&[]);
-    let mut terminal = Terminal::start(&format!("{} client localhost {}", quoted(binary().display()), server.port));
+    let mut terminal = Terminal::start(&format!(
+        "{} client localhost {}",
+        quoted(binary().display()),
+        server.port
+    ));
     for line in [
         "PUT name Dylan",
         "PUT age 25",
@@ -83,12 +87,17 @@ Goodbye!
 #[test]
 fn a_pipe_gets_no_banner_and_no_prompt() {
     let server = Server::start(&[]);
-    let all_worked = client(server.port, &[], "PUT k a value\r\nGET k\nGET miss\nQUIT\nPUT after quit\n");
+    let all_worked =
+        client(server.port, &[], "PUT k a value\r\nGET k\nGET miss\nQUIT\nPUT after quit\n");
     assert_eq!(all_worked, said("Response: OK\nValue: a value\nValue: NOT_FOUND\n", "", 0));
     for (input, stdout, stderr) in [
         ("GET\nGET k", "Usage: GET <key>\nValue: a value\n", ""),
         ("JUMP\n", "Unknown command: JUMP\n", ""),
-        ("SET k a b\n", "", "Error: syntax error: SET has no option 'b' here, nothing was changed\n"),
+        (
+            "SET k a b\n",
+            "",
+            "Error: syntax error: SET has no option 'b' here, nothing was changed\n",
+        ),
     ] {
         assert_eq!(client(server.port, &[], input), said(stdout, stderr, 1), "{input:?}");
     }
@@ -105,7 +114,10 @@ fn control_characters_are_shown_escaped() {
 #[test]
 fn one_command_prints_the_bare_result() {
     let server = Server::start(&[]);
-    assert_eq!(client(server.port, &["PUT", "k", "--also", "two", "words"], ""), said("OK\n", "", 0));
+    assert_eq!(
+        client(server.port, &["PUT", "k", "--also", "two", "words"], ""),
+        said("OK\n", "", 0)
+    );
     assert_eq!(client(server.port, &["GET", "k"], ""), said("--also two words\n", "", 0));
     assert_eq!(client(server.port, &["get", "miss"], ""), said("", "NOT_FOUND\n", 1));
     assert_eq!(client(server.port, &["DELETE", "miss"], ""), said("OK\n", "", 0));
@@ -123,7 +135,11 @@ fn one_command_prints_the_bare_result() {
 #[test]
 fn a_closed_pipe_is_no_error() {
     let server = Server::start(&[]);
-    let pipeline = format!("{} client localhost {} HELLO 3 | head -n 1", quoted(binary().display()), server.port);
+    let pipeline = format!(
+        "{} client localhost {} HELLO 3 | head -n 1",
+        quoted(binary().display()),
+        server.port
+    );
     let output = run(Command::new("bash").args(["-o", "pipefail", "-c", &pipeline]), "");
     assert_eq!(output, said("server\n", "", 0));
 }
@@ -141,11 +157,20 @@ fn a_password_comes_from_a_file_or_the_environment() {
         "Error: Authentication required. Give it with --password-file FILE or KVSTORE_PASSWORD.\n"
     );
     let mut with_file = Command::new(binary());
-    with_file.args(["client", "--password-file", file, "localhost", &server.port.to_string(), "DBSIZE"]);
+    with_file.args([
+        "client",
+        "--password-file",
+        file,
+        "localhost",
+        &server.port.to_string(),
+        "DBSIZE",
+    ]);
     assert_eq!(run(&mut with_file, ""), said("0\n", "", 0));
     let ask = |password: &str| {
         let mut command = Command::new(binary());
-        command.args(["client", "localhost", &server.port.to_string(), "DBSIZE"]).env("KVSTORE_PASSWORD", password);
+        command
+            .args(["client", "localhost", &server.port.to_string(), "DBSIZE"])
+            .env("KVSTORE_PASSWORD", password);
         run(&mut command, "")
     };
     assert_eq!(ask("secret word"), said("0\n", "", 0));
@@ -159,7 +184,11 @@ fn options_come_from_the_environment_too_and_empty_is_unset() {
     let server = Server::start_on(
         0,
         &[],
-        &[("KVSTORE_MAX_CONNECTIONS", "7"), ("KVSTORE_BIND", ""), ("KVSTORE_PORT", "tcp://10.0.0.1:80")],
+        &[
+            ("KVSTORE_MAX_CONNECTIONS", "7"),
+            ("KVSTORE_BIND", ""),
+            ("KVSTORE_PORT", "tcp://10.0.0.1:80"),
+        ],
     );
     let settings = client(server.port, &["CONFIG", "GET", "maxclients"], "");
     assert_eq!(settings.stdout, "maxclients\n7\n");
@@ -204,7 +233,11 @@ fn nobody_there_is_said_with_a_way_out() {
     let port = Server::start(&[]).port; // Dropped at once, so nobody listens there now.
     let output = client(port, &["PING"], "");
     assert_eq!(output.code, Some(1));
-    assert!(output.stderr.starts_with(&format!("Error: cannot connect to localhost:{port}: ")), "{}", output.stderr);
+    assert!(
+        output.stderr.starts_with(&format!("Error: cannot connect to localhost:{port}: ")),
+        "{}",
+        output.stderr
+    );
     assert!(output.stderr.contains("./run_server.sh"), "{}", output.stderr);
 }
 
@@ -215,12 +248,17 @@ fn the_scripts_work_from_any_folder() {
     start.arg("0").current_dir(folder.path());
     let server = Server::spawn(start).expect("it starts");
     let mut ask = Command::new(repository().join("run_client.sh"));
-    ask.args(["localhost", &server.port.to_string(), "PUT", "k", "two words"]).current_dir(folder.path());
+    ask.args(["localhost", &server.port.to_string(), "PUT", "k", "two words"])
+        .current_dir(folder.path());
     assert_eq!(run(&mut ask, ""), said("OK\n", "", 0));
     let mut ask = Command::new(repository().join("run_client.sh"));
     ask.args(["localhost", &server.port.to_string()]).current_dir(folder.path());
     assert_eq!(run(&mut ask, "GET k\n"), said("Value: two words\n", "", 0));
-    assert_eq!(std::fs::read_dir(folder.path()).expect("listed").count(), 0, "nothing is left behind");
+    assert_eq!(
+        std::fs::read_dir(folder.path()).expect("listed").count(),
+        0,
+        "nothing is left behind"
+    );
     for script in SCRIPTS {
         let text = std::fs::read_to_string(repository().join(script)).expect("a script");
         assert!(text.lines().count() < 30, "{script} is short");
@@ -239,7 +277,8 @@ impl Programs {
         for (name, script) in programs {
             let path = folder.path().join(name);
             std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("written");
-            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("executable");
+            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+                .expect("executable");
         }
         Programs(folder)
     }
@@ -253,8 +292,13 @@ impl Programs {
         let path = std::env::var_os("PATH").expect("a path");
         for program in programs {
             let mut folders = std::env::split_paths(&path);
-            let found = folders.find_map(|folder| Some(folder.join(program)).filter(|file| file.is_file()));
-            std::os::unix::fs::symlink(found.expect("in every system"), self.0.path().join(program)).expect("linked");
+            let found =
+                folders.find_map(|folder| Some(folder.join(program)).filter(|file| file.is_file()));
+            std::os::unix::fs::symlink(
+                found.expect("in every system"),
+                self.0.path().join(program),
+            )
+            .expect("linked");
         }
         self.0.path()
     }
@@ -286,7 +330,8 @@ fn a_script_says_that_it_needs_bash() {
     for script in SCRIPTS {
         let mut shell = Command::new("sh");
         shell.current_dir(repository()).args([script, "localhost", "8080"]);
-        let expected = format!("{script} is a script for bash, so type: bash {script} localhost 8080\n");
+        let expected =
+            format!("{script} is a script for bash, so type: bash {script} localhost 8080\n");
         assert_eq!(run(&mut shell, ""), said("", &expected, 2));
     }
 }
@@ -297,18 +342,22 @@ fn a_script_says_in_a_line_what_is_missing_or_too_old() {
     let tell = |programs: &[(&str, &str)]| {
         let programs = Programs::fake(programs);
         let path = programs.path_with(&base);
-        let [server, client] =
-            SCRIPTS.map(|script| run(Command::new(repository().join(script)).arg("0").env("PATH", path), ""));
+        let [server, client] = SCRIPTS.map(|script| {
+            run(Command::new(repository().join(script)).arg("0").env("PATH", path), "")
+        });
         assert_eq!(server, client);
         assert_eq!((server.stdout.as_str(), server.code), ("", Some(1)), "{}", server.stderr);
         server.stderr
     };
-    let is_missing =
-        "is missing: install Rust (https://rustup.rs) and a C linker (Debian: apt install build-essential)";
+    let is_missing = "is missing: install Rust (https://rustup.rs) and a C linker (Debian: apt install build-essential)";
     assert_eq!(tell(&[]), format!("cargo {is_missing}\n"));
     assert_eq!(tell(&[("cargo", "echo cargo 1.99.0")]), format!("cc {is_missing}\n"));
     let toml = std::fs::read_to_string(repository().join("Cargo.toml")).expect("a manifest");
-    let needed = toml.split("rust-version = \"").nth(1).and_then(|rest| rest.split('"').next()).expect("a version");
+    let needed = toml
+        .split("rust-version = \"")
+        .nth(1)
+        .and_then(|rest| rest.split('"').next())
+        .expect("a version");
     for old in ["cargo 1.65.0", "cargo 0.66.0", "cargo 1.85.1 (d73d2caf9 2024-12-31)"] {
         let expected = format!(
             "{old} is too old, Rust {needed} is needed: rustup update, or install Rust from https://rustup.rs\n"
@@ -319,10 +368,19 @@ fn a_script_says_in_a_line_what_is_missing_or_too_old() {
 
 #[test]
 fn a_new_cargo_is_not_too_old() {
-    for new in ["cargo 1.89.0", "cargo 1.100.0-nightly (abc 2026-01-01)", "cargo 2.0.0", "something else"] {
-        let programs = Programs::fake(&[("cargo", &format!("[ \"$1\" = --version ] && echo '{new}' || echo ran"))]);
+    for new in
+        ["cargo 1.89.0", "cargo 1.100.0-nightly (abc 2026-01-01)", "cargo 2.0.0", "something else"]
+    {
+        let programs = Programs::fake(&[(
+            "cargo",
+            &format!("[ \"$1\" = --version ] && echo '{new}' || echo ran"),
+        )]);
         let mut script = Command::new(repository().join("run_server.sh"));
-        assert_eq!(run(script.env("PATH", programs.path_before_all()), ""), said("ran\n", "", 0), "{new}");
+        assert_eq!(
+            run(script.env("PATH", programs.path_before_all()), ""),
+            said("ran\n", "", 0),
+            "{new}"
+        );
     }
 }
 
@@ -352,7 +410,10 @@ fn the_client_script_edits_lines_for_a_person_only() {
         assert_eq!(at_a_terminal(variables, &words), shown, "{variables} {words}");
     }
     let mut piped = Command::new(repository().join("run_client.sh"));
-    piped.args(["localhost", &port.to_string()]).env("PATH", programs.path_before_all()).env("TERM", "vt100");
+    piped
+        .args(["localhost", &port.to_string()])
+        .env("PATH", programs.path_before_all())
+        .env("TERM", "vt100");
     assert_eq!(run(&mut piped, ""), said("plain\n", "", 0));
 }
 

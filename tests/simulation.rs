@@ -1,12 +1,15 @@
-//! Many clusters in one thread: the real store, sync, link, member and tombstone logic under whatever a seed makes up.
+//! Many clusters in one thread: the real store, sync, link, member and tombstone logic under
+//! whatever a seed makes up.
 //!
-//! One seed decides everything: what clients write, how long messages take, which are lost, delayed past the end of
-//! their connection or delivered twice, which nodes are cut off, crash, come back with or without their
-//! memory, are forgotten, and how wrong their clocks are. One promise of TCP is kept: on one connection nothing arrives
-//! behind what was sent later. Then everything heals, and what must hold is checked:
+//! One seed decides everything: what clients write, how long messages take, which are lost, delayed
+//! past the end of their connection or delivered twice, which nodes are cut off, crash, come back
+//! with or without their memory, are forgotten, and how wrong their clocks are. One promise of TCP
+//! is kept: on one connection nothing arrives behind what was sent later. Then everything heals,
+//! and what must hold is checked:
 //!
 //! - all nodes hold the same;
-//! - no acknowledged write is lost, but to a later version of its key or with the last node that held it;
+//! - no acknowledged write is lost, but to a later version of its key or with the last node that
+//!   held it;
 //! - no delete comes back, and all tombstones go at last;
 //! - a peer that counts for `WAIT` holds the write;
 //! - an idle cluster is quiet: no record travels to and fro;
@@ -165,9 +168,11 @@ struct Cluster {
     /// Who cannot connect to whom, though the other may: NAT, a firewall, a wrong `--advertise`.
     one_way: BTreeSet<(usize, usize)>,
     is_healthy: bool,
-    /// Every node names all others as seeds, so that nobody's end leaves two strangers; otherwise one.
+    /// Every node names all others as seeds, so that nobody's end leaves two strangers; otherwise
+    /// one.
     names_all: bool,
-    /// The latest acknowledged version of each key that is not excused, and whether it was a delete.
+    /// The latest acknowledged version of each key that is not excused, and whether it was a
+    /// delete.
     expected: HashMap<&'static str, (Version, bool)>,
     /// The latest delete of each key, excused or not: it may have got away before its node lost it.
     deletes: HashMap<&'static str, Version>,
@@ -240,7 +245,13 @@ impl Cluster {
         SimNode {
             store: KeyValueStore::new(),
             clock: HybridClock::default(),
-            members: Members::new(identity, self.named(&seeds), Dials::Everybody, &Stored::default(), 10),
+            members: Members::new(
+                identity,
+                self.named(&seeds),
+                Dials::Everybody,
+                &Stored::default(),
+                10,
+            ),
             rounds: self.rounds(),
             links: BTreeMap::new(),
             inbound: HashMap::new(),
@@ -289,7 +300,9 @@ impl Cluster {
         };
         let value = value.as_ref().map(|value| &value[..]);
         let shard = node.store.write(key.as_bytes(), value, keep, stamp, |_| 0).shard;
-        trace(|| format!("{} node {index} writes {key} {version:?} delete={is_delete}", self.now_ms));
+        trace(|| {
+            format!("{} node {index} writes {key} {version:?} delete={is_delete}", self.now_ms)
+        });
         for (number, link) in &node.links {
             link.queue.offer(Change { key: key.as_bytes().into(), at_ms: wall_ms }, shard);
             let (sent, overflows) = (link.queue.sent(), link.queue.overflows());
@@ -337,7 +350,10 @@ impl Cluster {
         let (now_ms, cutoff) = (self.now_ms, self.cutoff(index));
         let node = &mut self.nodes[index];
         let holders = node.members.holders();
-        let is_apart = node.links.iter().any(|(other, sim)| holders.contains_key(other) && !sim.link.is_introduced());
+        let is_apart = node
+            .links
+            .iter()
+            .any(|(other, sim)| holders.contains_key(other) && !sim.link.is_introduced());
         let Some(sim) = node.links.get_mut(&number) else {
             return;
         };
@@ -367,7 +383,8 @@ impl Cluster {
                 let exchange = connection.exchange;
                 let is_merge = matches!(requests[..], [Request::Merge(_)]);
                 self.merges += u64::from(is_merge);
-                let hello = (requests[0] == Request::Hello).then(|| self.introduction(index, false));
+                let hello =
+                    (requests[0] == Request::Hello).then(|| self.introduction(index, false));
                 let sender_id = self.nodes[index].members.identity().node_id;
                 let copies = match self.random.below(40) {
                     0 if !self.is_healthy => 0,
@@ -404,7 +421,8 @@ impl Cluster {
         }
         let address_tried = contact.addresses[sim.attempts % contact.addresses.len()].clone();
         let target = (0..self.nodes.len()).find(|other| address(*other) == address_tried);
-        let target = target.filter(|other| self.nodes[*other].is_up && self.can_talk(index, *other));
+        let target =
+            target.filter(|other| self.nodes[*other].is_up && self.can_talk(index, *other));
         let target = target.filter(|other| !self.one_way.contains(&(index, *other)));
         let Some(sim) = self.nodes[index].links.get_mut(&number) else {
             return;
@@ -413,7 +431,13 @@ impl Cluster {
         sim.attempts += 1;
         if let Some(target) = target {
             sim.link.connected();
-            sim.connection = Some(Connection { id, address: address_tried, target, under_way: None, exchange: 0 });
+            sim.connection = Some(Connection {
+                id,
+                address: address_tried,
+                target,
+                under_way: None,
+                exchange: 0,
+            });
         } else {
             sim.link.peek(&sim.queue);
         }
@@ -470,11 +494,14 @@ impl Cluster {
         }
         match message {
             Message::Requests { from, link, connection, exchange, requests, hello, sender_id } => {
-                // Bytes that are on their way arrive even when the sender has given up, but TCP keeps the order of a
-                // connection: never behind later ones, for however long it stays open.
+                // Bytes that are on their way arrive even when the sender has given up, but TCP
+                // keeps the order of a connection: never behind later ones, for however long it
+                // stays open.
                 let newest = self.nodes[to].inbound.get(&sender_id);
                 let is_overtaken = newest.is_some_and(|newest| {
-                    newest.connection == connection && exchange < newest.exchange && self.fault != Fault::OrderNotKept
+                    newest.connection == connection
+                        && exchange < newest.exchange
+                        && self.fault != Fault::OrderNotKept
                 });
                 if is_overtaken || !self.can_talk(from, to) {
                     return;
@@ -508,10 +535,12 @@ impl Cluster {
             self.adopt(to, from.clock);
             self.update_links(to);
             // The last to arrive counts, also if it was under way for long: the others end.
-            let newest = Inbound { connection, heard_ms: self.now_ms, greeted_ms: self.now_ms, exchange: 0 };
+            let newest =
+                Inbound { connection, heard_ms: self.now_ms, greeted_ms: self.now_ms, exchange: 0 };
             let before = self.nodes[to].inbound.insert(from.node_id, newest);
             if before.is_some_and(|before| {
-                before.connection == connection && is_restless(Duration::from_millis(self.now_ms - before.greeted_ms))
+                before.connection == connection
+                    && is_restless(Duration::from_millis(self.now_ms - before.greeted_ms))
             }) {
                 self.nodes[to].links.values().for_each(|link| link.queue.nudge());
             }
@@ -562,12 +591,16 @@ impl Cluster {
                 )
             });
         }
-        let done = sync::merge(&node.store, &node.clock, &taken, (wall_ms, SKEW_MAX), |_| 0).expect("our own bytes");
+        let done = sync::merge(&node.store, &node.clock, &taken, (wall_ms, SKEW_MAX), |_| 0)
+            .expect("our own bytes");
         node.links.values().for_each(|link| link.queue.stir());
         if self.fault == Fault::ReceivedRecordForwarded {
             for record in decode_all(records).flatten() {
                 for link in node.links.values() {
-                    link.queue.offer(Change { key: record.key.into(), at_ms: wall_ms }, shard_of(key_hash(record.key)));
+                    link.queue.offer(
+                        Change { key: record.key.into(), at_ms: wall_ms },
+                        shard_of(key_hash(record.key)),
+                    );
                 }
             }
         }
@@ -596,7 +629,8 @@ impl Cluster {
                 let _ = sim.queue.take_marks();
             }
             if self.fault == Fault::OneShardNeverSynced {
-                let (Reply::Bytes(bytes), shard) = (&mut replies[0], shard_of(key_hash(b"a"))) else {
+                let (Reply::Bytes(bytes), shard) = (&mut replies[0], shard_of(key_hash(b"a")))
+                else {
                     return;
                 };
                 let ours = &view.shard_digests()[shard * 8..shard * 8 + 8];
@@ -692,8 +726,15 @@ impl Cluster {
             let before = &self.nodes[index];
             let mut identity = fresh.members.identity().clone();
             identity.node_id = before.members.identity().node_id;
-            let seeds: Vec<String> = (1..count).map(|step| address((index + step) % count)).collect();
-            fresh.members = Members::new(identity, self.named(&seeds), Dials::Everybody, &before.members.stored(), 10);
+            let seeds: Vec<String> =
+                (1..count).map(|step| address((index + step) % count)).collect();
+            fresh.members = Members::new(
+                identity,
+                self.named(&seeds),
+                Dials::Everybody,
+                &before.members.stored(),
+                10,
+            );
             fresh.is_forgotten = before.is_forgotten;
             for key in KEYS {
                 fresh.clock.observe(fresh.store.version(key.as_bytes()).unwrap_or_default().time);
@@ -706,7 +747,12 @@ impl Cluster {
     /// Somebody forgets a node that is down.
     fn forget(&mut self, index: usize, gone: usize) {
         let who = &self.nodes[gone];
-        if !self.names_all || index == gone || who.is_up || !self.nodes[index].is_up || self.nodes[index].is_forgotten {
+        if !self.names_all
+            || index == gone
+            || who.is_up
+            || !self.nodes[index].is_up
+            || self.nodes[index].is_forgotten
+        {
             return;
         }
         let id = format!("{:016x}", who.members.identity().node_id);
@@ -756,7 +802,9 @@ impl Cluster {
             if before == node.store.version(key.as_bytes()) {
                 continue;
             }
-            trace(|| format!("{} node {index} drops {key} {before:?}, holders {holders:?}", self.now_ms));
+            trace(|| {
+                format!("{} node {index} drops {key} {before:?}, holders {holders:?}", self.now_ms)
+            });
             // Whom it never met it cannot ask, so this delete promises nothing to them.
             let is_latest = self.expected.get(key).map(|(version, _)| *version) == before;
             if holders.is_empty() && is_latest {
@@ -776,11 +824,13 @@ impl Cluster {
             if !sim.link.held().covers(ticket.sent, &ticket.overflows) {
                 return true;
             }
-            let holder = self.nodes.iter().find(|node| Some(node.members.identity().node_id) == sim.peer);
+            let holder =
+                self.nodes.iter().find(|node| Some(node.members.identity().node_id) == sim.peer);
             // It may have crashed since, or have dropped the tombstone.
             if let Some(holder) = holder.filter(|holder| holder.is_up) {
                 let held = holder.store.version(ticket.key.as_bytes());
-                // Aged tombstones are not compared: a peer without a value had what a delete asks for.
+                // Aged tombstones are not compared: a peer without a value had what a delete asks
+                // for.
                 let now_ms = START_MS + self.now_ms + node.fastest_ms;
                 let is_old = ticket.version.wall_ms() + GRACE.as_millis() as u64 * 7 / 8 < now_ms;
                 let is_gone = is_old || is_deleted(holder, ticket.key);
@@ -819,7 +869,9 @@ impl Cluster {
         inside
             .map(|(index, node)| {
                 let live = KEYS.iter().filter(|key| !is_deleted(node, key));
-                let entry = |key: &&str| Some((key.as_bytes().to_vec(), node.store.version(key.as_bytes())?));
+                let entry = |key: &&str| {
+                    Some((key.as_bytes().to_vec(), node.store.version(key.as_bytes())?))
+                };
                 (index, live.filter_map(entry).collect())
             })
             .collect()
@@ -833,9 +885,14 @@ impl Cluster {
         for (key, (version, is_delete)) in &self.expected {
             let held = contents[0].1.get(key.as_bytes());
             match is_delete {
-                true => assert!(held.is_none_or(|held| held > version), "the delete of {key} came back"),
+                true => {
+                    assert!(held.is_none_or(|held| held > version), "the delete of {key} came back")
+                }
                 false if held.is_none() && self.deletes.get(key) > Some(version) => {}
-                false => assert!(held >= Some(version), "the write of {key} is lost: {held:?}, not {version:?}"),
+                false => assert!(
+                    held >= Some(version),
+                    "the write of {key} is lost: {held:?}, not {version:?}"
+                ),
             }
         }
     }
@@ -897,7 +954,11 @@ fn burst(cluster: &mut Cluster) {
 }
 
 /// Runs seeds on all processors; the first failure, with its seed.
-fn run_seeds(seeds: std::ops::Range<u64>, fault: Fault, play: fn(u64, Fault)) -> Option<(u64, String)> {
+fn run_seeds(
+    seeds: std::ops::Range<u64>,
+    fault: Fault,
+    play: fn(u64, Fault),
+) -> Option<(u64, String)> {
     let next = std::sync::atomic::AtomicU64::new(seeds.start);
     let failure = std::sync::Mutex::new(None);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -951,7 +1012,8 @@ fn is_caught(fault: Fault, seeds: u64) {
 }
 
 fn is_caught_in(play: fn(u64, Fault), fault: Fault, seeds: u64) {
-    let (seed, message) = run_seeds(0..seeds, fault, play).unwrap_or_else(|| panic!("{fault:?} was not caught"));
+    let (seed, message) =
+        run_seeds(0..seeds, fault, play).unwrap_or_else(|| panic!("{fault:?} was not caught"));
     play(seed, Fault::None);
     println!("{fault:?}: SEED={seed}: {message}");
 }
@@ -986,9 +1048,9 @@ fn a_delete_survives_an_empty_joiner_with_a_stale_returner() {
     passes(0..SEEDS / 4, empty_joiner_and_stale_returner);
 }
 
-/// The hardest case for forgetting deletes. A node is away with an old value until the tombstone has aged; another
-/// comes back empty, without the tombstone; the first sends it the old value and crashes at that moment, so that
-/// nobody who is asked has it while it is on its way.
+/// The hardest case for forgetting deletes. A node is away with an old value until the tombstone
+/// has aged; another comes back empty, without the tombstone; the first sends it the old value and
+/// crashes at that moment, so that nobody who is asked has it while it is on its way.
 fn empty_joiner_and_stale_returner(seed: u64, fault: Fault) {
     let mut cluster = Cluster::new(seed, fault);
     cluster.names_all = true;
@@ -1018,7 +1080,8 @@ fn empty_joiner_and_stale_returner(seed: u64, fault: Fault) {
     cluster.check_convergence();
 }
 
-/// Who is away with old data is remembered, though everybody who ever met it has lost its memory since.
+/// Who is away with old data is remembered, though everybody who ever met it has lost its memory
+/// since.
 #[test]
 fn a_delete_survives_restarts_of_all_who_met_the_one_that_is_away() {
     let mut cluster = Cluster::new(0, Fault::None);
@@ -1043,14 +1106,18 @@ fn a_delete_survives_restarts_of_all_who_met_the_one_that_is_away() {
         cluster.write_at(1 - index, "b", false);
         cluster.run(cluster.now_ms + 9_000, 100);
     }
-    assert!(cluster.nodes[..2].iter().all(|node| node.store.version(b"a") > Some(value)), "both know of the delete");
+    assert!(
+        cluster.nodes[..2].iter().all(|node| node.store.version(b"a") > Some(value)),
+        "both know of the delete"
+    );
     cluster.run(cluster.now_ms + 600_000, 500);
     cluster.restart(2);
     cluster.run(cluster.now_ms + 100_000, 500);
     cluster.check_convergence();
 }
 
-/// Who only introduced itself, and could never be reached back, is remembered by a node that restarts with its data.
+/// Who only introduced itself, and could never be reached back, is remembered by a node that
+/// restarts with its data.
 #[test]
 fn a_delete_survives_a_restart_of_a_node_that_never_reached_the_one_with_the_value() {
     let mut cluster = Cluster::new(0, Fault::None);
@@ -1071,7 +1138,10 @@ fn a_delete_survives_a_restart_of_a_node_that_never_reached_the_one_with_the_val
     cluster.crash(0);
     cluster.restart(0);
     cluster.run(cluster.now_ms + 300_000, 500);
-    assert!(cluster.nodes[0].store.version(b"a") > Some(value), "the tombstone waits for the one that is away");
+    assert!(
+        cluster.nodes[0].store.version(b"a") > Some(value),
+        "the tombstone waits for the one that is away"
+    );
     cluster.heal();
     cluster.run(cluster.now_ms + 600_000, 500);
     cluster.check_convergence();
@@ -1091,9 +1161,9 @@ fn a_delete_survives_a_late_copy_on_a_living_connection() {
     passes(0..SEEDS / 4, late_copy_on_a_living_connection);
 }
 
-/// Why forgetting deletes needs the order that TCP keeps. A node sends a value and deletes it; all learn of that, compare
-/// and forget the tombstone; and only then a second copy of the value would arrive, on the connection that has carried
-/// all those comparisons.
+/// Why forgetting deletes needs the order that TCP keeps. A node sends a value and deletes it; all
+/// learn of that, compare and forget the tombstone; and only then a second copy of the value would
+/// arrive, on the connection that has carried all those comparisons.
 fn late_copy_on_a_living_connection(seed: u64, fault: Fault) {
     let mut cluster = Cluster::new(seed, fault);
     cluster.nodes.clear();
@@ -1112,7 +1182,12 @@ fn late_copy_on_a_living_connection(seed: u64, fault: Fault) {
     while !cluster.network.values().any(|(_, message)| is_value(message)) {
         cluster.tick(10);
     }
-    let sent = cluster.network.values().find(|(_, message)| is_value(message)).cloned().expect("it is there");
+    let sent = cluster
+        .network
+        .values()
+        .find(|(_, message)| is_value(message))
+        .cloned()
+        .expect("it is there");
     let late = (cluster.now_ms + 400_000, cluster.id());
     cluster.network.insert(late, sent);
     cluster.run(cluster.now_ms + 5_000, 100);
@@ -1129,6 +1204,7 @@ fn an_old_connection_that_stays_open_is_caught() {
 
 #[test]
 fn the_keys_of_the_simulation_are_in_different_shards() {
-    let shards: BTreeSet<usize> = KEYS.iter().map(|key| shard_of(key_hash(key.as_bytes()))).collect();
+    let shards: BTreeSet<usize> =
+        KEYS.iter().map(|key| shard_of(key_hash(key.as_bytes()))).collect();
     assert!(shards.len() == KEYS.len() && shards.iter().all(|shard| *shard < SHARDS));
 }

@@ -1,4 +1,5 @@
-//! Links that are slow, refused or broken by their disks: everything arrives at last, and trying costs little.
+//! Links that are slow, refused or broken by their disks: everything arrives at last, and trying
+//! costs little.
 
 mod common;
 
@@ -7,8 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::cluster::{
-    ask, client, field, get, introduce, merge_from_the_future, number, row, start, state, three, wait_for,
-    wait_for_value,
+    ask, client, field, get, introduce, merge_from_the_future, number, row, start, state, three,
+    wait_for, wait_for_value,
 };
 use common::slow::SlowPath;
 use common::{SOON, Server, Wire, binary, poll, resp};
@@ -21,13 +22,21 @@ use kvstore::store::record::{KEY_BYTES_MAX, Record};
 use kvstore::store::version::{Version, wall_clock_ms};
 
 /// A server that is reached by a slow path, and the path.
-fn behind_slow_path(bytes_a_second: u64, options: &[&str], seeds: &[&Server]) -> (Server, SlowPath) {
+fn behind_slow_path(
+    bytes_a_second: u64,
+    options: &[&str],
+    seeds: &[&Server],
+) -> (Server, SlowPath) {
     let port = common::cluster::free_port();
     let path = SlowPath::to(port, bytes_a_second);
     let advertise = format!("--advertise={}", path.address());
     let peers = common::cluster::peers(seeds);
-    let options: Vec<&str> =
-        options.iter().copied().chain([advertise.as_str()]).chain(peers.iter().map(String::as_str)).collect();
+    let options: Vec<&str> = options
+        .iter()
+        .copied()
+        .chain([advertise.as_str()])
+        .chain(peers.iter().map(String::as_str))
+        .collect();
     (Server::start_on(port, &options, &[]), path)
 }
 
@@ -71,11 +80,14 @@ fn impatient(seed: &str) -> NodeServer {
 fn a_batch_that_takes_longer_than_the_patience_arrives() {
     let (slow, path) = behind_slow_path(100_000, &[], &[]);
     let fast = impatient(&path.address());
-    let mut client = kvstore::client::Client::connect(&format!("127.0.0.1:{}", fast.address.port())).unwrap();
+    let mut client =
+        kvstore::client::Client::connect(&format!("127.0.0.1:{}", fast.address.port())).unwrap();
     let value = vec![b'v'; 1_000];
     let keys: Vec<String> = (0..400).map(|i| format!("key{i}")).collect();
-    let words: Vec<&[u8]> =
-        [&b"MSET"[..]].into_iter().chain(keys.iter().flat_map(|key| [key.as_bytes(), &value])).collect();
+    let words: Vec<&[u8]> = [&b"MSET"[..]]
+        .into_iter()
+        .chain(keys.iter().flat_map(|key| [key.as_bytes(), &value]))
+        .collect();
     client.request(&words).unwrap();
     client.put("late", "v").unwrap();
     wait_for_value(&slow, "late", Some("v"));
@@ -94,11 +106,19 @@ fn a_node_that_replaced_another_at_its_address_gets_everything() {
     let value = "v".repeat(1_000);
     common::cluster::put_all(&first, (0..2_000).map(|i| format!("key{i} {value}")));
     let advertise = format!("--advertise={}", path.address());
-    let (new, peer) = (folder.path().join("new").display().to_string(), format!("--peer=localhost:{}", first.port));
+    let (new, peer) = (
+        folder.path().join("new").display().to_string(),
+        format!("--peer=localhost:{}", first.port),
+    );
     let began = Instant::now();
     let second = Server::start_on(port, &["--data-dir", &new, &advertise, &peer], &[]);
-    poll("the new node has them", || (ask(&second, &["DBSIZE"]) == Response::Integer(2_000)).then_some(()));
-    assert!(began.elapsed() > Duration::from_secs(3), "it takes longer than the refused link waits between two tries");
+    poll("the new node has them", || {
+        (ask(&second, &["DBSIZE"]) == Response::Integer(2_000)).then_some(())
+    });
+    assert!(
+        began.elapsed() > Duration::from_secs(3),
+        "it takes longer than the refused link waits between two tries"
+    );
     let broken = number(&first, "links_broken");
     thread::sleep(Duration::from_secs(3));
     assert_eq!(number(&first, "links_broken"), broken, "the refused link ends no other");
@@ -109,12 +129,14 @@ fn a_node_that_replaced_another_at_its_address_gets_everything() {
 #[test]
 fn all_questions_of_an_exchange_cost_one_fsync() {
     let folder = tempfile::tempdir().unwrap();
-    let server = Server::start(&["--fsync", "never", "--data-dir", &folder.path().display().to_string()]);
+    let server =
+        Server::start(&["--fsync", "never", "--data-dir", &folder.path().display().to_string()]);
     let mut wire = server.connect();
     introduce(&mut wire, b"00000000000000b2");
     let fsyncs = || -> u64 {
         let info = common::cluster::text(ask(&server, &["INFO", "persistence"]));
-        let line = info.lines().find_map(|line| line.strip_prefix("log_fsyncs:").map(str::to_string));
+        let line =
+            info.lines().find_map(|line| line.strip_prefix("log_fsyncs:").map(str::to_string));
         line.expect("a count").parse().expect("a number")
     };
     let before = fsyncs();
@@ -172,8 +194,12 @@ fn two_nodes_with_full_disks_refuse_each_other_seldom_and_log_it_once() {
     wait_for(&second, first.port, "refused: MISCONF read-only");
     // The last word of both: their first one may have been that an outcome is unknown.
     [&first, &second].iter().for_each(|server| server.wait_for_log("(not stored)"));
-    let lines = || [&first, &second].map(|server| server.log().lines().filter(|line| line.contains("peer")).count());
-    let received = || -> u64 { number(&first, "received_bytes") + number(&second, "received_bytes") };
+    let lines = || {
+        [&first, &second]
+            .map(|server| server.log().lines().filter(|line| line.contains("peer")).count())
+    };
+    let received =
+        || -> u64 { number(&first, "received_bytes") + number(&second, "received_bytes") };
     let (lines_before, received_before, began) = (lines(), received(), Instant::now());
     thread::sleep(Duration::from_secs(4));
     assert_eq!(lines(), lines_before, "{}", first.log());
@@ -238,7 +264,9 @@ fn a_busy_cluster_with_one_cut_link_relays_a_write_within_ten_seconds() {
 fn keys_of_one_bucket(count: usize) -> Vec<Vec<u8>> {
     let is_it = |hash: u64| (shard_of(hash), bucket_of(hash)) == (5 % SHARDS, 7);
     let hashed = |hash: u64, bytes: &[u8]| {
-        bytes.iter().fold(hash, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
+        bytes
+            .iter()
+            .fold(hash, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
     };
     let start = vec![b'x'; KEY_BYTES_MAX - 4];
     let before = key_hash(&start);
@@ -253,7 +281,9 @@ fn a_bucket_with_a_long_list_is_compared_in_parts() {
     let mut client = client(&first);
     keys.iter().for_each(|key| client.put(key, "old").unwrap());
     let count = 10 + keys.len() as i64;
-    poll("the other has them", || (ask(&second, &["DBSIZE"]) == Response::Integer(count)).then_some(()));
+    poll("the other has them", || {
+        (ask(&second, &["DBSIZE"]) == Response::Integer(count)).then_some(())
+    });
     // As it is on the wire: the first part, and the key to go on after.
     let mut wire = first.connect();
     introduce(&mut wire, b"00000000000000b3");
@@ -270,7 +300,9 @@ fn a_bucket_with_a_long_list_is_compared_in_parts() {
     ask(&first, &["HEAL"]);
     let mut other = common::cluster::client(&second);
     for key in [&keys[0], &keys[20], &keys[39]] {
-        poll("the new value arrives", || (other.get(key).unwrap().as_deref() == Some(b"new")).then_some(()));
+        poll("the new value arrives", || {
+            (other.get(key).unwrap().as_deref() == Some(b"new")).then_some(())
+        });
     }
     wait_for(&first, second.port, "live");
 }

@@ -1,7 +1,9 @@
-//! Not grossly slower than a real Redis in the same minute, and a bench that measures what `redis-benchmark` does.
+//! Not grossly slower than a real Redis in the same minute, and a bench that measures what
+//! `redis-benchmark` does.
 //!
-//! The figures of record are those of `tests/compare_with_redis.sh` on a quiet machine. Here the bounds are generous, and
-//! other load can spoil a comparison but not make it better than it is: so there are up to three tries.
+//! The figures of record are those of `tests/compare_with_redis.sh` on a quiet machine. Here the
+//! bounds are generous, and other load can spoil a comparison but not make it better than it is: so
+//! there are up to three tries.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -21,9 +23,13 @@ fn has_tools() -> bool {
 
 /// Requests per second, by `redis-benchmark`.
 fn redis_benchmark(port: u16, command: &str, pipeline: u32, requests: u32) -> f64 {
-    let arguments = format!("-p {port} -t {command} -c 50 -P {pipeline} -n {requests} -d 64 -r {KEYS} --csv");
+    let arguments =
+        format!("-p {port} -t {command} -c 50 -P {pipeline} -n {requests} -d 64 -r {KEYS} --csv");
     let output = run(Command::new("redis-benchmark").args(arguments.split(' ')), "");
-    let row = output.stdout.lines().find(|line| line.starts_with(&format!("\"{}\"", command.to_uppercase())));
+    let row = output
+        .stdout
+        .lines()
+        .find(|line| line.starts_with(&format!("\"{}\"", command.to_uppercase())));
     let figure = row.and_then(|row| row.split('"').nth(3)).and_then(|figure| figure.parse().ok());
     figure.unwrap_or_else(|| panic!("no figure for {command} in {output:?}"))
 }
@@ -31,10 +37,16 @@ fn redis_benchmark(port: u16, command: &str, pipeline: u32, requests: u32) -> f6
 /// Requests per second, by `kvstore bench`.
 fn bench(port: u16, command: &str, pipeline: u32) -> f64 {
     let reads = if command == "get" { 100 } else { 0 };
-    let arguments = format!("bench 127.0.0.1 {port} --pipeline {pipeline} --keys {KEYS} --reads {reads} --seconds 2");
+    let arguments = format!(
+        "bench 127.0.0.1 {port} --pipeline {pipeline} --keys {KEYS} --reads {reads} --seconds 2"
+    );
     let output = run(Command::new(binary()).args(arguments.split(' ')), "");
-    let row = output.stdout.lines().find(|line| line.split_whitespace().nth(1) == Some(&command.to_uppercase()));
-    let figure = row.and_then(|row| row.split_whitespace().nth(2)).and_then(|figure| figure.parse().ok());
+    let row = output
+        .stdout
+        .lines()
+        .find(|line| line.split_whitespace().nth(1) == Some(&command.to_uppercase()));
+    let figure =
+        row.and_then(|row| row.split_whitespace().nth(2)).and_then(|figure| figure.parse().ok());
     figure.unwrap_or_else(|| panic!("no figure for {command} in {output:?}"))
 }
 
@@ -82,14 +94,20 @@ fn the_bench_agrees_with_redis_benchmark() {
     let server = Server::start(&[]);
     redis_benchmark(server.port, "set", 32, 5 * KEYS);
     // Unpipelined, `redis-benchmark` needs a whole processor for itself, and so shows less.
-    for (command, pipeline, requests, most) in
-        [("set", 1, 250_000, 2.5), ("get", 1, 250_000, 2.5), ("set", 16, 2_500_000, 2.0), ("get", 16, 2_500_000, 2.0)]
-    {
+    for (command, pipeline, requests, most) in [
+        ("set", 1, 250_000, 2.5),
+        ("get", 1, 250_000, 2.5),
+        ("set", 16, 2_500_000, 2.0),
+        ("get", 16, 2_500_000, 2.0),
+    ] {
         one_of_three(
             &format!("{command} at pipeline {pipeline}, times what redis-benchmark says"),
             || {
                 let port = server.port;
-                ratio(|| bench(port, command, pipeline), || redis_benchmark(port, command, pipeline, requests))
+                ratio(
+                    || bench(port, command, pipeline),
+                    || redis_benchmark(port, command, pipeline, requests),
+                )
             },
             |ratio| (0.5..most).contains(ratio),
         );

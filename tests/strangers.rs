@@ -1,4 +1,5 @@
-//! What those may do who have not given the password, and those who have and take more than their share.
+//! What those may do who have not given the password, and those who have and take more than their
+//! share.
 
 mod common;
 
@@ -29,7 +30,9 @@ fn send_what_is_taken(wire: &mut Wire, bytes: &[u8]) -> bool {
     let closed = loop {
         match wire.stream.write(&bytes[sent..]) {
             Ok(len) => (sent, quiet_since) = (sent + len, Instant::now()),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(Duration::from_millis(5)),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                std::thread::sleep(Duration::from_millis(5))
+            }
             Err(_) => break true,
         }
         if sent == bytes.len() || quiet_since.elapsed() > Duration::from_millis(300) {
@@ -61,9 +64,20 @@ fn guarded(options: &[&str]) -> Server {
 #[test]
 fn words_of_strangers_forge_no_line_of_the_log_and_fill_no_disk() {
     let server = guarded(&[]);
-    let forged = b"x\n[2026-01-01T00:00:00.000Z main ERROR kvstore] root logged in \x1b]0;owned\x07";
+    let forged =
+        b"x\n[2026-01-01T00:00:00.000Z main ERROR kvstore] root logged in \x1b]0;owned\x07";
     let hello = |address: &[u8]| {
-        resp(&[b"PEER", b"HELLO", b"1", b"kvstore", b"0000000000000001", b"0000000000000001", b"memory", b"1", address])
+        resp(&[
+            b"PEER",
+            b"HELLO",
+            b"1",
+            b"kvstore",
+            b"0000000000000001",
+            b"0000000000000001",
+            b"memory",
+            b"1",
+            address,
+        ])
     };
     let mut wire = server.connect();
     wire.ask(hello(forged), "-NOAUTH Authentication required.\r\n");
@@ -80,8 +94,17 @@ fn words_of_strangers_forge_no_line_of_the_log_and_fill_no_disk() {
     // With the password as well: a cluster's name and a version are others' words, too.
     let mut member = server.connect();
     member.ask(resp(&[b"AUTH", b"secret"]), "+OK\r\n");
-    let words: [&[u8]; 9] =
-        [b"PEER", b"HELLO", b"9\x1b[2J\n[FAKE]", b"kvstore", b"0000000000000002", b"1", b"memory", b"1", b"a:1"];
+    let words: [&[u8]; 9] = [
+        b"PEER",
+        b"HELLO",
+        b"9\x1b[2J\n[FAKE]",
+        b"kvstore",
+        b"0000000000000002",
+        b"1",
+        b"memory",
+        b"1",
+        b"a:1",
+    ];
     member.send(resp(&words));
     assert!(member.line().contains(r"'9\x1b[2J\n[FAKE]'"));
     assert!(!server.log().contains('\x1b'));
@@ -105,7 +128,8 @@ fn hello(id: u64) -> Vec<u8> {
     ])
 }
 
-/// Sends a request and reads whatever is answered at once: the answer to a HELLO differs from node to node.
+/// Sends a request and reads whatever is answered at once: the answer to a HELLO differs from node
+/// to node.
 fn ask_and_read_some(wire: &mut Wire, request: &[u8]) {
     wire.send(request);
     let mut buffer = [0; 64 * 1024];
@@ -124,7 +148,8 @@ fn ask_and_read_some(wire: &mut Wire, request: &[u8]) {
 #[test]
 fn a_connection_that_was_a_peers_leaves_no_descriptor_behind() {
     let server = Server::start(&[]);
-    let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", server.pid())).expect("Linux").count();
+    let descriptors =
+        || std::fs::read_dir(format!("/proc/{}/fd", server.pid())).expect("Linux").count();
     let mut control = server.connect();
     ask_and_read_some(&mut control, &hello(1));
     let before = descriptors();
@@ -186,7 +211,8 @@ fn a_stranger_has_a_time_for_its_password_whatever_it_does() {
     let mut member = Wire::connect(port);
     member.ask(resp(&[b"AUTH", b"secret"]), OK);
     let start = Instant::now();
-    let (mut silent, mut half, mut busy) = (Wire::connect(port), Wire::connect(port), Wire::connect(port));
+    let (mut silent, mut half, mut busy) =
+        (Wire::connect(port), Wire::connect(port), Wire::connect(port));
     half.send("*2\r\n$4\r\nAU");
     while busy.stream.write_all(b"PING\n").is_ok() && start.elapsed() < SOON {
         if !matches!(busy.stream.read(&mut [0; 100]), Ok(1..)) {
@@ -226,17 +252,28 @@ fn an_address_has_one_try_a_second_after_its_third_wrong_password() {
     let mut wire = server.connect();
     let start = Instant::now();
     wire.ask(resp(&[b"AUTH", b"wrong"]), WRONG);
-    server.connect().ask("AUTH wrong\n", "ERROR invalid username-password pair or user is disabled.\n");
+    server
+        .connect()
+        .ask("AUTH wrong\n", "ERROR invalid username-password pair or user is disabled.\n");
     let wrong = "Authorization: Basic ZGVmYXVsdDp3cm9uZw==";
     assert_eq!(http::once(&server, "GET", "/keys", &[wrong], b"").status, 401);
     for _ in 0..2 {
         wire.ask(resp(&[b"HELLO", b"3", b"AUTH", b"default", b"wrong"]), WRONG);
     }
-    assert!(start.elapsed() >= Duration::from_millis(1_900), "two tries waited: {:?}", start.elapsed());
-    // Tries on many connections have to wait for each other, and those that would wait for long are not looked at.
+    assert!(
+        start.elapsed() >= Duration::from_millis(1_900),
+        "two tries waited: {:?}",
+        start.elapsed()
+    );
+    // Tries on many connections have to wait for each other, and those that would wait for long are
+    // not looked at.
     let mut many: Vec<Wire> = (0..8).map(|_| server.connect()).collect();
     many.iter_mut().for_each(|wire| wire.send(resp(&[b"AUTH", b"guess"])));
-    let refused = many.iter_mut().map(Wire::line).filter(|line| line.contains("this one was not looked at")).count();
+    let refused = many
+        .iter_mut()
+        .map(Wire::line)
+        .filter(|line| line.contains("this one was not looked at"))
+        .count();
     assert!(refused >= 4, "{refused} of 8");
     // A right one forgives.
     let mut right = server.connect();
@@ -261,8 +298,10 @@ fn two_passwords_are_valid_while_one_is_changed() {
         path.to_str().expect("text").to_string()
     };
     let (before, after) = (write("before", "old\nnew\n"), write("after", "new\nold\n"));
-    std::fs::set_permissions(&after, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("set");
-    std::fs::set_permissions(&before, std::os::unix::fs::PermissionsExt::from_mode(0o644)).expect("set");
+    std::fs::set_permissions(&after, std::os::unix::fs::PermissionsExt::from_mode(0o600))
+        .expect("set");
+    std::fs::set_permissions(&before, std::os::unix::fs::PermissionsExt::from_mode(0o644))
+        .expect("set");
     let first = Server::start(&["--password-file", &before]);
     let second = Server::start(&["--password-file", &after, "--peer", &first.address()]);
     for server in [&first, &second] {
@@ -285,7 +324,8 @@ fn two_passwords_are_valid_while_one_is_changed() {
 
 #[test]
 fn who_holds_most_of_the_replies_not_taken_is_closed() {
-    let server = Server::start_on(0, &["--reply-memory", "16MiB"], &[("KVSTORE_PASSWORD", "secret")]);
+    let server =
+        Server::start_on(0, &["--reply-memory", "16MiB"], &[("KVSTORE_PASSWORD", "secret")]);
     let member = || {
         let mut wire = server.connect();
         wire.ask(resp(&[b"AUTH", b"secret"]), OK);
@@ -294,7 +334,8 @@ fn who_holds_most_of_the_replies_not_taken_is_closed() {
     member().ask(resp(&[b"SET", b"k", &vec![b'v'; MIB]]), OK);
     let before = common::resident_bytes(server.pid());
     let many = |count: usize| {
-        let words: Vec<&[u8]> = [&b"MGET"[..]].into_iter().chain(std::iter::repeat_n(&b"k"[..], count)).collect();
+        let words: Vec<&[u8]> =
+            [&b"MGET"[..]].into_iter().chain(std::iter::repeat_n(&b"k"[..], count)).collect();
         resp(&words)
     };
     let mut modest = member();
@@ -349,10 +390,14 @@ fn a_pattern_that_takes_long_delays_no_other_client_and_ends() {
 #[test]
 #[ignore = "full size: 1,000 million comparisons"]
 fn a_pattern_that_takes_too_long_is_refused() {
-    list_with_a_nasty_pattern(60, "-ERR the pattern takes too long with these keys; use SCAN with MATCH\r\n");
+    list_with_a_nasty_pattern(
+        60,
+        "-ERR the pattern takes too long with these keys; use SCAN with MATCH\r\n",
+    );
 }
 
-/// Lists keys that take 20 million comparisons each, while another client reads a key of the same shard.
+/// Lists keys that take 20 million comparisons each, while another client reads a key of the same
+/// shard.
 fn list_with_a_nasty_pattern(keys: usize, expected: &str) {
     let server = guarded(&[]);
     let member = || {
@@ -385,7 +430,9 @@ fn list_with_a_nasty_pattern(keys: usize, expected: &str) {
     assert_ne!(wire.line(), "0", "the step ends early");
     wire.expect("*0\r\n");
     // A pattern of more than 1 KiB is refused, in both commands.
-    for request in [resp(&[b"KEYS", &[b'*'; 1_025]]), resp(&[b"SCAN", b"0", b"MATCH", &[b'*'; 1_025]])] {
+    for request in
+        [resp(&[b"KEYS", &[b'*'; 1_025]]), resp(&[b"SCAN", b"0", b"MATCH", &[b'*'; 1_025]])]
+    {
         wire.ask(request, "-ERR pattern too long: 1025 bytes, at most 1024\r\n");
     }
 }

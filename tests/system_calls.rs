@@ -25,7 +25,10 @@ impl Traced {
     /// How often the server made this call.
     fn count(&self, call: &str) -> usize {
         let trace = std::fs::read_to_string(self.file.path()).expect("a trace");
-        trace.lines().filter(|line| line.contains(&format!(" {call}(")) && !line.contains("resumed")).count()
+        trace
+            .lines()
+            .filter(|line| line.contains(&format!(" {call}(")) && !line.contains("resumed"))
+            .count()
     }
 }
 
@@ -50,7 +53,11 @@ fn all_requests_of_a_read_are_answered_with_one_write() {
     }
     let before = traced.count("sendto");
     wire.ask(resp(&[b"GET", b"key"]).repeat(100), b"$-1\r\n".repeat(100));
-    assert_eq!(poll("the trace is written", || Some(traced.count("sendto") - before).filter(|count| *count > 0)), 1);
+    assert_eq!(
+        poll("the trace is written", || Some(traced.count("sendto") - before)
+            .filter(|count| *count > 0)),
+        1
+    );
 }
 
 #[test]
@@ -63,6 +70,7 @@ fn an_idle_connection_costs_no_system_calls() {
     wire.ask("PING\n", "PONG\n");
     std::thread::sleep(Duration::from_millis(500)); // What is measured is that nothing happens.
     let reads = traced.count("recvfrom");
-    // A thread reads once, looks at most 16 times and sleeps in one more read: before the request and after it.
+    // A thread reads once, looks at most 16 times and sleeps in one more read: before the request
+    // and after it.
     assert!(reads <= 2 * 18, "{reads} reads for one request");
 }

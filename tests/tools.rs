@@ -6,7 +6,9 @@ mod common;
 
 use common::cluster::free_port;
 use common::redis::Redis;
-use common::{Output, Program, Server, binary, clients_folder, cluster, have, http, resp, run, skip};
+use common::{
+    Output, Program, Server, binary, clients_folder, cluster, have, http, resp, run, skip,
+};
 use std::collections::HashMap;
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
@@ -20,7 +22,10 @@ fn kvstore(arguments: &str, variables: &[(&str, &str)]) -> Output {
 /// `kvstore export`, its output still to be read.
 fn export(port: u16) -> Child {
     let mut command = Command::new(binary());
-    command.args(["export", "127.0.0.1", &port.to_string()]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .args(["export", "127.0.0.1", &port.to_string()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     command.spawn().unwrap()
 }
 
@@ -58,7 +63,11 @@ fn holds(port: u16, data: &HashMap<Vec<u8>, Vec<u8>>) {
 fn pipe(from: u16, to: u16) -> (Option<i32>, String) {
     let mut export = export(from);
     let stream = export.stdout.take().unwrap();
-    let cli = Command::new("redis-cli").args(["-p", &to.to_string(), "--pipe"]).stdin(stream).output().unwrap();
+    let cli = Command::new("redis-cli")
+        .args(["-p", &to.to_string(), "--pipe"])
+        .stdin(stream)
+        .output()
+        .unwrap();
     let said = String::from_utf8_lossy(&cli.stdout).into_owned();
     assert!(said.contains("errors: 0"), "{said}");
     let mut progress = String::new();
@@ -116,8 +125,10 @@ fn row(table: &str, server: &str, command: &str) -> Vec<f64> {
 #[test]
 fn a_bench_writes_its_keys_and_reports_what_it_measured() {
     let server = Server::start_on(0, &[], &[("KVSTORE_PASSWORD", "secret")]);
-    let arguments =
-        format!("bench 127.0.0.1 {} --seconds 1 --keys 500 --connections 3 --pipeline 7 --reads 30", server.port);
+    let arguments = format!(
+        "bench 127.0.0.1 {} --seconds 1 --keys 500 --connections 3 --pipeline 7 --reads 30",
+        server.port
+    );
     let output = kvstore(&arguments, &[("KVSTORE_PASSWORD", "secret")]);
     let table = ok(&output);
     assert!(
@@ -143,14 +154,18 @@ fn a_bench_writes_its_keys_and_reports_what_it_measured() {
 #[test]
 fn at_a_fixed_rate_a_stall_is_seen_by_all_requests_that_it_delayed() {
     let server = Server::start(&[]);
-    let arguments =
-        format!("bench 127.0.0.1 {} --seconds 2 --keys 10 --connections 4 --rate 400 --reads 100", server.port);
-    let child = Command::new(binary()).args(arguments.split(' ')).stdout(Stdio::piped()).spawn().unwrap();
+    let arguments = format!(
+        "bench 127.0.0.1 {} --seconds 2 --keys 10 --connections 4 --rate 400 --reads 100",
+        server.port
+    );
+    let child =
+        Command::new(binary()).args(arguments.split(' ')).stdout(Stdio::piped()).spawn().unwrap();
     common::poll("the load runs", || {
         let mut wire = server.connect();
         wire.send("INFO stats\n");
-        let commands =
-            (0..20).find_map(|_| wire.line().strip_prefix("total_commands_processed:")?.parse::<u64>().ok())?;
+        let commands = (0..20).find_map(|_| {
+            wire.line().strip_prefix("total_commands_processed:")?.parse::<u64>().ok()
+        })?;
         (commands > 40).then_some(())
     });
     common::signal(server.pid(), "STOP");
@@ -160,7 +175,8 @@ fn at_a_fixed_rate_a_stall_is_seen_by_all_requests_that_it_delayed() {
     let table = String::from_utf8(output.stdout).unwrap();
     let figures = row(&table, &server.address(), "GET");
     assert!((380.0..405.0).contains(&figures[0]), "the rate is kept in the mean\n{table}");
-    // 30 % of the requests were due during the stall, and with only four asking, three would have noticed.
+    // 30 % of the requests were due during the stall, and with only four asking, three would have
+    // noticed.
     assert!(figures[2] > 400_000.0, "p99 shows the stall\n{table}");
     assert!(figures[1] < 300_000.0, "the median does not\n{table}");
 }
@@ -172,12 +188,17 @@ fn a_bench_compares_with_a_real_redis() {
     }
     let (server, redis) = (Server::start(&[]), Redis::start());
     let other = format!("127.0.0.1:{}", redis.port);
-    let arguments =
-        format!("bench 127.0.0.1 {} --seconds 1 --rounds 1 --keys 100 --reads 0 --compare {other}", server.port);
+    let arguments = format!(
+        "bench 127.0.0.1 {} --seconds 1 --rounds 1 --keys 100 --reads 0 --compare {other}",
+        server.port
+    );
     let output = kvstore(&arguments, &[]);
     let table = ok(&output);
-    let (ours, theirs, ratio) =
-        (row(table, &server.address(), "SET"), row(table, &other, "SET"), row(table, "ratio", "SET"));
+    let (ours, theirs, ratio) = (
+        row(table, &server.address(), "SET"),
+        row(table, &other, "SET"),
+        row(table, "ratio", "SET"),
+    );
     assert!((ours[0] / theirs[0] - ratio[0]).abs() < 0.02, "{table}");
 }
 
@@ -186,8 +207,8 @@ fn prometheus_reads_the_metrics() {
     let python = clients_folder().join("python").join("bin").join("python");
     let program = "import sys, json; from prometheus_client.parser import text_string_to_metric_families as parse\n\
                    print(json.dumps({f.name: [f.type, f.documentation, [[s.name, s.labels, s.value] for s in f.samples]] for f in parse(sys.stdin.read())}))";
-    let has_library =
-        python.is_file() && run(Command::new(&python).args(["-c", "import prometheus_client"]), "").code == Some(0);
+    let has_library = python.is_file()
+        && run(Command::new(&python).args(["-c", "import prometheus_client"]), "").code == Some(0);
     if !has_library {
         return skip("prometheus_client is not installed for Python (.ci/run installs it)");
     }
@@ -203,12 +224,18 @@ fn prometheus_reads_the_metrics() {
     let families: serde_json::Value = serde_json::from_str(ok(&output)).unwrap();
     // Every sample belongs to a family with a type and a help text.
     for (name, family) in families.as_object().unwrap() {
-        assert!(matches!(family[0].as_str(), Some("counter" | "gauge" | "histogram")), "{name}: {family}");
+        assert!(
+            matches!(family[0].as_str(), Some("counter" | "gauge" | "histogram")),
+            "{name}: {family}"
+        );
         assert_ne!(family[1], "", "{name} has no help text");
     }
     let value = |family: &str, sample: &str| {
         let samples = families[family][2].as_array().unwrap_or_else(|| panic!("no {family}"));
-        let sample = samples.iter().find(|found| found[0] == sample).unwrap_or_else(|| panic!("no {sample}"));
+        let sample = samples
+            .iter()
+            .find(|found| found[0] == sample)
+            .unwrap_or_else(|| panic!("no {sample}"));
         sample[2].as_f64().unwrap()
     };
     assert_eq!(value("kvstore_keyspace_hits", "kvstore_keyspace_hits_total"), 1.0);
@@ -272,14 +299,26 @@ fn redis_exporter_finds_true_figures() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let server =
-        Server::start_on(0, &["--data-dir", folder.path().to_str().unwrap()], &[("KVSTORE_PASSWORD", "secret")]);
+    let server = Server::start_on(
+        0,
+        &["--data-dir", folder.path().to_str().unwrap()],
+        &[("KVSTORE_PASSWORD", "secret")],
+    );
     let mut wire = server.connect();
-    wire.ask("AUTH secret\nPUT a 1\nPUT b 2\nGET a\nGET a\nGET c\n", "OK\nOK\nOK\n1\n1\nNOT_FOUND\n");
+    wire.ask(
+        "AUTH secret\nPUT a 1\nPUT b 2\nGET a\nGET a\nGET c\n",
+        "OK\nOK\nOK\n1\n1\nNOT_FOUND\n",
+    );
     let listen = format!("127.0.0.1:{}", free_port());
     let mut command = Command::new("prometheus-redis-exporter");
-    command.args(["--redis.addr", &format!("redis://{}", server.address()), "--web.listen-address", &listen]);
-    let _exporter = Program(command.env("REDIS_PASSWORD", "secret").stderr(Stdio::null()).spawn().unwrap());
+    command.args([
+        "--redis.addr",
+        &format!("redis://{}", server.address()),
+        "--web.listen-address",
+        &listen,
+    ]);
+    let _exporter =
+        Program(command.env("REDIS_PASSWORD", "secret").stderr(Stdio::null()).spawn().unwrap());
     let text = common::poll("the exporter answers", || {
         let stream = std::net::TcpStream::connect(&listen).ok()?;
         let mut wire = common::Wire { stream };
@@ -309,7 +348,10 @@ fn redis_exporter_finds_true_figures() {
     }
     // Six of ours, and what the exporter asked before INFO.
     assert!((6.0..12.0).contains(&value("redis_commands_processed_total")), "{text}");
-    assert!(value("redis_net_input_bytes_total") > 50.0 && value("redis_aof_current_size_bytes") > 50.0, "{text}");
+    assert!(
+        value("redis_net_input_bytes_total") > 50.0 && value("redis_aof_current_size_bytes") > 50.0,
+        "{text}"
+    );
     let resident = common::resident_bytes(server.pid()) as f64;
     assert!((0.5..2.0).contains(&(value("redis_memory_used_rss_bytes") / resident)), "{text}");
 }
@@ -329,7 +371,10 @@ fn a_trace_tells_the_story_of_one_write_on_two_nodes() {
     server.wait_for_log("replied with 3 bytes");
     let log = server.log();
     let thread = |words: &str| {
-        let line = log.lines().find(|line| line.ends_with(words)).unwrap_or_else(|| panic!("no '{words}' in\n{log}"));
+        let line = log
+            .lines()
+            .find(|line| line.ends_with(words))
+            .unwrap_or_else(|| panic!("no '{words}' in\n{log}"));
         line.split(' ').nth(1).unwrap().to_string()
     };
     // Two threads of the first node tell it: the client's, and its peer's link.
@@ -345,11 +390,16 @@ fn a_trace_tells_the_story_of_one_write_on_two_nodes() {
         ],
         vec![
             format!("{client} TRACE kvstore::node] key \"name\", 5 bytes: merged with version "),
-            format!("{link} TRACE kvstore::replication::worker] localhost:{} acknowledged 33 bytes", peer.port),
+            format!(
+                "{link} TRACE kvstore::replication::worker] localhost:{} acknowledged 33 bytes",
+                peer.port
+            ),
         ],
     ] {
-        let places: Vec<usize> =
-            story.iter().map(|line| log.find(line).unwrap_or_else(|| panic!("no {line:?} in\n{log}"))).collect();
+        let places: Vec<usize> = story
+            .iter()
+            .map(|line| log.find(line).unwrap_or_else(|| panic!("no {line:?} in\n{log}")))
+            .collect();
         assert!(places.is_sorted(), "{log}");
     }
 }

@@ -32,7 +32,10 @@ fn a_key_is_put_read_and_deleted_on_one_connection_and_seen_by_the_other_protoco
         let got = ask("GET", target, b"");
         assert_eq!((got.status, got.body == value), (200, true));
         let head = ask("HEAD", target, b"");
-        assert_eq!((head.status, head.header("Content-Length")), (200, Some(value.len().to_string().as_str())));
+        assert_eq!(
+            (head.status, head.header("Content-Length")),
+            (200, Some(value.len().to_string().as_str()))
+        );
         let expected = [format!("${}\r\n", value.len()).as_bytes(), value, b"\r\n"].concat();
         server.connect().ask(resp(&[b"GET", key]), expected);
         assert_eq!(ask("DELETE", target, b"").status, 204);
@@ -56,19 +59,29 @@ fn wrong_requests_get_a_status_and_a_reason() {
         ("GET", "/keys?nonsense", 400, "the options are prefix, cursor and count"),
     ] {
         let response = once(&server, method, target, &[], b"");
-        assert_eq!((response.status, response.text()), (status, format!("{reason}\n")), "{method} {target}");
+        assert_eq!(
+            (response.status, response.text()),
+            (status, format!("{reason}\n")),
+            "{method} {target}"
+        );
         assert_eq!(response.header("Allow").is_some(), status == 405);
     }
     // Framing that cannot be followed is answered, and the connection closed.
     for (request, status) in [
         ("GET / HTTP/1.1\r\n\r\n", 400),
         ("PUT /keys/k HTTP/1.1\r\nHost: localhost\r\n\r\n", 411),
-        ("PUT /keys/k HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 501),
+        (
+            "PUT /keys/k HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            501,
+        ),
         (
             "PUT /keys/k HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
             400,
         ),
-        ("PUT /keys/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
+        (
+            "PUT /keys/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+            400,
+        ),
         ("PUT /keys/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 67108865\r\n\r\n", 413),
         (&format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(17_000)), 431),
         (&format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", "x".repeat(17_000)), 431),
@@ -76,7 +89,11 @@ fn wrong_requests_get_a_status_and_a_reason() {
         let mut wire = server.connect();
         wire.send(request);
         let response = read_response(&mut wire, "GET");
-        assert_eq!((response.status, response.header("Connection")), (status, Some("close")), "{request:.100}");
+        assert_eq!(
+            (response.status, response.header("Connection")),
+            (status, Some("close")),
+            "{request:.100}"
+        );
         assert_eq!(response.text().lines().count(), 1, "a one-line reason: {}", response.text());
         assert_eq!(wire.rest(), b"");
     }
@@ -114,9 +131,15 @@ fn a_body_never_reaches_another_parser() {
     let server = Server::start(&[]);
     let commands = "\r\nPUT evil 1\r\n*3\r\n$3\r\nSET\r\n$4\r\nevil\r\n$1\r\n1\r\nPUT /keys/evil HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n";
     for head in [
-        format!("PUT /keys/good HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", commands.len()),
+        format!(
+            "PUT /keys/good HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n",
+            commands.len()
+        ),
         format!("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", commands.len()),
-        format!("POST / HTTP/1.1\r\nHost: evil.example\r\nContent-Length: {}\r\n\r\n", commands.len()),
+        format!(
+            "POST / HTTP/1.1\r\nHost: evil.example\r\nContent-Length: {}\r\n\r\n",
+            commands.len()
+        ),
         "PUT /keys/k HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n".into(),
         "PUT /keys/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: x\r\n\r\n".into(),
         "POST / HTTP/1.1\r\n\r\n".into(),
@@ -152,8 +175,17 @@ fn keys_are_listed_in_pages() {
             let target = format!("/keys?prefix={prefix}&count=100&cursor={cursor}");
             let page = ask(&mut wire, "GET", &target, &[], b"").json();
             assert!(page["keys"].as_array().unwrap().len() <= 101);
-            assert_eq!(page["keys"].as_array().unwrap().len(), page["paths"].as_array().unwrap().len());
-            keys.extend(page["keys"].as_array().unwrap().iter().map(|key| key.as_str().unwrap().to_string()));
+            assert_eq!(
+                page["keys"].as_array().unwrap().len(),
+                page["paths"].as_array().unwrap().len()
+            );
+            keys.extend(
+                page["keys"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .map(|key| key.as_str().unwrap().to_string()),
+            );
             (cursor, pages) = (page["cursor"].as_u64().unwrap(), pages + 1);
             if cursor == 0 {
                 keys.sort();
@@ -189,7 +221,11 @@ fn only_names_that_cannot_be_rebound_are_answered() {
         assert_eq!(response.status, status, "{host}");
         // The probes show no data, and are called by whatever name an orchestrator gave the node.
         for probe in ["/livez", "/readyz", "/readyz?verbose"] {
-            assert_eq!(once(&server, "GET", probe, &[&format!("Host: {host}")], b"").status, 200, "{probe} {host}");
+            assert_eq!(
+                once(&server, "GET", probe, &[&format!("Host: {host}")], b"").status,
+                200,
+                "{probe} {host}"
+            );
         }
     }
     // The advertised name is a name of this node.
@@ -243,9 +279,15 @@ fn stored_values_are_inert_and_the_page_runs_only_its_own_script() {
 
     let nonces = [0, 1].map(|_| {
         let page = get(&server, "/");
-        assert_eq!((page.status, page.header("Content-Type")), (200, Some("text/html; charset=utf-8")));
+        assert_eq!(
+            (page.status, page.header("Content-Type")),
+            (200, Some("text/html; charset=utf-8"))
+        );
         let policy = page.header("Content-Security-Policy").unwrap().to_string();
-        assert!(policy.contains("frame-ancestors 'none'") && policy.contains("default-src 'none'"), "{policy}");
+        assert!(
+            policy.contains("frame-ancestors 'none'") && policy.contains("default-src 'none'"),
+            "{policy}"
+        );
         assert!(!policy.contains("unsafe"), "{policy}");
         assert_eq!(page.header("X-Frame-Options"), Some("DENY"));
         let (_, after) = policy.split_once("script-src 'nonce-").expect("a nonce");
@@ -253,9 +295,15 @@ fn stored_values_are_inert_and_the_page_runs_only_its_own_script() {
         let text = page.text();
         assert_eq!(text.matches(&format!("<script nonce=\"{nonce}\">")).count(), 1);
         assert_eq!(text.matches("<script").count(), 1);
-        for forbidden in
-            ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "http://", "https://"]
-        {
+        for forbidden in [
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacentHTML",
+            "document.write",
+            "eval(",
+            "http://",
+            "https://",
+        ] {
             // The one address in it is the name of the SVG elements, which is not loaded.
             let text = text.replace("http://www.w3.org/2000/svg", "").replace("\"http://\" +", "");
             assert!(!text.contains(forbidden), "{forbidden}");
@@ -294,7 +342,11 @@ fn with_a_password_only_the_probes_are_open() {
         ("Bearer secret", 401),
     ] {
         let header = format!("Authorization: {authorization}");
-        assert_eq!(once(&server, "PUT", "/keys/k", &[&header], b"v").status, status, "{authorization}");
+        assert_eq!(
+            once(&server, "PUT", "/keys/k", &[&header], b"v").status,
+            status,
+            "{authorization}"
+        );
     }
     // Who has the password may use any name: a container's, a service's.
     let by_name = |headers: &[&str], target| once(&server, "GET", target, headers, b"");
@@ -328,7 +380,11 @@ fn health_and_status_tell_what_happened() {
     assert!(ask("/metrics").text().contains(timed), "every command has its time");
     poll("the charts show them", || {
         let history = ask("/status.json").json()["history"].take();
-        history.as_array()?.iter().any(|sample| sample[0].as_f64() > Some(1.0) && sample[2].is_u64()).then_some(())
+        history
+            .as_array()?
+            .iter()
+            .any(|sample| sample[0].as_f64() > Some(1.0) && sample[2].is_u64())
+            .then_some(())
     });
 
     let third = server.connect();
@@ -344,7 +400,8 @@ fn health_and_status_tell_what_happened() {
 
 #[test]
 fn a_node_is_not_ready_until_its_seeds_have_answered_or_failed() {
-    // A seed that takes the connection and says nothing, and a node that has all the time to wait for it.
+    // A seed that takes the connection and says nothing, and a node that has all the time to wait
+    // for it.
     let seed = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut configuration = Configuration { port: 0, ..Configuration::default() };
     configuration.replication.seeds = vec![seed.local_addr().unwrap().to_string()];
@@ -354,7 +411,10 @@ fn a_node_is_not_ready_until_its_seeds_have_answered_or_failed() {
     let mut seed = Wire { stream: seed.accept().unwrap().0 };
     seed.stream.set_read_timeout(Some(SOON)).unwrap();
     // Its introduction ends with the address where it listens.
-    let address = (0..20).map(|_| seed.line()).find(|line| line.starts_with("localhost:")).expect("an address");
+    let address = (0..20)
+        .map(|_| seed.line())
+        .find(|line| line.starts_with("localhost:"))
+        .expect("an address");
     let port = address["localhost:".len()..].parse().unwrap();
     let mut wire = Wire::connect(port);
     let unready = ask(&mut wire, "GET", "/readyz", &[], b"");
@@ -380,7 +440,8 @@ fn a_node_whose_clock_differs_from_most_is_not_ready_and_says_by_how_much() {
     let ahead = Server::start(&[]);
     merge_from_the_future(&ahead, 50_000);
     let first = start(&strict, &[&ahead]);
-    let peers = |server: &Server| get(server, "/status.json").json()["peers"].as_array().unwrap().clone();
+    let peers =
+        |server: &Server| get(server, "/status.json").json()["peers"].as_array().unwrap().clone();
     let differs = |server: &Server, count: usize| {
         let is_ahead = |peer: &serde_json::Value| peer["clock_ahead_ms"].as_i64() > Some(10_000);
         poll("the difference is known", || {
@@ -393,11 +454,13 @@ fn a_node_whose_clock_differs_from_most_is_not_ready_and_says_by_how_much() {
     let ahead_too = start(&[], &[&ahead]);
     differs(&first, 2);
     let unready = get(&first, "/readyz").text();
-    let (said, rest) = unready.split_once(" ms from that of ").unwrap_or_else(|| panic!("{unready}"));
+    let (said, rest) =
+        unready.split_once(" ms from that of ").unwrap_or_else(|| panic!("{unready}"));
     let ms: u64 = said.strip_prefix("not ready: the clock differs by ").unwrap().parse().unwrap();
     assert!((10_000..=50_000).contains(&ms), "{unready}");
     let address = peers(&first)[0]["address"].as_str().unwrap().to_string();
-    let expected = format!("{address} and by too much from those of 2 of 2 peers; set it right (NTP)\n");
+    let expected =
+        format!("{address} and by too much from those of 2 of 2 peers; set it right (NTP)\n");
     assert_eq!(rest, expected);
     assert!(get(&first, "/metrics").text().contains("\nkvstore_ready 0\n"));
     assert_eq!([&ahead, &ahead_too].map(|server| get(server, "/readyz").status), [200, 200]);
@@ -413,7 +476,8 @@ fn a_disk_that_takes_no_more_is_told_everywhere() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = Command::new("bash");
     // Files of at most 64 KiB; without the trap the signal would end the process.
-    let script = "trap '' XFSZ; ulimit -f 64; exec \"$0\" server 0 --data-dir \"$1\" --fsync always";
+    let script =
+        "trap '' XFSZ; ulimit -f 64; exec \"$0\" server 0 --data-dir \"$1\" --fsync always";
     let server = Server::spawn({
         command.args(["-c", script]).arg(common::binary()).arg(folder.path());
         command
@@ -425,13 +489,25 @@ fn a_disk_that_takes_no_more_is_told_everywhere() {
     let long = vec![b'x'; 200_000];
     let lost = ask(&mut wire, "PUT", "/keys/long", &[], &long);
     assert_eq!(lost.status, 503, "{}", lost.text());
-    assert!(lost.text().starts_with("read-only: ") && lost.text().ends_with("(outcome unknown)\n"), "{}", lost.text());
+    assert!(
+        lost.text().starts_with("read-only: ") && lost.text().ends_with("(outcome unknown)\n"),
+        "{}",
+        lost.text()
+    );
     let mut wire = server.connect();
     let refused = ask(&mut wire, "PUT", "/keys/b", &[], b"small");
-    assert!(refused.status == 503 && refused.text().ends_with("(not stored)\n"), "{}", refused.text());
+    assert!(
+        refused.status == 503 && refused.text().ends_with("(not stored)\n"),
+        "{}",
+        refused.text()
+    );
     assert_eq!(ask(&mut wire, "GET", "/keys/a", &[], b"").text(), "small", "reads go on");
     let unready = ask(&mut wire, "GET", "/readyz", &[], b"");
-    assert!(unready.status == 503 && unready.text().starts_with("not ready: read-only: "), "{}", unready.text());
+    assert!(
+        unready.status == 503 && unready.text().starts_with("not ready: read-only: "),
+        "{}",
+        unready.text()
+    );
     let status = ask(&mut wire, "GET", "/status.json", &[], b"").json();
     assert!(status["read_only"].as_str().unwrap().starts_with("read-only: "));
     assert_eq!((&status["log"], &status["aof_last_write_status"]), (&"always".into(), &0.into()));
@@ -442,14 +518,20 @@ fn a_disk_that_takes_no_more_is_told_everywhere() {
 fn links_are_shown_cut_and_healed() {
     let first = Server::start(&["--enable-fault-injection"]);
     let second = Server::start(&["--peer", &first.address(), "--enable-fault-injection"]);
-    let peer = |server: &Server| once(server, "GET", "/status.json", &[], b"").json()["peers"][0].clone();
-    let live = |server: &Server| poll("the link is live", || Some(peer(server)).filter(|peer| peer["state"] == "live"));
+    let peer =
+        |server: &Server| once(server, "GET", "/status.json", &[], b"").json()["peers"][0].clone();
+    let live = |server: &Server| {
+        poll("the link is live", || Some(peer(server)).filter(|peer| peer["state"] == "live"))
+    };
     let id = live(&second)["id"].as_str().unwrap().to_string();
     assert_eq!(id, get(&first, "/status.json").json()["node_id"]);
     once(&second, "PUT", "/keys/k", &[], b"1");
     poll("the key has arrived", || (get(&first, "/keys/k").status == 200).then_some(()));
     let metrics = get(&second, "/metrics").text();
-    let up = format!("kvstore_replication_up{{peer=\"{}\"}} 1\n", peer(&second)["address"].as_str().unwrap());
+    let up = format!(
+        "kvstore_replication_up{{peer=\"{}\"}} 1\n",
+        peer(&second)["address"].as_str().unwrap()
+    );
     assert!(metrics.contains(&up) && metrics.contains("kvstore_connected_slaves 1\n"), "{metrics}");
 
     assert_eq!(once(&second, "POST", &format!("/links/{id}/cut"), &[], b"").status, 204);
@@ -464,7 +546,11 @@ fn links_are_shown_cut_and_healed() {
     live(&second);
     let plain = Server::start(&[]);
     let refused = once(&plain, "POST", &format!("/links/{id}/cut"), &[], b"");
-    assert!(refused.status == 400 && refused.text().contains("--enable-fault-injection"), "{}", refused.text());
+    assert!(
+        refused.status == 400 && refused.text().contains("--enable-fault-injection"),
+        "{}",
+        refused.text()
+    );
 }
 
 #[test]
@@ -475,7 +561,9 @@ fn curl_sees_values_and_reasons() {
     let server = Server::start(&[]);
     let curl = |arguments: &[&str], path: &str, input: &[u8]| {
         let mut command = Command::new("curl");
-        command.args(["--silent", "--noproxy", "*", "--write-out", "[%{http_code}]"]).args(arguments);
+        command
+            .args(["--silent", "--noproxy", "*", "--write-out", "[%{http_code}]"])
+            .args(arguments);
         run(command.arg(format!("http://{}{path}", server.address())), input).stdout
     };
     assert_eq!(curl(&["-X", "PUT", "-d", "Dylan"], "/keys/name", b""), "[204]");
@@ -484,7 +572,11 @@ fn curl_sees_values_and_reasons() {
     let large = vec![b'x'; 3_000_000];
     assert_eq!(curl(&["-X", "PUT", "--data-binary", "@-"], "/keys/large", &large), "[204]");
     assert_eq!(
-        curl(&["--head", "--output", "/dev/null", "-w", "%header{content-length}"], "/keys/large", b""),
+        curl(
+            &["--head", "--output", "/dev/null", "-w", "%header{content-length}"],
+            "/keys/large",
+            b""
+        ),
         "3000000"
     );
     assert_eq!(curl(&["-X", "DELETE"], "/keys/name", b""), "[204]");

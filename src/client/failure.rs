@@ -48,7 +48,9 @@ impl Failure {
     pub(super) fn of_read(&self, address: &str) -> String {
         match self {
             Failure::Silent(_) => {
-                format!("no reply from {address}: {self}; is it busy, or no kvstore or Redis server?")
+                format!(
+                    "no reply from {address}: {self}; is it busy, or no kvstore or Redis server?"
+                )
             }
             Failure::Foreign(answer) => format!("{address} {answer}"),
             failure => format!("no reply from {address}: {failure}"),
@@ -75,21 +77,29 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::Silent(time) => write!(f, "silent for {} s", time.as_secs()),
-            Failure::HungUp(reason) | Failure::Foreign(reason) | Failure::Nonsense(reason) => f.write_str(reason),
+            Failure::HungUp(reason) | Failure::Foreign(reason) | Failure::Nonsense(reason) => {
+                f.write_str(reason)
+            }
         }
     }
 }
 
 /// None of these addresses can be used.
 pub fn cannot_connect(failures: &[(String, io::Error)]) -> Error {
-    let reasons = failures.iter().map(|(address, error)| format!("cannot connect to {address}: {error}"));
-    let is_nobody_there = failures.iter().any(|(_, error)| error.kind() == ErrorKind::ConnectionRefused);
+    let reasons =
+        failures.iter().map(|(address, error)| format!("cannot connect to {address}: {error}"));
+    let is_nobody_there =
+        failures.iter().any(|(_, error)| error.kind() == ErrorKind::ConnectionRefused);
     let way_out = if is_nobody_there { ". Start a server with ./run_server.sh [port]" } else { "" };
     Error::Unreachable(reasons.collect::<Vec<_>>().join("; ") + way_out)
 }
 
 /// The message of an error reply, with what to do where the client knows more than the server.
 pub fn with_hint(code: &str, message: &str) -> String {
-    let hint = if code == "NOAUTH" { " Give it with --password-file FILE or KVSTORE_PASSWORD." } else { "" };
+    let hint = if code == "NOAUTH" {
+        " Give it with --password-file FILE or KVSTORE_PASSWORD."
+    } else {
+        ""
+    };
     format!("{message}{hint}")
 }

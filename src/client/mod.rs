@@ -1,18 +1,20 @@
 //! # Asking: the client
 //!
-//! [`Client`] is a connection to one server of several, for programs; [`shell`] is what a person types into.
-//! Both speak RESP, so keys and values may hold any bytes.
+//! [`Client`] is a connection to one server of several, for programs; [`shell`] is what a person
+//! types into. Both speak RESP, so keys and values may hold any bytes.
 //!
 //! **The problem.** Connections break. A client that was cut off after it sent a write does not
-//! know whether the write happened, and one that quietly sends it again may undo somebody else's later
-//! write.
+//! know whether the write happened, and one that quietly sends it again may undo somebody else's
+//! later write.
 //!
 //! **The rules.**
 //! - A lost connection is made again, to the next address if need be ([`Client::notice`] says so).
-//! - A server that says nothing for [`SILENCE_TIMEOUT`] counts as lost. Silence counts, not the whole time: a long
-//!   reply may take as long as it likes while its bytes arrive. Commands that block by design are allowed for.
-//! - A read without a reply is asked of the other addresses in turn, and once more of a server that hung up. A write
-//!   that was sent and not answered is [`Error::OutcomeUnknown`], and never repeated by itself.
+//! - A server that says nothing for [`SILENCE_TIMEOUT`] counts as lost. Silence counts, not the
+//!   whole time: a long reply may take as long as it likes while its bytes arrive. Commands that
+//!   block by design are allowed for.
+//! - A read without a reply is asked of the other addresses in turn, and once more of a server that
+//!   hung up. A write that was sent and not answered is [`Error::OutcomeUnknown`], and never
+//!   repeated by itself.
 //! - A connection that broke while nothing was under way is noticed before the next request, so the
 //!   first write after a server's restart simply works.
 //!
@@ -54,11 +56,14 @@ use crate::protocol::resp::decimal;
 
 /// Longest wait for one address to accept a connection.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a server may say nothing while it owes a reply, where nothing else is said. Then it counts as lost.
+/// How long a server may say nothing while it owes a reply, where nothing else is said. Then it
+/// counts as lost.
 pub const SILENCE_TIMEOUT: Duration = Duration::from_secs(5);
-/// What is added to it for commands that visit all keys, or settle everything before they end the server.
+/// What is added to it for commands that visit all keys, or settle everything before they end the
+/// server.
 const LONG_COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
-/// What is added for a request that the kernel has taken and a slow network still carries: Linux keeps at most 4 MiB.
+/// What is added for a request that the kernel has taken and a slow network still carries: Linux
+/// keeps at most 4 MiB.
 const BYTES_UNDER_WAY_MAX: usize = 4 * 1024 * 1024;
 const SLOW_BYTES_PER_SECOND: usize = 128 * 1024;
 
@@ -95,7 +100,8 @@ impl Client {
         silence_timeout: Duration,
     ) -> Result<Client> {
         let (current, connection, loss, notice) = (0, None, None, None);
-        let mut client = Client { addresses, current, password, silence_timeout, connection, loss, notice };
+        let mut client =
+            Client { addresses, current, password, silence_timeout, connection, loss, notice };
         client.reconnect()?;
         Ok(client)
     }
@@ -117,7 +123,8 @@ impl Client {
 
     /// Sends any command and returns the reply; an error reply is a [`Response::Error`].
     pub fn request(&mut self, words: &[&[u8]]) -> Result<Response> {
-        let name = String::from_utf8_lossy(words.first().copied().unwrap_or_default()).to_uppercase();
+        let name =
+            String::from_utf8_lossy(words.first().copied().unwrap_or_default()).to_uppercase();
         let (mut reasons, mut addresses_left) = (Vec::new(), self.addresses.len());
         loop {
             if self.is_lost() {
@@ -131,7 +138,10 @@ impl Client {
             }
             let failure = match self.exchange(words) {
                 Ok(response) => return Ok(response),
-                Err(error) => Failure::new(&error, self.silence_timeout + extra_time(words).unwrap_or_default()),
+                Err(error) => Failure::new(
+                    &error,
+                    self.silence_timeout + extra_time(words).unwrap_or_default(),
+                ),
             };
             let address = self.address().to_string();
             self.connection = None;
@@ -179,8 +189,10 @@ impl Client {
         for _ in 0..self.addresses.len() {
             let connect_timeout = CONNECT_TIMEOUT.min(self.silence_timeout);
             let opened = open(self.address(), connect_timeout, self.silence_timeout);
-            self.connection =
-                opened.map_err(|error| failures.push((self.address().to_string(), error))).ok().map(BufReader::new);
+            self.connection = opened
+                .map_err(|error| failures.push((self.address().to_string(), error)))
+                .ok()
+                .map(BufReader::new);
             if self.connection.is_some() {
                 match self.authenticate()? {
                     None => return Ok(()),
@@ -193,22 +205,25 @@ impl Client {
     }
 
     fn reconnect_with_notice(&mut self) -> Result<()> {
-        let loss = self.loss.take().unwrap_or_else(|| format!("Connection to {} lost", self.address()));
+        let loss =
+            self.loss.take().unwrap_or_else(|| format!("Connection to {} lost", self.address()));
         self.notice = Some(loss.clone());
         self.reconnect()?;
         self.notice = Some(format!("{loss}, connected to {}", self.address()));
         Ok(())
     }
 
-    /// Gives the password, if there is one. A refused one is an error, a server without a reply is the result.
+    /// Gives the password, if there is one. A refused one is an error, a server without a reply is
+    /// the result.
     fn authenticate(&mut self) -> Result<Option<io::Error>> {
         let Some(password) = self.password.clone() else {
             return Ok(None);
         };
         match self.exchange(&[b"AUTH", &password]) {
-            Ok(Response::Error(_, message)) => {
-                Err(Error::Usage(format!("{} did not take the password: {message}", self.address())))
-            }
+            Ok(Response::Error(_, message)) => Err(Error::Usage(format!(
+                "{} did not take the password: {message}",
+                self.address()
+            ))),
             Ok(_) => Ok(None),
             Err(error) => {
                 self.connection = None;
@@ -231,11 +246,12 @@ impl Client {
     }
 }
 
-/// Whether a command that had no reply may be asked again, also of another server: those that change nothing, neither
-/// data nor a server, and ask about no connection of their own.
+/// Whether a command that had no reply may be asked again, also of another server: those that
+/// change nothing, neither data nor a server, and ask about no connection of their own.
 fn is_repeatable(name: &str) -> bool {
     let is_of_one_server = matches!(name, "SHUTDOWN" | "PARTITION" | "HEAL" | "PEER" | "CONFIG");
-    let is_of_one_connection = matches!(name, "WAIT" | "MULTI" | "EXEC" | "DISCARD" | "RESET" | "QUIT");
+    let is_of_one_connection =
+        matches!(name, "WAIT" | "MULTI" | "EXEC" | "DISCARD" | "RESET" | "QUIT");
     // What is not known to be a read may be a write.
     let is_read = command::row(name.as_bytes()).is_some_and(|row| !row.writes);
     is_read && !is_of_one_server && !is_of_one_connection
@@ -244,11 +260,13 @@ fn is_repeatable(name: &str) -> bool {
 /// How much longer than others a server may be silent after this request; `None`: for ever.
 fn extra_time(words: &[&[u8]]) -> Option<Duration> {
     let bytes: usize = words.iter().map(|word| word.len()).sum();
-    let on_its_way = Duration::from_secs((bytes.min(BYTES_UNDER_WAY_MAX) / SLOW_BYTES_PER_SECOND) as u64);
+    let on_its_way =
+        Duration::from_secs((bytes.min(BYTES_UNDER_WAY_MAX) / SLOW_BYTES_PER_SECOND) as u64);
     let name = words.first().map(|name| name.to_ascii_uppercase()).unwrap_or_default();
     match name.as_slice() {
         b"WAIT" => {
-            let timeout_ms = words.get(2).and_then(|word| decimal(word)).map_or(0, i64::unsigned_abs);
+            let timeout_ms =
+                words.get(2).and_then(|word| decimal(word)).map_or(0, i64::unsigned_abs);
             (timeout_ms > 0).then(|| Duration::from_millis(timeout_ms))
         }
         b"SHUTDOWN" | b"FLUSHALL" | b"FLUSHDB" | b"KEYS" => Some(LONG_COMMAND_TIMEOUT),
@@ -275,7 +293,11 @@ pub fn has_ended(stream: &TcpStream) -> bool {
 }
 
 /// Connects to the first address of `host:port` that accepts.
-pub fn open(address: &str, connect_timeout: Duration, write_timeout: Duration) -> io::Result<TcpStream> {
+pub fn open(
+    address: &str,
+    connect_timeout: Duration,
+    write_timeout: Duration,
+) -> io::Result<TcpStream> {
     let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
     for address in address.to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, connect_timeout) {

@@ -36,7 +36,8 @@ impl Response {
         Response::read_within(reader, u64::MAX)
     }
 
-    /// Reads one reply that may take this many bytes of memory: a server that sends more is not listened to.
+    /// Reads one reply that may take this many bytes of memory: a server that sends more is not
+    /// listened to.
     pub fn read_within(reader: &mut impl BufRead, bytes_max: u64) -> io::Result<Response> {
         Response::read_nested(reader, DEPTH_MAX, &mut { bytes_max })
     }
@@ -46,7 +47,11 @@ impl Response {
         if let Response::Bulk(value) = self { Some(value) } else { None }
     }
 
-    fn read_nested(reader: &mut impl BufRead, depth: u32, bytes_left: &mut u64) -> io::Result<Response> {
+    fn read_nested(
+        reader: &mut impl BufRead,
+        depth: u32,
+        bytes_left: &mut u64,
+    ) -> io::Result<Response> {
         let line = read_line(reader)?;
         spend(bytes_left, line.len() + 2)?;
         let (kind, rest) = line.split_first().ok_or_else(|| bad("an empty line"))?;
@@ -68,7 +73,9 @@ impl Response {
                 Response::Bulk(read_bulk(reader, len)?)
             }
             b'*' => Response::Array(read_list(reader, number()?, depth, bytes_left)?),
-            b'%' => Response::Map(read_list(reader, number()?.saturating_mul(2), depth, bytes_left)?),
+            b'%' => {
+                Response::Map(read_list(reader, number()?.saturating_mul(2), depth, bytes_left)?)
+            }
             _ => return Err(bad("a kind of reply that this client does not know")),
         })
     }
@@ -101,7 +108,12 @@ fn read_bulk(reader: &mut impl BufRead, len: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn read_list(reader: &mut impl BufRead, len: i64, depth: u32, bytes_left: &mut u64) -> io::Result<Vec<Response>> {
+fn read_list(
+    reader: &mut impl BufRead,
+    len: i64,
+    depth: u32,
+    bytes_left: &mut u64,
+) -> io::Result<Vec<Response>> {
     let depth = depth.checked_sub(1).ok_or_else(|| bad("lists in lists in lists"))?;
     let mut list = Vec::new();
     for _ in 0..len {
@@ -127,7 +139,10 @@ pub fn is_reply(first: u8) -> bool {
 pub fn foreign(answer: &[u8]) -> io::Error {
     let line = answer.split(|&byte| byte == b'\n').next().unwrap_or_default().trim_ascii();
     let shown = line[..line.len().min(FOREIGN_BYTES_SHOWN)].escape_ascii();
-    io::Error::new(ErrorKind::Unsupported, format!("is no kvstore or Redis server: it answered '{shown}'"))
+    io::Error::new(
+        ErrorKind::Unsupported,
+        format!("is no kvstore or Redis server: it answered '{shown}'"),
+    )
 }
 
 /// Enough to know a web server by.
@@ -166,19 +181,40 @@ mod tests {
     #[test]
     fn a_cut_reply_and_a_foreign_one_are_told_apart() {
         for cut in ["", "+O", "$5\r\nabc", "*2\r\n:1\r\n", "$5\r"] {
-            assert_eq!(read(cut.as_bytes()).expect_err("cut").kind(), ErrorKind::UnexpectedEof, "{cut:?}");
+            assert_eq!(
+                read(cut.as_bytes()).expect_err("cut").kind(),
+                ErrorKind::UnexpectedEof,
+                "{cut:?}"
+            );
         }
-        for answer in ["HTTP/1.1 400 Bad Request\r\n\r\n", "<!DOCTYPE HTML>\n", "SSH-2.0-x\r\n", "\x15\x03\x01"] {
+        for answer in [
+            "HTTP/1.1 400 Bad Request\r\n\r\n",
+            "<!DOCTYPE HTML>\n",
+            "SSH-2.0-x\r\n",
+            "\x15\x03\x01",
+        ] {
             let error = read(answer.as_bytes()).expect_err("foreign");
             assert_eq!(error.kind(), ErrorKind::Unsupported, "{answer:?}");
         }
         let error = foreign(b"HTTP/1.1 400 Bad Request\r\nServer: x\r\n");
-        assert_eq!(error.to_string(), "is no kvstore or Redis server: it answered 'HTTP/1.1 400 Bad Request'");
+        assert_eq!(
+            error.to_string(),
+            "is no kvstore or Redis server: it answered 'HTTP/1.1 400 Bad Request'"
+        );
     }
 
     #[test]
     fn nonsense_is_refused_without_much_memory() {
-        for bytes in ["", "$5\r\nabc", "$99999999999\r\n", "*9999999999\r\n", "?\r\n", "\r\n", "+OK", "$x\r\n"] {
+        for bytes in [
+            "",
+            "$5\r\nabc",
+            "$99999999999\r\n",
+            "*9999999999\r\n",
+            "?\r\n",
+            "\r\n",
+            "+OK",
+            "$x\r\n",
+        ] {
             assert!(read(bytes.as_bytes()).is_err(), "{bytes:?}");
         }
         assert!(read("*1\r\n".repeat(100_000).as_bytes()).is_err(), "too deep");
@@ -188,7 +224,9 @@ mod tests {
     fn a_reply_that_would_take_too_much_memory_is_refused() {
         let elements = format!("*100\r\n{}", "*0\r\n".repeat(100));
         let deep = format!("*3\r\n{elements}{elements}{elements}");
-        for (bytes, needed) in [("$5\r\nabcde\r\n", 11), (elements.as_str(), 3_500), (deep.as_str(), 10_000)] {
+        for (bytes, needed) in
+            [("$5\r\nabcde\r\n", 11), (elements.as_str(), 3_500), (deep.as_str(), 10_000)]
+        {
             assert!(Response::read_within(&mut bytes.as_bytes(), 2 * needed).is_ok());
             assert!(Response::read_within(&mut bytes.as_bytes(), needed - 1).is_err());
         }

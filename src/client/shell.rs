@@ -12,8 +12,8 @@ use crate::protocol::command::{Row, TABLE, row};
 
 const BANNER: &str = "Commands: PUT <key> <value>, GET <key>, DELETE <key>, QUIT";
 
-/// Reads commands from standard input until `QUIT`, `EXIT` or its end. At a terminal with banner and prompt, as in the
-/// original; from a pipe without. Returns whether every request worked.
+/// Reads commands from standard input until `QUIT`, `EXIT` or its end. At a terminal with banner
+/// and prompt, as in the original; from a pipe without. Returns whether every request worked.
 pub fn run(client: &mut Client) -> Result<bool> {
     let input = io::stdin();
     let interactive = input.is_terminal();
@@ -42,7 +42,8 @@ pub fn run(client: &mut Client) -> Result<bool> {
     Ok(interactive || !shell.failed)
 }
 
-/// How to write a command that has too few or too many words; `None` if it has enough, or is the server's to judge.
+/// How to write a command that has too few or too many words; `None` if it has enough, or is the
+/// server's to judge.
 pub fn usage(words: &[Vec<u8>]) -> Option<String> {
     let row = row(words.first()?)?;
     let fits = match row.arity {
@@ -63,7 +64,8 @@ fn usage_of(row: &Row) -> String {
     }
 }
 
-/// Carries out one command from the command line: prints the bare result. Returns whether it worked.
+/// Carries out one command from the command line: prints the bare result. Returns whether it
+/// worked.
 pub fn run_once(client: &mut Client, words: &[Vec<u8>]) -> Result<bool> {
     let mut words: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
     let joined;
@@ -193,14 +195,15 @@ fn shown(response: &Response, indent: &str) -> String {
         Response::Array(list) | Response::Map(list) => {
             let indent = format!("{indent}  ");
             let lines = list.iter().enumerate();
-            let lines = lines.map(|(index, one)| format!("\n{indent}{}) {}", index + 1, shown(one, &indent)));
+            let lines = lines
+                .map(|(index, one)| format!("\n{indent}{}) {}", index + 1, shown(one, &indent)));
             if list.is_empty() { "(empty)".into() } else { lines.collect() }
         }
     }
 }
 
-/// Text as it is, but control characters and bytes that are no text escaped: a stored value must not
-/// be able to command a terminal.
+/// Text as it is, but control characters and bytes that are no text escaped: a stored value must
+/// not be able to command a terminal.
 fn escaped(bytes: &[u8]) -> String {
     let mut text = String::new();
     for chunk in bytes.utf8_chunks() {
@@ -227,7 +230,9 @@ fn write_bare(response: &Response, out: &mut Vec<u8>) {
 }
 
 fn help() -> String {
-    let rows = TABLE.iter().map(|row| format!("  {:48}  {}\n", format!("{} {}", row.name, row.arguments), row.summary));
+    let rows = TABLE.iter().map(|row| {
+        format!("  {:48}  {}\n", format!("{} {}", row.name, row.arguments), row.summary)
+    });
     rows.collect::<String>()
         + "  QUIT, EXIT or the end of input leaves.\n  Words may be quoted: PUT \"my key\" \"two\\nlines\"\n"
 }

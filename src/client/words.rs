@@ -1,8 +1,8 @@
 //! The words of a line that a person typed, quoted as in `redis-cli`.
 //!
-//! A word that begins with `"` goes on to the next `"` and may hold `\n`, `\r`, `\t`, `\b`, `\a`, `\xHH` (a byte),
-//! `\"` and `\\`; one that begins with `'` goes on to the next `'`, and only `\'` is special in it. A quote within an
-//! unquoted word stands for itself, as in `it's`.
+//! A word that begins with `"` goes on to the next `"` and may hold `\n`, `\r`, `\t`, `\b`, `\a`,
+//! `\xHH` (a byte), `\"` and `\\`; one that begins with `'` goes on to the next `'`, and only `\'`
+//! is special in it. A quote within an unquoted word stands for itself, as in `it's`.
 
 use std::borrow::Cow;
 
@@ -12,10 +12,13 @@ type Fault = &'static str;
 /// A word, and the rest of the line behind it.
 type Taken<'l> = Result<(Cow<'l, [u8]>, &'l [u8]), Fault>;
 
-const UNFINISHED: Fault = "a quote is not closed, nothing was done; write \\\" for a quote inside a value in quotes";
-const CONTINUED: Fault = "there is more text after the closing quote, nothing was done; put the whole word in quotes";
+const UNFINISHED: Fault =
+    "a quote is not closed, nothing was done; write \\\" for a quote inside a value in quotes";
+const CONTINUED: Fault =
+    "there is more text after the closing quote, nothing was done; put the whole word in quotes";
 
-/// All words of a line. The value of a `PUT`, its third word, is the rest of the line if it is not quoted.
+/// All words of a line. The value of a `PUT`, its third word, is the rest of the line if it is not
+/// quoted.
 pub(super) fn split(line: &[u8]) -> Result<Vec<Cow<'_, [u8]>>, Fault> {
     let (name, mut rest) = take(line.trim_ascii_start())?;
     let is_put = name.eq_ignore_ascii_case(b"PUT");
@@ -101,7 +104,8 @@ mod tests {
     #[track_caller]
     fn check(line: &str, expected: &[&str]) {
         let words = split(line.as_bytes()).expect("words");
-        let words: Vec<String> = words.iter().map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+        let words: Vec<String> =
+            words.iter().map(|word| String::from_utf8_lossy(word).into_owned()).collect();
         assert_eq!(words, expected, "{line}");
     }
 

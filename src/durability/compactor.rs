@@ -1,5 +1,5 @@
-//! The thread `compaction`: keeps the log short, holds room for the next snapshot, and brings a node whose disk failed
-//! back to life.
+//! The thread `compaction`: keeps the log short, holds room for the next snapshot, and brings a
+//! node whose disk failed back to life.
 
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -73,7 +73,11 @@ impl Compactor {
     fn needed(&self, error: &Error) -> String {
         let is_full = matches!(error, Error::Io(error) if error.kind() == ErrorKind::StorageFull);
         let mib = self.snapshot_bytes().div_ceil(1 << 20);
-        if is_full { format!("; it needs {mib} MiB of room in the data directory") } else { String::new() }
+        if is_full {
+            format!("; it needs {mib} MiB of room in the data directory")
+        } else {
+            String::new()
+        }
     }
 
     /// A little more than a snapshot of the store as it is now.
@@ -88,8 +92,9 @@ impl Compactor {
         bytes > bytes_min && bytes as f64 > times * self.store.size().bytes as f64
     }
 
-    /// Takes room for the next snapshot while there is some: once a compaction can be foreseen, and all at once, since the log grows meanwhile. Where
-    /// there is none, the compaction is due at once: later there is still less.
+    /// Takes room for the next snapshot while there is some: once a compaction can be foreseen, and
+    /// all at once, since the log grows meanwhile. Where there is none, the compaction is due at
+    /// once: later there is still less.
     fn hold_room(&mut self) {
         if !self.is_longer_than(1.5, self.bytes_min / 2) {
             return;

@@ -3,9 +3,9 @@
 //! A CRC finds every flipped bit and every burst of up to 32, and misses other damage once in four
 //! thousand million. It is no protection against somebody who forges data on purpose.
 //!
-//! Eight bytes at a time with eight tables ("slicing-by-8": Kounavis and Berry, "A Systematic Approach to
-//! Building High Performance Software-based CRC Generators", 2005): the log's checksums are computed while others
-//! wait, and one byte at a time took four times as long.
+//! Eight bytes at a time with eight tables ("slicing-by-8": Kounavis and Berry, "A Systematic
+//! Approach to Building High Performance Software-based CRC Generators", 2005): the log's checksums
+//! are computed while others wait, and one byte at a time took four times as long.
 
 /// The polynomial of IEEE 802.3, bits reversed.
 const POLYNOMIAL: u32 = 0xEDB8_8320;
@@ -80,8 +80,9 @@ mod tests {
         for start in [0, 0x1234_5678] {
             for len in 0..bytes.len() {
                 let slow = bytes[..len].iter().fold(!start, |register, byte| {
-                    (0..8)
-                        .fold(register ^ u32::from(*byte), |register, _| register >> 1 ^ (POLYNOMIAL * (register & 1)))
+                    (0..8).fold(register ^ u32::from(*byte), |register, _| {
+                        register >> 1 ^ (POLYNOMIAL * (register & 1))
+                    })
                 });
                 assert_eq!(crc32(start, &bytes[..len]), !slow, "{len} bytes");
                 let (first, second) = bytes[..len].split_at(len / 3);

@@ -1,8 +1,8 @@
 //! A disk that forgets what was not fsynced: the second [`FileLayer`].
 //!
-//! Unsynced pages survive a power loss in any combination, and the end of a file lies anywhere between what was synced
-//! and what was written. Names that were created, changed or removed since the directory was synced are as
-//! they were or as they are, each on its own.
+//! Unsynced pages survive a power loss in any combination, and the end of a file lies anywhere
+//! between what was synced and what was written. Names that were created, changed or removed since
+//! the directory was synced are as they were or as they are, each on its own.
 
 use std::collections::BTreeMap;
 use std::io::{self, Cursor, ErrorKind, Read};

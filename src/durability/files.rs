@@ -1,10 +1,12 @@
-//! The few things done to files, so that tests can put a disk that loses power in the place of the real one.
+//! The few things done to files, so that tests can put a disk that loses power in the place of the
+//! real one.
 //!
-//! **What is assumed about the disk.** What a successful `fsync` of a file covers is there after a power loss; new,
-//! renamed and removed names are there once the directory was fsynced; everything else may be there or not,
-//! page by page, in any combination. After a failed `fsync` nobody knows what is there, and a second one may
-//! succeed without having written anything (Linux marks the pages clean: Rebello et al., "Can
-//! Applications Recover from fsync Failures?", 2020), so none is ever retried.
+//! **What is assumed about the disk.** What a successful `fsync` of a file covers is there after a
+//! power loss; new, renamed and removed names are there once the directory was fsynced; everything
+//! else may be there or not, page by page, in any combination. After a failed `fsync` nobody knows
+//! what is there, and a second one may succeed without having written anything (Linux marks the
+//! pages clean: Rebello et al., "Can Applications Recover from fsync Failures?", 2020), so none is
+//! ever retried.
 
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};
@@ -22,12 +24,14 @@ pub trait FileLayer: Debug + Send + Sync {
     fn read(&self, name: &str, offset: u64) -> io::Result<(Box<dyn Read + Send>, u64)>;
     /// A new, empty file; an old one of that name is emptied.
     fn create(&self, name: &str) -> io::Result<Arc<dyn AppendFile>>;
-    /// A new file that is written over the file `room`, so that it cannot lack the bytes which that takes; without such
-    /// a file, just a new one.
+    /// A new file that is written over the file `room`, so that it cannot lack the bytes which that
+    /// takes; without such a file, just a new one.
     fn create_over(&self, room: &str, name: &str) -> io::Result<Arc<dyn AppendFile>>;
-    /// Makes a file longer by so many zeros that are really there, and so take room. After an error some may be there.
+    /// Makes a file longer by so many zeros that are really there, and so take room. After an error
+    /// some may be there.
     fn reserve(&self, name: &str, bytes: u64) -> io::Result<()>;
-    /// Cuts a file down to `len` bytes, if it is longer, writes what is behind `synced` once more, and fsyncs it.
+    /// Cuts a file down to `len` bytes, if it is longer, writes what is behind `synced` once more,
+    /// and fsyncs it.
     fn settle(&self, name: &str, synced: u64, len: u64) -> io::Result<()>;
     /// Gives a file another name, in place of a file that has it.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
@@ -133,7 +137,8 @@ impl AppendFile for File {
     }
 
     fn sync(&self) -> io::Result<()> {
-        // The length is synced too where it changed; only times of access and change may be left out.
+        // The length is synced too where it changed; only times of access and change may be left
+        // out.
         self.sync_data()
     }
 

@@ -1,7 +1,7 @@
 //! Who this node is: the files `lock` and `node` of a data directory.
 //!
-//! `node` is text, so that a person can read it. It is written as a whole to another file, fsynced and
-//! renamed, so it is always the old one or the new one.
+//! `node` is text, so that a person can read it. It is written as a whole to another file, fsynced
+//! and renamed, so it is always the old one or the new one.
 //!
 //! ```text
 //! kvstore node 1                               format version
@@ -27,9 +27,11 @@ use crate::error::{Error, Result};
 
 const NODE: &str = "node";
 const FIRST_LINE: &str = "kvstore node 1";
-/// Longest `node` file, in bytes: some ten thousand members and all bans. A longer one is neither read nor written.
+/// Longest `node` file, in bytes: some ten thousand members and all bans. A longer one is neither
+/// read nor written.
 const NODE_FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
-/// Bans at most. A list with more is neither read nor written, so that what was written can always be read.
+/// Bans at most. A list with more is neither read nor written, so that what was written can always
+/// be read.
 pub const BANS_MAX: usize = 10_000;
 
 /// What a node remembers of itself and its cluster besides the data.
@@ -50,7 +52,9 @@ impl NodeFile {
         match files.read(NODE, 0) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error.into()),
-            Ok((_, len)) if len > NODE_FILE_BYTES_MAX => return Err(bad(&format!("it has {len} bytes"))),
+            Ok((_, len)) if len > NODE_FILE_BYTES_MAX => {
+                return Err(bad(&format!("it has {len} bytes")));
+            }
             Ok((input, _)) => input.take(NODE_FILE_BYTES_MAX).read_to_string(&mut text),
         }
         .map_err(|error| bad(&error.to_string()))?;
@@ -61,8 +65,11 @@ impl NodeFile {
     pub fn save(&self, files: &dyn FileLayer) -> io::Result<()> {
         let text = self.encode();
         if self.bans.len() > BANS_MAX || text.len() as u64 > NODE_FILE_BYTES_MAX {
-            let message =
-                format!("{} members and {} bans are too many to be stored", self.members.len(), self.bans.len());
+            let message = format!(
+                "{} members and {} bans are too many to be stored",
+                self.members.len(),
+                self.bans.len()
+            );
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
         let temporary = format!("{NODE}{TEMPORARY}");
@@ -125,8 +132,8 @@ pub fn bad(reason: &str) -> Error {
     ))
 }
 
-/// Makes the directory if it is missing and takes it for this process, waiting at most `timeout` for another to
-/// end. The lock ends with the returned file, also when the process is killed.
+/// Makes the directory if it is missing and takes it for this process, waiting at most `timeout`
+/// for another to end. The lock ends with the returned file, also when the process is killed.
 pub fn take_directory(directory: &Path, timeout: Duration) -> Result<File> {
     if directory.is_file() {
         let shown = directory.display();

@@ -1,11 +1,12 @@
 //! # Surviving: the write-ahead log
 //!
-//! **The problem.** Memory is gone when a process is killed or the power fails. A store that says `OK` makes a
-//! promise, and the promise must hold whatever stops the process, at whatever moment.
+//! **The problem.** Memory is gone when a process is killed or the power fails. A store that says
+//! `OK` makes a promise, and the promise must hold whatever stops the process, at whatever moment.
 //!
-//! **The idea.** Every change is appended to a file, the *log*, before anybody is told of it. At a start
-//! the log is read and merged into the empty map. Because merge takes records in any order, any number of
-//! times ([`crate::store`]), recovery is merging everything found, and a snapshot may be taken while clients write.
+//! **The idea.** Every change is appended to a file, the *log*, before anybody is told of it. At a
+//! start the log is read and merged into the empty map. Because merge takes records in any order,
+//! any number of times ([`crate::store`]), recovery is merging everything found, and a snapshot may
+//! be taken while clients write.
 //!
 //! **The promise.** No reply, to a write or a read, leaves before what it shows is safe:
 //!
@@ -16,24 +17,30 @@
 //! | `never` | handed to the operating system, which writes when it likes | yes | what was written by then |
 //!
 //! **The rules.**
-//! - Every shard remembers the log position of its last change; replies wait for the shards they touched, and for no others.
-//! - Merge and append happen under one lock of the shard; a snapshot rotates the log *before* it copies.
+//! - Every shard remembers the log position of its last change; replies wait for the shards they
+//!   touched, and for no others.
+//! - Merge and append happen under one lock of the shard; a snapshot rotates the log *before* it
+//!   copies.
 //! - Nothing is removed before what replaces it is on the disk under its name.
-//! - A power loss never keeps a node from starting, and damage is never served as data ([`recovery`] tells
-//!   the two apart).
-//! - When the disk fails, nothing is acknowledged any more: writes are refused, reads go on from memory. A failed fsync is
-//!   never tried again. The node heals by itself, but only by a snapshot of the whole map into new files.
+//! - A power loss never keeps a node from starting, and damage is never served as data
+//!   ([`recovery`] tells the two apart).
+//! - When the disk fails, nothing is acknowledged any more: writes are refused, reads go on from
+//!   memory. A failed fsync is never tried again. The node heals by itself, but only by a snapshot
+//!   of the whole map into new files.
 //!
-//! **Threads.** `log-sync` fsyncs every second with `everysec`; `compaction` takes snapshots. See [`crate::node`].
+//! **Threads.** `log-sync` fsyncs every second with `everysec`; `compaction` takes snapshots. See
+//! [`crate::node`].
 //!
-//! **What is left out.** Only the checksum protects a log in which the last frames before a crash were damaged by something
-//! else than the crash: they look like a torn write. A log file that somebody cuts off exactly between two frames
-//! looks like a shorter log. Data is not encrypted. All of it must fit into memory.
-//! To read: Gray and Reuter, "Transaction Processing", 1993, chapter 9; Pillai et al., "All File Systems Are Not Created Equal", 2014.
+//! **What is left out.** Only the checksum protects a log in which the last frames before a crash
+//! were damaged by something else than the crash: they look like a torn write. A log file that
+//! somebody cuts off exactly between two frames looks like a shorter log. Data is not encrypted.
+//! All of it must fit into memory. To read: Gray and Reuter, "Transaction Processing", 1993,
+//! chapter 9; Pillai et al., "All File Systems Are Not Created Equal", 2014.
 //!
-//! Files: [`write_ahead_log`] is the way of a record to the disk, [`snapshot`] keeps the log short, [`survey`] looks at what
-//! is there and [`recovery`] reads it all again, [`segment`] is the format of both, [`crc32`] the checksum, [`identity`] who
-//! the node is, [`restamping`] what a wrong clock leaves behind, [`private`] whose the directory is, [`files`] what is asked of a disk.
+//! Files: [`write_ahead_log`] is the way of a record to the disk, [`snapshot`] keeps the log short,
+//! [`survey`] looks at what is there and [`recovery`] reads it all again, [`segment`] is the format
+//! of both, [`crc32`] the checksum, [`identity`] who the node is, [`restamping`] what a wrong clock
+//! leaves behind, [`private`] whose the directory is, [`files`] what is asked of a disk.
 
 pub mod compactor;
 pub mod crc32;
@@ -125,7 +132,12 @@ pub struct Durability {
 
 impl Durability {
     /// Takes a data directory, merges what it holds into `store` and starts to log.
-    pub fn open(directory: &Path, options: Opening, limits: &Limits, store: &Arc<KeyValueStore>) -> Result<Self> {
+    pub fn open(
+        directory: &Path,
+        options: Opening,
+        limits: &Limits,
+        store: &Arc<KeyValueStore>,
+    ) -> Result<Self> {
         let lock = identity::take_directory(directory, limits.lock_timeout)?;
         let files = Arc::new(DiskFiles { directory: directory.into() });
         let opened = open_files(files.clone(), options, store);
@@ -182,10 +194,14 @@ fn open_files(
     let now = (wall_clock_ms(), options.clock_skew_max);
     let is_restamped = restamping::check_times(store, &mut recovered, now, options.restamp)?;
     if !recovered.damaged.is_empty() || recovered.is_incomplete || is_restamped {
-        // What is readable comes into new files; the damaged ones stay for whoever wants to look at them.
+        // What is readable comes into new files; the damaged ones stay for whoever wants to look at
+        // them.
         snapshot::compact(&log, store, &recovered.damaged)?;
     }
-    info!("recovered {} records from {} bytes in {:.1?}", recovered.records, recovered.bytes, recovered.duration);
+    info!(
+        "recovered {} records from {} bytes in {:.1?}",
+        recovered.records, recovered.bytes, recovered.duration
+    );
     Ok((log, recovered, node_file))
 }
 
@@ -208,8 +224,11 @@ fn start_log(
             recovered.empty.drain(..).try_for_each(|name| files.remove(&name))?;
             Ok(log)
         }
-        // A wrong owner is a mistake of whoever starts it, and a new directory holds nothing to be read.
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied || !is_old => Err(error.into()),
+        // A wrong owner is a mistake of whoever starts it, and a new directory holds nothing to be
+        // read.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied || !is_old => {
+            Err(error.into())
+        }
         Err(error) => {
             let reason = format!("cannot write at the start: {error}");
             Ok(WriteAheadLog::start_read_only(Arc::clone(files), policy, ground, reason))

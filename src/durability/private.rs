@@ -1,4 +1,5 @@
-//! A data directory is its owner's alone: mode 0700, its files 0600, and no file in it is a way to somewhere else.
+//! A data directory is its owner's alone: mode 0700, its files 0600, and no file in it is a way to
+//! somewhere else.
 //!
 //! Modes exist on Unix; elsewhere the directory has what its parent gives it.
 
@@ -30,8 +31,9 @@ pub fn file_options() -> OpenOptions {
     options
 }
 
-/// Refuses links and special files, and takes away what others may do with a directory that is a data directory, or
-/// becomes one. A directory with other things in it is left alone, with a warning: it may be somebody's home.
+/// Refuses links and special files, and takes away what others may do with a directory that is a
+/// data directory, or becomes one. A directory with other things in it is left alone, with a
+/// warning: it may be somebody's home.
 pub fn check_directory(directory: &Path) -> Result<()> {
     let (mut own, mut is_used, mut has_others) = (Vec::new(), false, false);
     for entry in fs::read_dir(directory)? {
@@ -56,7 +58,9 @@ pub fn check_directory(directory: &Path) -> Result<()> {
         tighten(directory, 0o700);
     } else if is_open(&fs::metadata(directory)?, 0o700) {
         let directory = directory.display();
-        warn!("others may read the data directory {directory}, which holds more than data; say chmod 700 {directory}");
+        warn!(
+            "others may read the data directory {directory}, which holds more than data; say chmod 700 {directory}"
+        );
     }
     own.iter().for_each(|path| tighten(path, 0o600));
     Ok(())
@@ -64,7 +68,8 @@ pub fn check_directory(directory: &Path) -> Result<()> {
 
 /// Whether this is the name of a file that a data directory has.
 fn is_ours(name: &str) -> bool {
-    let whole = name.strip_suffix(TEMPORARY).or_else(|| name.strip_suffix(".damaged")).unwrap_or(name);
+    let whole =
+        name.strip_suffix(TEMPORARY).or_else(|| name.strip_suffix(".damaged")).unwrap_or(name);
     matches!(whole, "lock" | "node" | ROOM) || SegmentName::parse(whole).is_some()
 }
 

@@ -1,20 +1,22 @@
 //! Recovery: from the files of a stopped node, however it stopped, back to its map.
 //!
-//! 1. Look at every header ([`super::survey`]). A file of another format, or one that does not belong here: refuse, touch
-//!    nothing.
+//! 1. Look at every header ([`super::survey`]). A file of another format, or one that does not
+//!    belong here: refuse, touch nothing.
 //! 2. Start at the highest snapshot; what is lower was replaced by it.
 //! 3. Merge everything else, on all processors: merging works in any order.
-//! 4. Only now change files: remove what was replaced, cut torn tails, and make the rest safe, so that nothing a
-//!    client will be shown can still be lost.
+//! 4. Only now change files: remove what was replaced, cut torn tails, and make the rest safe, so
+//!    that nothing a client will be shown can still be lost.
 //!
-//! **Torn or damaged?** A power loss may leave the end of the log in any state, and that must not keep a node from
-//! starting; damage to what was once safely on the disk must, since acknowledged writes are gone. A
-//! bad frame is a *torn write* if nothing says that its place was ever fsynced: it is in the last log
-//! that has frames, and no good frame behind it names a `synced` beyond it. Then the log ends before it. Otherwise it is
-//! *damage*: refuse, and name the place and the way out.
+//! **Torn or damaged?** A power loss may leave the end of the log in any state, and that must not
+//! keep a node from starting; damage to what was once safely on the disk must, since acknowledged
+//! writes are gone. A bad frame is a *torn write* if nothing says that its place was ever fsynced:
+//! it is in the last log that has frames, and no good frame behind it names a `synced` beyond it.
+//! Then the log ends before it. Otherwise it is *damage*: refuse, and name the place and the way
+//! out.
 //!
-//! **Read is not safe.** After a failed fsync the pages of a file count as written, and what is read from them may be
-//! nowhere else. So whatever lies beyond the last known `synced` is written once more before it is fsynced.
+//! **Read is not safe.** After a failed fsync the pages of a file count as written, and what is
+//! read from them may be nowhere else. So whatever lies beyond the last known `synced` is written
+//! once more before it is fsynced.
 
 use std::io::{self, Read};
 use std::sync::{Mutex, PoisonError};
@@ -52,7 +54,8 @@ pub struct Recovered {
     pub damaged: Vec<SegmentName>,
     /// Whether `--salvage` passed over a file that is missing.
     pub is_incomplete: bool,
-    /// Why the files could not be made what was read from them, if so: what was read may not be safe.
+    /// Why the files could not be made what was read from them, if so: what was read may not be
+    /// safe.
     pub unsettled: Option<io::Error>,
     /// How long it took.
     pub duration: Duration,
@@ -81,7 +84,11 @@ struct Kept {
 }
 
 /// Merges all that is stored in `files` into `store`.
-pub fn recover(files: &dyn FileLayer, store: &KeyValueStore, directory: &Directory) -> Result<Recovered> {
+pub fn recover(
+    files: &dyn FileLayer,
+    store: &KeyValueStore,
+    directory: &Directory,
+) -> Result<Recovered> {
     let start = Instant::now();
     let survey = survey(files, directory)?;
     let directory = &Directory { id: survey.id, ..*directory };
@@ -94,7 +101,8 @@ pub fn recover(files: &dyn FileLayer, store: &KeyValueStore, directory: &Directo
         is_incomplete: survey.is_incomplete,
         ..Recovered::default()
     };
-    // The last log with frames may be torn: frames enter a log only when all before it is on the disk.
+    // The last log with frames may be torn: frames enter a log only when all before it is on the
+    // disk.
     let logs = survey.segments.iter().filter(|segment| segment.name.kind == Kind::Log);
     let last = logs.map(|segment| segment.name).max();
     let mut kept = Vec::new();
@@ -133,8 +141,8 @@ pub fn recover(files: &dyn FileLayer, store: &KeyValueStore, directory: &Directo
     Ok(recovered)
 }
 
-/// Merges the records of a segment, up to its end or the first bad frame. Several threads take turns at reading
-/// and merge at the same time.
+/// Merges the records of a segment, up to its end or the first bad frame. Several threads take
+/// turns at reading and merge at the same time.
 fn read_segment(
     files: &dyn FileLayer,
     segment: &Segment,
@@ -215,7 +223,11 @@ impl SegmentReader<'_> {
 }
 
 /// Reads and merges until the segment ends: number of records and largest time.
-fn merge_batches(reader: &Mutex<SegmentReader<'_>>, store: &KeyValueStore, name: SegmentName) -> Result<(u64, u64)> {
+fn merge_batches(
+    reader: &Mutex<SegmentReader<'_>>,
+    store: &KeyValueStore,
+    name: SegmentName,
+) -> Result<(u64, u64)> {
     let (mut batch, mut records, mut time_max) = (Vec::new(), 0, 0);
     loop {
         let offset = {
@@ -227,7 +239,8 @@ fn merge_batches(reader: &Mutex<SegmentReader<'_>>, store: &KeyValueStore, name:
         if batch.is_empty() {
             return Ok((records, time_max));
         }
-        let merged = merge_records(&batch, store).map_err(|error| unknown_record(name, offset, &error))?;
+        let merged =
+            merge_records(&batch, store).map_err(|error| unknown_record(name, offset, &error))?;
         records += merged.0;
         time_max = time_max.max(merged.1);
     }
@@ -262,7 +275,12 @@ fn read_rest(files: &dyn FileLayer, segment: &Segment, bad: &BadPlace) -> Result
 }
 
 /// Whether a bad place is a torn write; otherwise why it is damage.
-fn verdict(segment: &Segment, bad: &BadPlace, rest: &[u8], is_last: bool) -> std::result::Result<(), &'static str> {
+fn verdict(
+    segment: &Segment,
+    bad: &BadPlace,
+    rest: &[u8],
+    is_last: bool,
+) -> std::result::Result<(), &'static str> {
     if !is_last {
         return Err(bad.reason);
     }
@@ -274,7 +292,12 @@ fn verdict(segment: &Segment, bad: &BadPlace, rest: &[u8], is_last: bool) -> std
 }
 
 /// Merges the good frames behind a bad place and says what is lost.
-fn salvage_rest(segment: &Segment, rest: &[u8], store: &KeyValueStore, recovered: &mut Recovered) -> Result<()> {
+fn salvage_rest(
+    segment: &Segment,
+    rest: &[u8],
+    store: &KeyValueStore,
+    recovered: &mut Recovered,
+) -> Result<()> {
     let (mut lost, mut records) = (rest.len(), 0);
     for frame in find_frames(rest, segment.header.salt).unwrap_or_default() {
         let merged = merge_records(frame.records, store)?;
@@ -282,13 +305,17 @@ fn salvage_rest(segment: &Segment, rest: &[u8], store: &KeyValueStore, recovered
         recovered.time_max = recovered.time_max.max(merged.1);
         lost -= FRAME_HEADER_BYTES + frame.records.len();
     }
-    warn!("{}: salvage: {lost} bytes are lost; {records} records behind the damage are kept", segment.name);
+    warn!(
+        "{}: salvage: {lost} bytes are lost; {records} records behind the damage are kept",
+        segment.name
+    );
     recovered.records += records;
     recovered.damaged.push(segment.name);
     Ok(())
 }
 
-/// Makes the files what was recovered from them, and all of it safe. What replaced files take is freed first.
+/// Makes the files what was recovered from them, and all of it safe. What replaced files take is
+/// freed first.
 fn settle(files: &dyn FileLayer, kept: &[Kept], obsolete: &[String]) -> io::Result<()> {
     for name in obsolete {
         files.remove(name)?;

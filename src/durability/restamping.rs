@@ -1,19 +1,22 @@
-//! Records from the future: what a clock that was wrong for a moment leaves behind, and the way out.
+//! Records from the future: what a clock that was wrong for a moment leaves behind, and the way
+//! out.
 //!
-//! **The problem.** A node stamps its writes later than all that it has seen. After two seconds of a clock that is a day
-//! ahead, its writes carry times of tomorrow for a day, and the other nodes refuse them. A restart does not help: the
-//! clock starts at the latest record.
+//! **The problem.** A node stamps its writes later than all that it has seen. After two seconds of
+//! a clock that is a day ahead, its writes carry times of tomorrow for a day, and the other nodes
+//! refuse them. A restart does not help: the clock starts at the latest record.
 //!
-//! **The way out.** A start with `--restamp` gives every record that lies more than `--max-clock-skew` ahead of the
-//! machine's clock a new version of now, tombstones included. The old versions must go, since the later one wins at the
-//! next start: so the map is written to a snapshot that replaces all files, before anybody is served.
+//! **The way out.** A start with `--restamp` gives every record that lies more than
+//! `--max-clock-skew` ahead of the machine's clock a new version of now, tombstones included. The
+//! old versions must go, since the later one wins at the next start: so the map is written to a
+//! snapshot that replaces all files, before anybody is served.
 //!
-//! **What it costs.** When such a record was really written is not known. With the time of this start it wins over
-//! whatever the other nodes wrote to its key before. And where several nodes hold such records, each must be
-//! started with `--restamp` before clients write again: an old value that is stamped later wins over a new one.
+//! **What it costs.** When such a record was really written is not known. With the time of this
+//! start it wins over whatever the other nodes wrote to its key before. And where several nodes
+//! hold such records, each must be started with `--restamp` before clients write again: an old
+//! value that is stamped later wins over a new one.
 //!
-//! **The trap.** To a clock that is behind, right records look like records from the future. So a clock that cannot be
-//! right is refused, and the log says how many records lie ahead and how far.
+//! **The trap.** To a clock that is behind, right records look like records from the future. So a
+//! clock that cannot be right is refused, and the log says how many records lie ahead and how far.
 
 use std::time::Duration;
 
@@ -25,8 +28,8 @@ use crate::store::KeyValueStore;
 use crate::store::digest::SHARDS;
 use crate::store::version::{COUNTER_BITS, Version, latest_plausible, random_id};
 
-/// 1 January 2025, in milliseconds since 1970: this program is younger. A machine without a battery starts at 1970, or at
-/// the date of its firmware.
+/// 1 January 2025, in milliseconds since 1970: this program is younger. A machine without a battery
+/// starts at 1970, or at the date of its firmware.
 const CLOCK_MS_MIN: u64 = 1_735_689_600_000;
 
 /// Records beyond what other nodes take.
@@ -38,8 +41,9 @@ struct Ahead {
     all: usize,
 }
 
-/// Looks for records that lie more than `skew_max` ahead of the machine's clock, and stamps them again if that is wished.
-/// Whether it changed the map: then the map must be stored anew, as a whole.
+/// Looks for records that lie more than `skew_max` ahead of the machine's clock, and stamps them
+/// again if that is wished. Whether it changed the map: then the map must be stored anew, as a
+/// whole.
 pub fn check_times(
     store: &KeyValueStore,
     recovered: &mut Recovered,
@@ -56,13 +60,16 @@ pub fn check_times(
     let limit = latest_plausible(wall_ms, skew_max);
     if recovered.time_max <= limit {
         if restamp {
-            info!("--restamp: no record lies too far ahead of this machine's clock; the option may go");
+            info!(
+                "--restamp: no record lies too far ahead of this machine's clock; the option may go"
+            );
         }
         return Ok(false);
     }
     let Ahead { count, all } = ahead(store, limit);
     let distance = (recovered.time_max >> COUNTER_BITS).saturating_sub(wall_ms) / 1_000;
-    let found = format!("{count} of {all} records lie up to {distance} s ahead of this machine's clock");
+    let found =
+        format!("{count} of {all} records lie up to {distance} s ahead of this machine's clock");
     if !restamp {
         warn!(
             "{found}, and --max-clock-skew is {} s: other nodes refuse them, and all that is written here. If the clock is \

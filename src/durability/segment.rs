@@ -1,9 +1,9 @@
 //! The format of the log's and the snapshot's files, byte by byte.
 //!
-//! A data directory holds *segments*: `NNNNNNNNNN.log` and `NNNNNNNNNN.snapshot`, ten digits or more. A higher number
-//! is younger, and a snapshot replaces everything with a lower number. A segment is a header and
-//! then *frames*, one per commit, each with the records that became safe together. All numbers are
-//! little-endian.
+//! A data directory holds *segments*: `NNNNNNNNNN.log` and `NNNNNNNNNN.snapshot`, ten digits or
+//! more. A higher number is younger, and a snapshot replaces everything with a lower number. A
+//! segment is a header and then *frames*, one per commit, each with the records that became safe
+//! together. All numbers are little-endian.
 //!
 //! ```text
 //! header  offset  size  field                     frame  offset  size  field
@@ -17,17 +17,18 @@
 //!         ...     4     crc32 of all before it
 //! ```
 //!
-//! - The **header** is fsynced before the first frame is let in. So a bad header in a file that goes on behind it is
-//!   damage; a log that ends within its header was never finished.
+//! - The **header** is fsynced before the first frame is let in. So a bad header in a file that
+//!   goes on behind it is damage; a log that ends within its header was never finished.
 //! - The **id** is the node's. It shows a file of another directory.
-//! - A log **stands on** a snapshot that was on the disk when the log was created. Without this snapshot, or
-//!   one with a higher number, the log is only a part of the data. A snapshot stands on none.
-//! - The CRC of a frame starts from the **salt** (`crc32(salt, bytes)` of zlib), so that bytes inside a value never look
-//!   like a frame, except to somebody who knows the salt.
+//! - A log **stands on** a snapshot that was on the disk when the log was created. Without this
+//!   snapshot, or one with a higher number, the log is only a part of the data. A snapshot stands
+//!   on none.
+//! - The CRC of a frame starts from the **salt** (`crc32(salt, bytes)` of zlib), so that bytes
+//!   inside a value never look like a frame, except to somebody who knows the salt.
 //! - A **snapshot** ends with an empty frame: without it, it is not complete.
 //!
-//! The log of a node that has taken `PUT name Dylan` (the record of `store::record`), with the salt `0x5A17_0001`, on top of
-//! snapshot 2 of the directory `0x00C0_FFEE`:
+//! The log of a node that has taken `PUT name Dylan` (the record of `store::record`), with the salt
+//! `0x5A17_0001`, on top of snapshot 2 of the directory `0x00C0_FFEE`:
 //!
 //! ```text
 //! 00  4b 56 4c 4f 47 31 0a | 02 00 00 00 | 01 00 17 5a                          header
@@ -59,7 +60,8 @@ use crate::store::record::{HEADER_BYTES, KEY_BYTES_MAX, Layout, VALUE_BYTES_MAX,
 pub const FORMAT_VERSION: u32 = 2;
 /// Bytes of a frame before its records.
 pub const FRAME_HEADER_BYTES: usize = 16;
-/// Records of one frame, in bytes: at least one longest record. Part of the format: a length beyond it is damage.
+/// Records of one frame, in bytes: at least one longest record. Part of the format: a length beyond
+/// it is damage.
 pub const FRAME_BYTES_MAX: usize = 128 * 1024 * 1024;
 const _: () = assert!(HEADER_BYTES + KEY_BYTES_MAX + VALUE_BYTES_MAX <= FRAME_BYTES_MAX);
 
@@ -148,8 +150,8 @@ impl Header {
         bytes
     }
 
-    /// Reads the first [`Kind::header_bytes`] bytes of a segment, or all there are. [`Error::Fatal`]: another program
-    /// wrote it; [`Error::Corrupt`]: it is no header.
+    /// Reads the first [`Kind::header_bytes`] bytes of a segment, or all there are.
+    /// [`Error::Fatal`]: another program wrote it; [`Error::Corrupt`]: it is no header.
     pub fn decode(kind: Kind, bytes: &[u8]) -> Result<Header> {
         let magic = kind.magic();
         let Some(numbers) = bytes.strip_prefix(magic).filter(|numbers| numbers.len() >= 4) else {
@@ -160,11 +162,17 @@ impl Header {
             directory: u64_at(numbers, 8),
             stands_on: u64_at(numbers, 16),
         });
-        // With another version the rest is as it should be only where the version is what was damaged.
-        let is_written = header.is_some_and(|header| header.encode(kind)[magic.len() + 4..] == numbers[4..]);
+        // With another version the rest is as it should be only where the version is what was
+        // damaged.
+        let is_written =
+            header.is_some_and(|header| header.encode(kind)[magic.len() + 4..] == numbers[4..]);
         match (u32_at(numbers, 0), header) {
             (FORMAT_VERSION, Some(header)) if is_written => Ok(header),
-            (version, _) if (1..OTHER_VERSIONS_MAX).contains(&version) && version != FORMAT_VERSION && !is_written => {
+            (version, _)
+                if (1..OTHER_VERSIONS_MAX).contains(&version)
+                    && version != FORMAT_VERSION
+                    && !is_written =>
+            {
                 Err(other_version(version))
             }
             _ => Err(Error::Corrupt("the checksum of its header does not match".into())),
@@ -267,7 +275,13 @@ pub struct FrameReader {
 impl FrameReader {
     /// `input` is at `offset` in a segment of `len` bytes.
     pub fn new(input: Box<dyn Read + Send>, salt: u32, offset: u64, len: u64) -> Self {
-        FrameReader { input: BufReader::with_capacity(READ_BYTES, input), salt, offset, synced: offset, len }
+        FrameReader {
+            input: BufReader::with_capacity(READ_BYTES, input),
+            salt,
+            offset,
+            synced: offset,
+            len,
+        }
     }
 
     /// Whether all of the segment was read.
@@ -427,11 +441,17 @@ mod tests {
     fn another_format_version_is_told_from_damage() {
         let old = b"KVLOG1\n\x01\0\0\0\x01\0\x17\x5a\x79\xdb\x7e\xc2\0\0\0\0\0\0\0\0\0\0\0\0";
         let error = Header::decode(Kind::Log, old).expect_err("old");
-        assert!(matches!(&error, Error::Fatal(message) if message.contains("kvstore export")), "{error}");
+        assert!(
+            matches!(&error, Error::Fatal(message) if message.contains("kvstore export")),
+            "{error}"
+        );
         let mut newer = old.to_vec();
         newer[7] = 3;
         let error = Header::decode(Kind::Log, &newer).expect_err("newer");
-        assert!(matches!(&error, Error::Fatal(message) if message.contains("or a newer one")), "{error}");
+        assert!(
+            matches!(&error, Error::Fatal(message) if message.contains("or a newer one")),
+            "{error}"
+        );
         // Only the version was changed: the checksum of the whole shows it.
         for version in [0, 1, 3, 0xFF] {
             let mut damaged = Header { salt: SALT, directory: 1, stands_on: 0 }.encode(Kind::Log);

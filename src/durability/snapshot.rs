@@ -1,19 +1,21 @@
 //! Snapshots: the whole map in one segment, so that the log does not grow for ever.
 //!
-//! **Compaction** rotates the log first and copies the map afterwards, shard by shard, while clients go
-//! on writing. A change made before the rotation is in the map before its shard is copied; one made after it is in the
-//! new log (and perhaps in the copy too: merging twice changes nothing). That holds because a record is
-//! merged into the map and appended to the log under *one* lock of its shard. With two locks there would be a
-//! time at which a record is in the old log and not yet in the map, and 2 of the 10 orders of "append, merge" and
-//! "rotate, copy, delete" lose it (the test `two_of_ten_orders_lose_a_record_when_append_and_merge_are_two_steps`).
+//! **Compaction** rotates the log first and copies the map afterwards, shard by shard, while
+//! clients go on writing. A change made before the rotation is in the map before its shard is
+//! copied; one made after it is in the new log (and perhaps in the copy too: merging twice changes
+//! nothing). That holds because a record is merged into the map and appended to the log under *one*
+//! lock of its shard. With two locks there would be a time at which a record is in the old log and
+//! not yet in the map, and 2 of the 10 orders of "append, merge" and "rotate, copy, delete" lose it
+//! (the test `two_of_ten_orders_lose_a_record_when_append_and_merge_are_two_steps`).
 //!
-//! **Room.** Between two compactions the log may fill the disk, and then there is no way back: only a snapshot lets old
-//! logs go, and it finds no room. So room for the next snapshot is held in the file `room` and written over: the
-//! last snapshot but one, made longer with zeros where it is too short ([`super::compactor`]). A disk of three times the
-//! live data is enough, as it is without it.
+//! **Room.** Between two compactions the log may fill the disk, and then there is no way back: only
+//! a snapshot lets old logs go, and it finds no room. So room for the next snapshot is held in the
+//! file `room` and written over: the last snapshot but one, made longer with zeros where it is too
+//! short ([`super::compactor`]). A disk of three times the live data is enough, as it is without
+//! it.
 //!
-//! The snapshot gets its name by a rename after its fsync, so a name stands for a complete file. Only when the name is
-//! on the disk is anything old removed.
+//! The snapshot gets its name by a rename after its fsync, so a name stands for a complete file.
+//! Only when the name is on the disk is anything old removed.
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -74,13 +76,15 @@ fn replaced(log: &WriteAheadLog, cut: Cut, bytes: u64, kept: &[SegmentName]) {
     }
 }
 
-/// Removes all segments with a lower number, but renames those in `kept` to `….damaged`. The newest snapshot among them
-/// becomes the room for the next one.
+/// Removes all segments with a lower number, but renames those in `kept` to `….damaged`. The newest
+/// snapshot among them becomes the room for the next one.
 pub fn remove_below(files: &dyn FileLayer, number: u64, kept: &[SegmentName]) -> io::Result<()> {
     let names = files.names()?;
-    let mut segments: Vec<SegmentName> = names.iter().filter_map(|name| SegmentName::parse(name)).collect();
+    let mut segments: Vec<SegmentName> =
+        names.iter().filter_map(|name| SegmentName::parse(name)).collect();
     segments.retain(|segment| segment.number < number);
-    let snapshots = segments.iter().filter(|segment| segment.kind == Kind::Snapshot && !kept.contains(segment));
+    let snapshots =
+        segments.iter().filter(|segment| segment.kind == Kind::Snapshot && !kept.contains(segment));
     let room = snapshots.max().copied();
     for segment in segments {
         let name = segment.to_string();
@@ -95,8 +99,8 @@ pub fn remove_below(files: &dyn FileLayer, number: u64, kept: &[SegmentName]) ->
     files.sync_directory()
 }
 
-/// Writes a snapshot of the map as it is now or a little later; returns its size in bytes. It is complete and safe,
-/// or not there.
+/// Writes a snapshot of the map as it is now or a little later; returns its size in bytes. It is
+/// complete and safe, or not there.
 pub fn write(log: &WriteAheadLog, number: u64, store: &KeyValueStore) -> io::Result<u64> {
     let (files, kind) = (log.files.as_ref(), Kind::Snapshot);
     let name = SegmentName { number, kind }.to_string();
@@ -119,7 +123,12 @@ pub fn publish(files: &dyn FileLayer, temporary: &str, name: &str) -> io::Result
 }
 
 /// Writes and fsyncs a snapshot under a name that means nothing yet.
-pub fn write_temporary(files: &dyn FileLayer, name: &str, directory: u64, store: &KeyValueStore) -> io::Result<u64> {
+pub fn write_temporary(
+    files: &dyn FileLayer,
+    name: &str,
+    directory: u64,
+    store: &KeyValueStore,
+) -> io::Result<u64> {
     let salt = random_id() as u32;
     let file = files.create_over(ROOM, name)?;
     let header = Header { salt, directory, stands_on: 0 }.encode(Kind::Snapshot);

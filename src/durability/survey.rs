@@ -1,9 +1,10 @@
-//! The first step of recovery: which files are there, whether they belong together, and which of them are read.
-//! Reads headers only and changes nothing.
+//! The first step of recovery: which files are there, whether they belong together, and which of
+//! them are read. Reads headers only and changes nothing.
 //!
-//! A file is set aside unread where another replaces it: a log that never got further than its header, and everything
-//! below the newest snapshot. All others must be there: a segment of another directory, a log without the snapshot that
-//! it stands on, and a bad header in front of frames are damage.
+//! A file is set aside unread where another replaces it: a log that never got further than its
+//! header, and everything below the newest snapshot. All others must be there: a segment of another
+//! directory, a log without the snapshot that it stands on, and a bad header in front of frames are
+//! damage.
 
 use std::io::Read;
 
@@ -19,14 +20,16 @@ use crate::error::{Error, Result};
 pub struct Directory {
     /// Its id, if it has one yet.
     pub id: Option<u64>,
-    /// Whether other nodes have its data, and may have dropped tombstones that an older copy of it needs.
+    /// Whether other nodes have its data, and may have dropped tombstones that an older copy of it
+    /// needs.
     pub is_in_cluster: bool,
     /// Keep what is readable instead of refusing to start.
     pub salvage: bool,
 }
 
 impl Directory {
-    /// Damage; with `--salvage`, which goes on behind it, only a warning. What is lost is said in `lost`.
+    /// Damage; with `--salvage`, which goes on behind it, only a warning. What is lost is said in
+    /// `lost`.
     pub fn damaged(&self, error: Error, lost: &str) -> Result<()> {
         if !self.salvage || self.is_in_cluster {
             return Err(error);
@@ -116,18 +119,23 @@ pub fn survey(files: &dyn FileLayer, directory: &Directory) -> Result<Survey> {
         ..Survey::default()
     };
     survey.check_node_file(directory, &found)?;
-    let is_own = |found: &&Found| found.header.as_ref().is_ok_and(|header| Some(header.directory) == known.id);
+    let is_own = |found: &&Found| {
+        found.header.as_ref().is_ok_and(|header| Some(header.directory) == known.id)
+    };
     let snapshots = found.iter().filter(is_own).filter(|found| found.name.kind == Kind::Snapshot);
     survey.snapshot = snapshots.map(|found| found.name.number).max().unwrap_or(0);
     let last = with_frames().map(|found| found.name).max();
     for found in &found {
         survey.place(&known, found, last)?;
     }
-    let stands_on =
-        found.iter().filter(is_own).filter_map(|found| Some((found.header.as_ref().ok()?.stands_on, found.name)));
+    let stands_on = found
+        .iter()
+        .filter(is_own)
+        .filter_map(|found| Some((found.header.as_ref().ok()?.stands_on, found.name)));
     if let Some((number, log)) = stands_on.max().filter(|(number, _)| *number > survey.snapshot) {
         let snapshot = SegmentName { number, kind: Kind::Snapshot };
-        let reason = format!("{snapshot}, which it stands on, is missing, and most of the data with it");
+        let reason =
+            format!("{snapshot}, which it stands on, is missing, and most of the data with it");
         known.damaged(known.damage(log, STANDS_ON_OFFSET, &reason), "what was in it is lost")?;
         survey.is_incomplete = true;
     }
@@ -138,7 +146,8 @@ pub fn survey(files: &dyn FileLayer, directory: &Directory) -> Result<Survey> {
 const STANDS_ON_OFFSET: u64 = 23;
 
 fn read_headers(files: &dyn FileLayer, names: &[String]) -> Result<Vec<Found>> {
-    let mut segments: Vec<SegmentName> = names.iter().filter_map(|name| SegmentName::parse(name)).collect();
+    let mut segments: Vec<SegmentName> =
+        names.iter().filter_map(|name| SegmentName::parse(name)).collect();
     segments.sort_unstable();
     let read = |name: SegmentName| {
         let (input, len) = files.read(&name.to_string(), 0)?;
@@ -159,7 +168,10 @@ impl Survey {
         let has_data = found.iter().any(|found| !found.is_empty());
         if directory.id.is_none() && has_data {
             let error = super::identity::bad("it is missing, and there are logs or snapshots");
-            directory.damaged(error, "the other nodes of its cluster, if there were any, are not known any more")?;
+            directory.damaged(
+                error,
+                "the other nodes of its cluster, if there were any, are not known any more",
+            )?;
         }
         if directory.id.is_some() && found.iter().all(|found| found.header.is_err()) && !has_data {
             let error = format!(
@@ -173,14 +185,21 @@ impl Survey {
     }
 
     /// Decides about one segment. `last` is the youngest with frames.
-    fn place(&mut self, directory: &Directory, found: &Found, last: Option<SegmentName>) -> Result<()> {
+    fn place(
+        &mut self,
+        directory: &Directory,
+        found: &Found,
+        last: Option<SegmentName>,
+    ) -> Result<()> {
         let Found { name, len, ref header } = *found;
         let damage = match header {
             Ok(_) if found.is_empty() => {
                 self.empty.push(name.to_string());
                 return Ok(());
             }
-            Ok(header) if Some(header.directory) != self.id => directory.damage(name, 0, &foreign(header, self.id)),
+            Ok(header) if Some(header.directory) != self.id => {
+                directory.damage(name, 0, &foreign(header, self.id))
+            }
             _ if name.number < self.snapshot => {
                 self.obsolete.push(name.to_string());
                 return Ok(());
@@ -194,7 +213,9 @@ impl Survey {
                 self.obsolete.push(name.to_string());
                 return Ok(());
             }
-            Err(_) if found.is_empty() => directory.damage(name, len, "it is cut short, and younger logs have records"),
+            Err(_) if found.is_empty() => {
+                directory.damage(name, len, "it is cut short, and younger logs have records")
+            }
             Err(reason) => directory.damage(name, 0, reason),
         };
         self.damaged.push(name);
@@ -204,5 +225,7 @@ impl Survey {
 
 fn foreign(header: &Header, id: Option<u64>) -> String {
     let (other, own) = (header.directory, id.unwrap_or_default());
-    format!("it belongs to another data directory, of the node {other:016x}, and this one is of the node {own:016x}")
+    format!(
+        "it belongs to another data directory, of the node {other:016x}, and this one is of the node {own:016x}"
+    )
 }

@@ -1,10 +1,11 @@
 //! The log: every change is written here before anybody is told of it.
 //!
-//! **Group commit.** A thread appends while it executes requests, which copies a record into a buffer, and calls
-//! [`WriteAheadLog::commit`] once before its replies leave. Whoever comes first writes everything buffered as one
-//! frame, for all; the others wait and find their position done. So while one `fsync` runs, the next
-//! frame grows, and the more clients there are, the more writes share one (Gray and Reuter, "Transaction
-//! Processing", 1993, section 9.4.2). No thread is handed anything: with one client a write costs no switch of threads.
+//! **Group commit.** A thread appends while it executes requests, which copies a record into a
+//! buffer, and calls [`WriteAheadLog::commit`] once before its replies leave. Whoever comes first
+//! writes everything buffered as one frame, for all; the others wait and find their position done.
+//! So while one `fsync` runs, the next frame grows, and the more clients there are, the more writes
+//! share one (Gray and Reuter, "Transaction Processing", 1993, section 9.4.2). No thread is handed
+//! anything: with one client a write costs no switch of threads.
 //!
 //! A **position** is a count of bytes appended since the start of the process.
 
@@ -23,12 +24,12 @@ use crate::store::version::random_id;
 
 /// The log of a node. Safe to share between threads.
 ///
-/// Locks, in the order in which they may be taken: `syncing`, `file`, `buffer`; `turn` alone. Only `syncing` and
-/// `file` are held across I/O.
+/// Locks, in the order in which they may be taken: `syncing`, `file`, `buffer`; `turn` alone. Only
+/// `syncing` and `file` are held across I/O.
 ///
 /// Invariants:
-/// - `a_record_is_in_the_buffer_or_in_a_frame` until a snapshot holds it: nothing is taken out of the
-///   buffer unless there is a segment to write it to.
+/// - `a_record_is_in_the_buffer_or_in_a_frame` until a snapshot holds it: nothing is taken out of
+///   the buffer unless there is a segment to write it to.
 /// - A log holds frames with records only if all lower logs are on the disk as a whole.
 /// - After a failed write or fsync nothing is ever written to or synced from that segment again.
 /// - The current segment is replaced only by a holder of `syncing`.
@@ -106,8 +107,8 @@ pub struct Ground {
 /// Where a snapshot cuts the log.
 #[derive(Clone, Copy, Debug)]
 pub struct Cut {
-    /// The snapshot's number. It replaces all segments below. The log while it is written is the next number, and the
-    /// log that stands on it the one after.
+    /// The snapshot's number. It replaces all segments below. The log while it is written is the
+    /// next number, and the log that stands on it the one after.
     pub snapshot_number: u64,
     /// Bytes of the segments that it replaces.
     pub replaced_bytes: u64,
@@ -132,13 +133,23 @@ const YIELDS_MAX: u32 = 5;
 
 impl WriteAheadLog {
     /// Starts a new segment.
-    pub fn start(files: Arc<dyn FileLayer>, policy: FsyncPolicy, ground: Ground) -> io::Result<Self> {
-        let segment = Segment::create(files.as_ref(), ground.next_number, ground.directory, ground.snapshot)?;
+    pub fn start(
+        files: Arc<dyn FileLayer>,
+        policy: FsyncPolicy,
+        ground: Ground,
+    ) -> io::Result<Self> {
+        let segment =
+            Segment::create(files.as_ref(), ground.next_number, ground.directory, ground.snapshot)?;
         Ok(WriteAheadLog::with(files, policy, ground, Some(segment)))
     }
 
     /// Starts without a segment: read-only until it has healed.
-    pub fn start_read_only(files: Arc<dyn FileLayer>, policy: FsyncPolicy, ground: Ground, reason: String) -> Self {
+    pub fn start_read_only(
+        files: Arc<dyn FileLayer>,
+        policy: FsyncPolicy,
+        ground: Ground,
+        reason: String,
+    ) -> Self {
         error!("{reason}; read-only until a snapshot into new files succeeds");
         let mut log = WriteAheadLog::with(files, policy, ground, None);
         log.read_only = true.into();
@@ -146,12 +157,18 @@ impl WriteAheadLog {
         log
     }
 
-    fn with(files: Arc<dyn FileLayer>, policy: FsyncPolicy, ground: Ground, segment: Option<Segment>) -> Self {
+    fn with(
+        files: Arc<dyn FileLayer>,
+        policy: FsyncPolicy,
+        ground: Ground,
+        segment: Option<Segment>,
+    ) -> Self {
         let counts = Counts::default();
         let segment_bytes = segment.as_ref().map_or(0, |segment| segment.len);
         counts.bytes.store(ground.bytes + segment_bytes, Ordering::Relaxed);
         let next_number = ground.next_number + 1;
-        let current = Current { segment, next_number, snapshot: ground.snapshot, spare: Frame::default() };
+        let current =
+            Current { segment, next_number, snapshot: ground.snapshot, spare: Frame::default() };
         WriteAheadLog {
             files,
             directory: ground.directory,
@@ -201,15 +218,18 @@ impl WriteAheadLog {
                 self.let_others_append();
                 self.sync()
             }
-            FsyncPolicy::Everysec | FsyncPolicy::Never => self.write_out(&mut lock(&self.file)).map(|_| ()),
+            FsyncPolicy::Everysec | FsyncPolicy::Never => {
+                self.write_out(&mut lock(&self.file)).map(|_| ())
+            }
         };
         *lock(&self.turn) = false;
         self.turn_over.notify_all();
         result
     }
 
-    /// Those who are ready to run append first, and one frame serves them too: with `always`, 50 clients and no
-    /// pipelines, 64,000 writes a second instead of 57,000. On an idle machine it costs less than a microsecond.
+    /// Those who are ready to run append first, and one frame serves them too: with `always`, 50
+    /// clients and no pipelines, 64,000 writes a second instead of 57,000. On an idle machine it
+    /// costs less than a microsecond.
     fn let_others_append(&self) {
         let mut end = self.end();
         for _ in 0..YIELDS_MAX {
@@ -231,11 +251,12 @@ impl WriteAheadLog {
         lock(&self.buffer).end
     }
 
-    /// Writes everything buffered and returns when all that was appended is on the disk, whatever the
-    /// policy. An error while the log is read-only.
+    /// Writes everything buffered and returns when all that was appended is on the disk, whatever
+    /// the policy. An error while the log is read-only.
     pub fn sync(&self) -> Result<()> {
         if self.is_synced(self.end()) {
-            // Of a log that could not be started nothing was appended, and yet what was recovered may not be safe.
+            // Of a log that could not be started nothing was appended, and yet what was recovered
+            // may not be safe.
             let is_read_only = self.read_only.load(Ordering::Acquire);
             return if is_read_only { Err(self.refusal()) } else { Ok(()) };
         }
@@ -271,14 +292,16 @@ impl WriteAheadLog {
         Ok(Cut { snapshot_number, replaced_bytes, position })
     }
 
-    /// Goes on in a log that stands on the snapshot of `cut`, so that this node does not start without it.
+    /// Goes on in a log that stands on the snapshot of `cut`, so that this node does not start
+    /// without it.
     pub fn stand_on(&self, cut: Cut) -> Result<()> {
         lock(&self.file).snapshot = cut.snapshot_number;
         self.go_on_in(cut.snapshot_number + 2, cut.snapshot_number)?;
         Ok(())
     }
 
-    /// Puts a new log in the place of the current one: the position behind the old one, and the bytes of all old ones.
+    /// Puts a new log in the place of the current one: the position behind the old one, and the
+    /// bytes of all old ones.
     fn go_on_in(&self, number: u64, stands_on: u64) -> Result<(u64, u64)> {
         // Most of it beforehand, while others go on writing, so that the pause below is short.
         self.sync()?;
@@ -316,7 +339,8 @@ impl WriteAheadLog {
     /// The second half: with the map safe in the snapshot, goes on in a new log.
     pub fn heal(&self, cut: Cut) -> io::Result<()> {
         let number = cut.snapshot_number + 1;
-        let segment = Segment::create(self.files.as_ref(), number, self.directory, cut.snapshot_number)?;
+        let segment =
+            Segment::create(self.files.as_ref(), number, self.directory, cut.snapshot_number)?;
         let _one_at_a_time = lock(&self.syncing);
         let mut current = lock(&self.file);
         self.counts.bytes.fetch_add(segment.len, Ordering::Relaxed);
@@ -356,7 +380,9 @@ impl WriteAheadLog {
         let mut result = Ok(());
         if let Some(segment) = &mut current.segment {
             let frames = frames.iter_mut().chain([&mut current.spare]);
-            result = frames.filter(|frame| !frame.is_empty()).try_for_each(|frame| segment.append(frame, &self.counts));
+            result = frames
+                .filter(|frame| !frame.is_empty())
+                .try_for_each(|frame| segment.append(frame, &self.counts));
         }
         current.spare.clear(FRAME_BYTES_KEPT);
         if let Err(error) = result {
@@ -383,7 +409,8 @@ impl WriteAheadLog {
         self.refusal()
     }
 
-    /// The first of three numbers above all that are used, for a snapshot and two logs; and the newest snapshot.
+    /// The first of three numbers above all that are used, for a snapshot and two logs; and the
+    /// newest snapshot.
     fn reserve_numbers(&self) -> (u64, u64) {
         let mut current = lock(&self.file);
         let number = current.next_number;
@@ -404,8 +431,14 @@ impl Segment {
         Ok(())
     }
 
-    /// A new log on the disk, with nothing in it. Header and name are safe before the first frame is let in.
-    fn create(files: &dyn FileLayer, number: u64, directory: u64, stands_on: u64) -> io::Result<Self> {
+    /// A new log on the disk, with nothing in it. Header and name are safe before the first frame
+    /// is let in.
+    fn create(
+        files: &dyn FileLayer,
+        number: u64,
+        directory: u64,
+        stands_on: u64,
+    ) -> io::Result<Self> {
         let (kind, salt) = (Kind::Log, random_id() as u32);
         let name = SegmentName { number, kind };
         let create = || {

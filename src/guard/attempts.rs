@@ -1,8 +1,8 @@
 //! Wrong passwords: after the third, an address has one try a second.
 //!
-//! A try beyond that waits for its turn before the password is looked at, so it does not help to try on many connections.
-//! A right password forgives: behind a proxy all clients have one address, and one of them with an old password must not
-//! lock the others out for longer than their turn.
+//! A try beyond that waits for its turn before the password is looked at, so it does not help to
+//! try on many connections. A right password forgives: behind a proxy all clients have one address,
+//! and one of them with an old password must not lock the others out for longer than their turn.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -19,7 +19,8 @@ use crate::metrics;
 const FREE_TRIES: u32 = 3;
 /// Time between two tries of an address after that.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Longest wait for a turn. A try that would wait longer is refused at once; less than a link's patience of 5 s.
+/// Longest wait for a turn. A try that would wait longer is refused at once; less than a link's
+/// patience of 5 s.
 const WAIT_MAX: Duration = Duration::from_secs(3);
 /// An address is forgotten after so long without a wrong password.
 const MEMORY: Duration = Duration::from_secs(60);
@@ -76,7 +77,9 @@ impl Attempts {
 
     fn turn_at(&self, address: IpAddr, now: Instant) -> Turn {
         let mut table = self.lock();
-        let Some(record) = table.get_mut(&network(address)).filter(|record| record.failures >= FREE_TRIES) else {
+        let Some(record) =
+            table.get_mut(&network(address)).filter(|record| record.failures >= FREE_TRIES)
+        else {
             return Turn::Now;
         };
         let wait = record.next_turn.saturating_duration_since(now);
@@ -119,7 +122,8 @@ impl Attempts {
         if record.failures == FREE_TRIES {
             record.next_turn = now + PAUSE;
         }
-        let is_quiet = record.logged.is_none_or(|logged| now.saturating_duration_since(logged) >= LINE_PAUSE);
+        let is_quiet =
+            record.logged.is_none_or(|logged| now.saturating_duration_since(logged) >= LINE_PAUSE);
         let count = record.unlogged;
         // Many addresses together must not fill the log either.
         let left_out = if is_quiet { self.lines.admit() } else { None };
@@ -154,12 +158,14 @@ fn make_room(table: &mut HashMap<IpAddr, Record>, newcomer: &IpAddr, now: Instan
     }
     table.retain(|_, record| now.saturating_duration_since(record.last_failure) < MEMORY);
     if table.len() >= ADDRESSES_MAX {
-        let quietest = table.iter().min_by_key(|(_, record)| record.last_failure).map(|(address, _)| *address);
+        let quietest =
+            table.iter().min_by_key(|(_, record)| record.last_failure).map(|(address, _)| *address);
         quietest.map(|address| table.remove(&address));
     }
 }
 
-/// Whom an address counts for: whoever has one IPv6 address usually has all that share its first 64 bits.
+/// Whom an address counts for: whoever has one IPv6 address usually has all that share its first 64
+/// bits.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
@@ -203,7 +209,8 @@ mod tests {
         attempts.failed_at(address(1), start + MEMORY);
         assert_eq!(attempts.lock()[&address(1)].failures, 1);
         (0..2 * ADDRESSES_MAX as u32).for_each(|number| {
-            attempts.failed_at(address(number), start + MEMORY + Duration::from_millis(number.into()));
+            attempts
+                .failed_at(address(number), start + MEMORY + Duration::from_millis(number.into()));
         });
         assert_eq!(attempts.lock().len(), ADDRESSES_MAX);
     }

@@ -17,7 +17,8 @@ struct State {
     left_out: u64,
 }
 
-/// How many lines were left out since the last one. Shown behind a message: nothing, or ` (and 7 more)`.
+/// How many lines were left out since the last one. Shown behind a message: nothing, or ` (and 7
+/// more)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeftOut(u64);
 
@@ -54,7 +55,9 @@ mod tests {
     #[test]
     fn one_line_a_second_with_a_count_of_the_others() {
         let (limiter, start) = (LogLimiter::default(), Instant::now());
-        let admitted = |ms| limiter.admit_at(start + Duration::from_millis(ms)).map(|left_out| left_out.to_string());
+        let admitted = |ms| {
+            limiter.admit_at(start + Duration::from_millis(ms)).map(|left_out| left_out.to_string())
+        };
         assert_eq!(admitted(0).as_deref(), Some(""));
         assert_eq!([admitted(1), admitted(500), admitted(999)], [None, None, None]);
         assert_eq!(admitted(1_000).as_deref(), Some(" (and 3 more)"));

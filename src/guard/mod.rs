@@ -1,22 +1,26 @@
 //! # Guarding: what strangers and greedy clients may take
 //!
-//! **The problem.** Whoever reaches the port can send bytes, before any password. Those bytes must not fill the memory,
-//! the log or the table of open files, must not pass for the server's own words, and must not keep others out. Who has
-//! the password is trusted with the data, but a client that asks for more than it takes must not end the process.
+//! **The problem.** Whoever reaches the port can send bytes, before any password. Those bytes must
+//! not fill the memory, the log or the table of open files, must not pass for the server's own
+//! words, and must not keep others out. Who has the password is trusted with the data, but a client
+//! that asks for more than it takes must not end the process.
 //!
 //! **The rules.**
-//! - The password is the boundary. A stranger has not given it: see [`Strangers`] for its place and `server::connection` for
-//!   its 10 s, 16 KiB a request and 64 KiB in all. Without a password everybody who can connect is trusted, which is why
-//!   only loopback goes without one.
+//! - The password is the boundary. A stranger has not given it: see [`Strangers`] for its place and
+//!   `server::connection` for its 10 s, 16 KiB a request and 64 KiB in all. Without a password
+//!   everybody who can connect is trusted, which is why only loopback goes without one.
 //! - Wrong passwords are counted and delayed ([`Attempts`]).
 //! - Replies not yet taken are counted, all connections together ([`ReplyMemory`]).
-//! - Words of others are escaped and cut ([`shown`], [`sentence`]) before they reach the log, a state or a message about
-//!   somebody else. What others can cause to be logged is limited to a line a second ([`LogLimiter`]), and counted.
+//! - Words of others are escaped and cut ([`shown`], [`sentence`]) before they reach the log, a
+//!   state or a message about somebody else. What others can cause to be logged is limited to a
+//!   line a second ([`LogLimiter`]), and counted.
 //!
-//! **What is left out.** Requests that are on their way are not counted together: a connection with the password may
-//! send one of 512 MiB, and it is gone 10 minutes later at the latest. Whoever may do that may also store as much.
+//! **What is left out.** Requests that are on their way are not counted together: a connection with
+//! the password may send one of 512 MiB, and it is gone 10 minutes later at the latest. Whoever may
+//! do that may also store as much.
 //!
-//! Everything here is a leaf: it knows no node, store or protocol. Nothing here is asked for every request.
+//! Everything here is a leaf: it knows no node, store or protocol. Nothing here is asked for every
+//! request.
 
 mod attempts;
 mod limiter;

@@ -1,8 +1,9 @@
 //! Memory of replies that were not taken yet, all connections together.
 //!
-//! A request of a few bytes can have a reply of hundreds of megabytes. So what waits for clients is counted, and when it
-//! exceeds `--reply-memory`, the connection that holds most is closed. Most replies are never counted: only those that a
-//! client does not take at once, and those longer than [`LARGE_BYTES`].
+//! A request of a few bytes can have a reply of hundreds of megabytes. So what waits for clients is
+//! counted, and when it exceeds `--reply-memory`, the connection that holds most is closed. Most
+//! replies are never counted: only those that a client does not take at once, and those longer than
+//! [`LARGE_BYTES`].
 
 use std::collections::BTreeMap;
 use std::net::{Shutdown, TcpStream};
@@ -15,7 +16,8 @@ use super::LogLimiter;
 use crate::error::{Error, Result};
 use crate::metrics;
 
-/// Replies from this length on are counted before they are sent, also if the client takes them at once.
+/// Replies from this length on are counted before they are sent, also if the client takes them at
+/// once.
 pub const LARGE_BYTES: usize = 1024 * 1024;
 
 /// What waits for clients.
@@ -53,7 +55,12 @@ pub struct Holding {
 impl ReplyMemory {
     /// Room for so many bytes.
     pub fn new(bytes_max: u64) -> Self {
-        ReplyMemory { bytes_max, table: Mutex::default(), lines: LogLimiter::default(), closed: AtomicU64::default() }
+        ReplyMemory {
+            bytes_max,
+            table: Mutex::default(),
+            lines: LogLimiter::default(),
+            closed: AtomicU64::default(),
+        }
     }
 
     /// Bytes that wait for clients now.
@@ -78,8 +85,8 @@ impl ReplyMemory {
 }
 
 impl Holding {
-    /// The connection holds so many bytes now. An error when it was, or is now, the one that must give way: then it
-    /// must be closed.
+    /// The connection holds so many bytes now. An error when it was, or is now, the one that must
+    /// give way: then it must be closed.
     pub fn set(&mut self, bytes: usize) -> Result<()> {
         let memory = &self.memory;
         let mut table = memory.lock();
@@ -90,8 +97,14 @@ impl Holding {
         table.bytes = table.bytes - before + bytes as u64;
         let mut was_me = false;
         while table.bytes > memory.bytes_max {
-            let largest = table.holders.iter().max_by_key(|(_, holder)| holder.bytes).map(|(number, _)| *number);
-            let Some((number, holder)) = largest.and_then(|number| table.holders.remove_entry(&number)) else {
+            let largest = table
+                .holders
+                .iter()
+                .max_by_key(|(_, holder)| holder.bytes)
+                .map(|(number, _)| *number);
+            let Some((number, holder)) =
+                largest.and_then(|number| table.holders.remove_entry(&number))
+            else {
                 break;
             };
             table.bytes -= holder.bytes;
@@ -154,7 +167,11 @@ mod tests {
         small.set(30).unwrap();
         large.set(60).unwrap();
         third.set(20).unwrap();
-        assert_eq!((memory.bytes(), metrics::read(&memory.closed)), (50, 1), "the largest has gone");
+        assert_eq!(
+            (memory.bytes(), metrics::read(&memory.closed)),
+            (50, 1),
+            "the largest has gone"
+        );
         assert!(large.set(1).is_err(), "and learns it");
         assert!(third.set(80).is_err(), "it is the largest itself");
         assert_eq!(memory.bytes(), 30);

@@ -1,8 +1,9 @@
 //! Places of connections whose client has not given the password: at most half of all.
 //!
-//! When they would be more, the *oldest* stranger is closed, not the newcomer. A client of ours gives its password at once,
-//! so the oldest is the one that has had the most time for it; and whoever holds connections in silence cannot keep new
-//! clients out. Without a password nobody is a stranger.
+//! When they would be more, the *oldest* stranger is closed, not the newcomer. A client of ours
+//! gives its password at once, so the oldest is the one that has had the most time for it; and
+//! whoever holds connections in silence cannot keep new clients out. Without a password nobody is a
+//! stranger.
 
 use std::collections::BTreeMap;
 use std::net::{Shutdown, TcpStream};
@@ -127,7 +128,10 @@ mod tests {
         let first = strangers.enter(&ends[0].1);
         let second = strangers.enter(&ends[1].1);
         let third = strangers.enter(&ends[2].1);
-        assert_eq!([first.was_closed(), second.was_closed(), third.was_closed()], [true, false, false]);
+        assert_eq!(
+            [first.was_closed(), second.was_closed(), third.was_closed()],
+            [true, false, false]
+        );
         assert_eq!(std::io::Read::read(&mut &ends[0].0, &mut [0]).unwrap(), 0, "it is closed");
         drop(second);
         let fourth = strangers.enter(&ends[3].1);

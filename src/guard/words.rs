@@ -3,8 +3,9 @@
 /// Bytes of another's words that are shown: more than an address of any sense needs.
 const SHOWN_BYTES_MAX: usize = 120;
 
-/// The words of others as they may stand inside quotes in a log or a message: printable ASCII stays, everything else
-/// and both quotes are escaped as in Rust, and what is long is cut and its length given.
+/// The words of others as they may stand inside quotes in a log or a message: printable ASCII
+/// stays, everything else and both quotes are escaped as in Rust, and what is long is cut and its
+/// length given.
 ///
 /// ```
 /// use kvstore::guard::shown;
@@ -15,7 +16,9 @@ const SHOWN_BYTES_MAX: usize = 120;
 pub fn shown(words: impl AsRef<[u8]>) -> String {
     let words = words.as_ref();
     match words.get(..SHOWN_BYTES_MAX) {
-        Some(start) if words.len() > start.len() => format!("{}... ({} bytes)", start.escape_ascii(), words.len()),
+        Some(start) if words.len() > start.len() => {
+            format!("{}... ({} bytes)", start.escape_ascii(), words.len())
+        }
         _ => words.escape_ascii().to_string(),
     }
 }
@@ -23,8 +26,9 @@ pub fn shown(words: impl AsRef<[u8]>) -> String {
 /// Bytes of another's sentence that are shown: the server's own refusals are shorter.
 const SENTENCE_BYTES_MAX: usize = 500;
 
-/// A sentence of another program, such as a peer's refusal, as it may stand in a log, a state or a row of `PEERS`: quotes
-/// stay, since it stands outside of any; everything but printable ASCII is escaped, and what is long is cut.
+/// A sentence of another program, such as a peer's refusal, as it may stand in a log, a state or a
+/// row of `PEERS`: quotes stay, since it stands outside of any; everything but printable ASCII is
+/// escaped, and what is long is cut.
 pub fn sentence(words: impl AsRef<[u8]>) -> String {
     let words = words.as_ref();
     let end = words.len().min(SENTENCE_BYTES_MAX);

@@ -1,8 +1,8 @@
 //! The table of commands, and how words become a [`Command`].
 //!
-//! [`TABLE`] is what `COMMAND`, `COMMAND DOCS`, the client's `HELP` and the README show; a test holds
-//! the README to it. [`Command::parse`] is the one place where words get a meaning. A command that is
-//! not here is answered as Redis answers it, because client libraries look at the text.
+//! [`TABLE`] is what `COMMAND`, `COMMAND DOCS`, the client's `HELP` and the README show; a test
+//! holds the README to it. [`Command::parse`] is the one place where words get a meaning. A command
+//! that is not here is answered as Redis answers it, because client libraries look at the text.
 
 use super::Words;
 use crate::error::{Error, Result};
@@ -287,14 +287,19 @@ impl<'a> Command<'a> {
 
     /// Whether it may be used before the password was given.
     pub fn allowed_without_password(&self) -> bool {
-        matches!(self, Command::Auth { .. } | Command::Hello { .. } | Command::Quit | Command::Reset)
+        matches!(
+            self,
+            Command::Auth { .. } | Command::Hello { .. } | Command::Quit | Command::Reset
+        )
     }
 
     /// Whether it may be used before the node serves clients: what is no business of the data.
     pub fn is_for_peers(&self) -> bool {
         use Command::*;
-        matches!(self, PeerHello { .. } | PeerDigests { .. } | PeerVersions { .. } | PeerMerge { .. })
-            || self.allowed_without_password()
+        matches!(
+            self,
+            PeerHello { .. } | PeerDigests { .. } | PeerVersions { .. } | PeerMerge { .. }
+        ) || self.allowed_without_password()
     }
 }
 
@@ -312,11 +317,15 @@ fn subcommand(words: Words<'_>) -> Result<Command<'_>> {
         ((b"COMMAND", b"INFO"), _) => Command::CommandInfo { names: rest },
         ((b"COMMAND", b"DOCS"), _) => Command::CommandDocs { names: rest },
         ((b"CONFIG", b"GET"), 1..) => Command::ConfigGet { patterns: rest },
-        ((b"CONFIG", b"SET"), 2..) if rest.len().is_multiple_of(2) => Command::ConfigSet { pairs: rest },
+        ((b"CONFIG", b"SET"), 2..) if rest.len().is_multiple_of(2) => {
+            Command::ConfigSet { pairs: rest }
+        }
         ((b"FUNCTION", b"FLUSH"), 0) => Command::FunctionFlush,
         ((b"PEER", b"HELLO"), _) => Command::PeerHello { words: rest },
         ((b"PEER", b"DIGESTS"), 0) => Command::PeerDigests { shard: None },
-        ((b"PEER", b"DIGESTS"), 1) => Command::PeerDigests { shard: Some(below(rest.get(0), SHARDS)?) },
+        ((b"PEER", b"DIGESTS"), 1) => {
+            Command::PeerDigests { shard: Some(below(rest.get(0), SHARDS)?) }
+        }
         ((b"PEER", b"VERSIONS"), words @ 2..=3) => {
             let (shard, bucket) = (below(rest.get(0), SHARDS)?, below(rest.get(1), BUCKETS)?);
             Command::PeerVersions { shard, bucket, after: (words == 3).then(|| rest.get(2)) }
@@ -368,7 +377,9 @@ fn key(word: &[u8]) -> Result<&[u8]> {
 fn pattern(word: &[u8]) -> Result<&[u8]> {
     match word.len() {
         0..=PATTERN_BYTES_MAX => Ok(word),
-        len => Err(Error::refused(format!("pattern too long: {len} bytes, at most {PATTERN_BYTES_MAX}"))),
+        len => Err(Error::refused(format!(
+            "pattern too long: {len} bytes, at most {PATTERN_BYTES_MAX}"
+        ))),
     }
 }
 
@@ -382,7 +393,9 @@ fn keys(words: Words<'_>, step: usize) -> Result<Words<'_>> {
 fn value(word: &[u8]) -> Result<&[u8]> {
     match word.len() {
         0..=VALUE_BYTES_MAX => Ok(word),
-        len => Err(Error::refused(format!("value too long: {len} bytes, at most {VALUE_BYTES_MAX}"))),
+        len => {
+            Err(Error::refused(format!("value too long: {len} bytes, at most {VALUE_BYTES_MAX}")))
+        }
     }
 }
 
@@ -414,7 +427,10 @@ fn upper_case<'u>(name: &[u8], upper: &'u mut [u8; NAME_BYTES_MAX]) -> &'u [u8] 
 
 fn unsupported_option(command: &[u8], option: &[u8]) -> Error {
     let command = String::from_utf8_lossy(command).to_uppercase();
-    Error::refused(format!("syntax error: {command} has no option '{}' here, nothing was changed", shortened(option)))
+    Error::refused(format!(
+        "syntax error: {command} has no option '{}' here, nothing was changed",
+        shortened(option)
+    ))
 }
 
 /// As Redis words it: Lettuce and Jedis look for `ERR unknown command`.
@@ -431,12 +447,18 @@ fn no_such_command(words: Words<'_>) -> Error {
         }
         arguments.push_str(&format!("'{}' ", shortened(word)));
     }
-    Error::refused(format!("unknown command '{}', with args beginning with: {arguments}", shortened(name)))
+    Error::refused(format!(
+        "unknown command '{}', with args beginning with: {arguments}",
+        shortened(name)
+    ))
 }
 
 /// A client's bytes for an error message: printable, at most 128 bytes of them.
 fn shortened(word: &[u8]) -> String {
-    String::from_utf8_lossy(&word[..word.len().min(128)]).chars().filter(|c| !c.is_control()).collect()
+    String::from_utf8_lossy(&word[..word.len().min(128)])
+        .chars()
+        .filter(|c| !c.is_control())
+        .collect()
 }
 
 #[cfg(test)]
@@ -499,9 +521,12 @@ mod tests {
 
     #[test]
     fn an_option_we_do_not_have_is_named() {
-        for (line, option) in
-            [("SET k v EX 10", "EX"), ("SET k v NX", "NX"), ("SCAN 0 TYPE string", "TYPE"), ("FLUSHALL ASYNC", "ASYNC")]
-        {
+        for (line, option) in [
+            ("SET k v EX 10", "EX"),
+            ("SET k v NX", "NX"),
+            ("SCAN 0 TYPE string", "TYPE"),
+            ("FLUSHALL ASYNC", "ASYNC"),
+        ] {
             let message = parse(line).expect_err("no such option").to_string();
             assert!(message.contains(&format!("'{option}'")), "{message}");
         }

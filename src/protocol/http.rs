@@ -1,9 +1,10 @@
 //! HTTP/1.1, as far as a browser, `curl`, a probe and Prometheus need it (RFC 9110, RFC 9112).
 //!
 //! A request is a head (request line and headers, up to an empty line) and a body of
-//! `Content-Length` bytes. Everything that two readers could understand differently is refused, because a
-//! difference is how one request is smuggled inside another: two lengths, a length beside a transfer
-//! coding, folded headers, a space before the colon. Transfer codings themselves are not spoken (501).
+//! `Content-Length` bytes. Everything that two readers could understand differently is refused,
+//! because a difference is how one request is smuggled inside another: two lengths, a length beside
+//! a transfer coding, folded headers, a space before the colon. Transfer codings themselves are not
+//! spoken (501).
 //!
 //! A connection that began with HTTP stays HTTP until it ends, so a body is never read as a
 //! command. Errors carry their status code as the code word of their
@@ -14,7 +15,8 @@ use super::resp::decimal;
 use crate::config::Limits;
 use crate::error::{Error, Refusal, Result};
 
-/// Reads requests from the unread bytes. A head is short, so it is simply read again when more of it has arrived.
+/// Reads requests from the unread bytes. A head is short, so it is simply read again when more of
+/// it has arrived.
 ///
 /// Invariant: `pieces_do_not_matter`: the result depends on the bytes, not on how they arrived.
 #[derive(Debug, Default)]
@@ -54,8 +56,9 @@ pub struct Request<'a> {
 }
 
 impl Parser {
-    /// The request at the start of `bytes`: once when its head is there, if its body is not, and once when all
-    /// of it is. `None` in between. Once it was returned with its body, the next call is about the next request.
+    /// The request at the start of `bytes`: once when its head is there, if its body is not, and
+    /// once when all of it is. `None` in between. Once it was returned with its body, the next call
+    /// is about the next request.
     pub fn parse<'a>(&mut self, bytes: &'a [u8], limits: &Limits) -> Result<Option<Request<'a>>> {
         if bytes.len() < self.awaited {
             return Ok(None);
@@ -83,10 +86,13 @@ impl Parser {
 }
 
 impl<'a> Request<'a> {
-    /// Reads lines up to the empty one: what they say, and where the body begins. `None` if it is not there.
+    /// Reads lines up to the empty one: what they say, and where the body begins. `None` if it is
+    /// not there.
     fn read_head(bytes: &'a [u8], limits: &Limits) -> Result<Option<(Self, usize)>> {
         let (mut request, mut start) = (Request::default(), 0);
-        for line in bytes.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n")) {
+        for line in
+            bytes.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n"))
+        {
             start += line.len();
             let line = trimmed(line);
             match (request.method.is_empty(), line.is_empty()) {
@@ -145,7 +151,8 @@ impl<'a> Request<'a> {
             b"transfer-encoding" => self.has_transfer_encoding = true,
             b"connection" => {
                 let mut words = value.split(|&byte| byte == b',');
-                self.keep_alive &= !words.any(|word| word.trim_ascii().eq_ignore_ascii_case(b"close"));
+                self.keep_alive &=
+                    !words.any(|word| word.trim_ascii().eq_ignore_ascii_case(b"close"));
             }
             b"expect" if value.eq_ignore_ascii_case(b"100-continue") => self.wants_continue = true,
             b"expect" => return Err(closing("417", "the only expectation is 100-continue")),
@@ -163,8 +170,11 @@ impl<'a> Request<'a> {
         }
         let max = limits.value_bytes_max;
         // Digits that do not parse are a number beyond all limits.
-        let len = decimal(value).and_then(|len| usize::try_from(len).ok()).filter(|len| *len <= max);
-        self.content_length = Some(len.ok_or_else(|| closing("413", format!("value too long: at most {max} bytes")))?);
+        let len =
+            decimal(value).and_then(|len| usize::try_from(len).ok()).filter(|len| *len <= max);
+        self.content_length = Some(
+            len.ok_or_else(|| closing("413", format!("value too long: at most {max} bytes")))?,
+        );
         Ok(())
     }
 
@@ -176,8 +186,12 @@ impl<'a> Request<'a> {
                 "501",
                 "Transfer-Encoding is not spoken here, send Content-Length (curl: --data-binary @file)",
             )),
-            (false, None) if self.method == b"PUT" => Err(closing("411", "PUT needs a Content-Length")),
-            _ if self.host.is_none() && !self.is_old_version => Err(closing("400", "Host is missing")),
+            (false, None) if self.method == b"PUT" => {
+                Err(closing("411", "PUT needs a Content-Length"))
+            }
+            _ if self.host.is_none() && !self.is_old_version => {
+                Err(closing("400", "Host is missing"))
+            }
             _ => Ok(self),
         }
     }
@@ -196,7 +210,8 @@ fn closing(status: &'static str, message: impl Into<String>) -> Error {
 /// Tells a client that asked to go on with its body.
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// The kinds of content that are sent. A stored value is bytes, and nothing for a browser to show or run.
+/// The kinds of content that are sent. A stored value is bytes, and nothing for a browser to show
+/// or run.
 #[allow(missing_docs)] // The names say it.
 pub mod content {
     pub const BYTES: &str = "application/octet-stream";
@@ -209,7 +224,8 @@ pub mod content {
 /// Where nothing else is said: nothing in the content may run, load or be framed.
 const INERT: &str = "sandbox; default-src 'none'; frame-ancestors 'none'";
 
-const AUTHENTICATE: &str = "WWW-Authenticate: Basic realm=\"kvstore, user default\", charset=\"UTF-8\"\r\n";
+const AUTHENTICATE: &str =
+    "WWW-Authenticate: Basic realm=\"kvstore, user default\", charset=\"UTF-8\"\r\n";
 
 /// Writes responses. A status is three digits; after 405 the methods follow that are allowed.
 #[derive(Debug)]
@@ -306,7 +322,8 @@ mod tests {
 
     /// Feeds the bytes in pieces that end where `cuts` say.
     fn parse_in_pieces(bytes: &[u8], cuts: &[usize]) -> (Vec<String>, Option<&'static str>) {
-        let limits = Limits { http_head_bytes_max: 200, value_bytes_max: 1000, ..Limits::default() };
+        let limits =
+            Limits { http_head_bytes_max: 200, value_bytes_max: 1000, ..Limits::default() };
         let (mut parser, mut found, mut start) = (Parser::default(), Vec::new(), 0);
         for end in cuts.iter().copied().chain([bytes.len()]) {
             loop {
@@ -340,7 +357,11 @@ mod tests {
         assert_eq!(error, None);
         assert_eq!(
             requests,
-            ["GET /a?b Some(\"h:1\") true \"\"", "PUT /k Some(\"h\") false \"abc\"", "GET / Some(\"h\") false \"\"",]
+            [
+                "GET /a?b Some(\"h:1\") true \"\"",
+                "PUT /k Some(\"h\") false \"abc\"",
+                "GET / Some(\"h\") false \"\"",
+            ]
         );
     }
 
@@ -378,7 +399,8 @@ mod tests {
     #[test]
     fn the_head_is_known_before_the_body_and_continue_is_said_once() {
         let limits = Limits::default();
-        let bytes = b"PUT /k HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nab";
+        let bytes =
+            b"PUT /k HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nab";
         let mut parser = Parser::default();
         let (without_body, all) = (&bytes[..bytes.len() - 2], &bytes[..]);
         let mut ask = |bytes| {

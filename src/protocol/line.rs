@@ -11,9 +11,9 @@
 //! command, key and value, so a value keeps its spaces and a doubled space shows an empty key.
 //! Command words may be in any case.
 //!
-//! **What lines cannot say.** A value that contains CR or LF is not a line: `GET` of one is an error that
-//! names RESP. A stored value `NOT_FOUND` or `ERROR x` looks like the reply of that name. Programs
-//! that care use RESP.
+//! **What lines cannot say.** A value that contains CR or LF is not a line: `GET` of one is an
+//! error that names RESP. A stored value `NOT_FOUND` or `ERROR x` looks like the reply of that
+//! name. Programs that care use RESP.
 
 use super::words::{Span, Words};
 use super::{Command, Reply, command};
@@ -30,7 +30,12 @@ pub struct Parser {
 
 impl Parser {
     /// Length of the first line with its end, or `None` until it is all there.
-    pub fn line_end(&mut self, bytes: &[u8], limits: &Limits, authenticated: bool) -> Result<Option<usize>> {
+    pub fn line_end(
+        &mut self,
+        bytes: &[u8],
+        limits: &Limits,
+        authenticated: bool,
+    ) -> Result<Option<usize>> {
         let found = bytes[self.scanned..].iter().position(|&byte| byte == b'\n');
         let len = found.map_or(bytes.len(), |at| self.scanned + at);
         if !authenticated && len > limits.unauthenticated_bytes_max {
@@ -77,18 +82,25 @@ impl Parser {
         }
         let words = Words::new(line, &self.spans);
         match row {
-            Some(row) if row.name == "SET" && words.len() > 3 => {
-                Err(Error::refused("SET takes one word as value here; PUT takes the rest of the line"))
-            }
+            Some(row) if row.name == "SET" && words.len() > 3 => Err(Error::refused(
+                "SET takes one word as value here; PUT takes the rest of the line",
+            )),
             Some(row) if matches!(row.name, "GET" | "DELETE") && words.len() != 2 => {
-                Err(Error::refused(format!("{0} takes one key and nothing after it: {0} <key>", row.name)))
+                Err(Error::refused(format!(
+                    "{0} takes one key and nothing after it: {0} <key>",
+                    row.name
+                )))
             }
             _ => Command::parse(words),
         }
     }
 
     /// A command of exactly these pieces of `line`.
-    fn words<'a, const N: usize>(&'a mut self, pieces: [&[u8]; N], line: &'a [u8]) -> Result<Command<'a>> {
+    fn words<'a, const N: usize>(
+        &'a mut self,
+        pieces: [&[u8]; N],
+        line: &'a [u8],
+    ) -> Result<Command<'a>> {
         self.spans.clear();
         let mut start = 0;
         for piece in pieces {
@@ -99,7 +111,8 @@ impl Parser {
     }
 }
 
-/// Most words of a line, as many as elements of a RESP request: each costs eight bytes beside its own.
+/// Most words of a line, as many as elements of a RESP request: each costs eight bytes beside its
+/// own.
 const WORDS_MAX: usize = 1_048_576;
 
 /// Spans kept between requests: 2 KiB.
@@ -130,19 +143,23 @@ pub enum HttpLike {
     No,
     /// `METHOD /target HTTP/1.0` or `1.1`.
     Request,
-    /// Something made to pass for a request of both protocols: a browser tricked into sending commands.
+    /// Something made to pass for a request of both protocols: a browser tricked into sending
+    /// commands.
     Attack,
 }
 
 /// Whether a line is, or imitates, HTTP. Any line may be an imitation (`POST …`, `Host: …`), as a
-/// browser can be made to send lines of its master's choice after those; only a first line is a request.
+/// browser can be made to send lines of its master's choice after those; only a first line is a
+/// request.
 pub fn is_http_like(line: &[u8], is_first: bool) -> HttpLike {
-    let starts = |word: &[u8]| line.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
+    let starts =
+        |word: &[u8]| line.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
     if is_first {
         let mut words = line.rsplitn(2, |&byte| byte == b' ');
         let (version, before) = (words.next().unwrap_or_default(), words.next());
         if let (Some(digits), Some(before)) = (version.strip_prefix(b"HTTP/"), before) {
-            let is_version = digits.iter().all(|byte| byte.is_ascii_digit() || *byte == b'.') && !digits.is_empty();
+            let is_version = digits.iter().all(|byte| byte.is_ascii_digit() || *byte == b'.')
+                && !digits.is_empty();
             let (method, target) = split_at_space(before);
             let target = target.unwrap_or_default();
             let is_request = matches!(digits, b"1.0" | b"1.1")
@@ -160,9 +177,12 @@ pub fn is_http_like(line: &[u8], is_first: bool) -> HttpLike {
     if starts(b"POST ") || starts(b"Host:") { HttpLike::Attack } else { HttpLike::No }
 }
 
-/// Whether a first line is an inline `HELLO`, as some RESP3 libraries begin their conversation with it.
+/// Whether a first line is an inline `HELLO`, as some RESP3 libraries begin their conversation with
+/// it.
 pub fn is_hello(line: &[u8]) -> bool {
-    line.split(|byte| byte.is_ascii_whitespace()).next().is_some_and(|word| word.eq_ignore_ascii_case(b"HELLO"))
+    line.split(|byte| byte.is_ascii_whitespace())
+        .next()
+        .is_some_and(|word| word.eq_ignore_ascii_case(b"HELLO"))
 }
 
 /// Writes results as lines.
@@ -273,7 +293,11 @@ mod tests {
         assert_eq!(like("PUT /keys/a HTTP/1.0", true), HttpLike::Request);
         assert_eq!(like("GET / HTTP/2.0", true), HttpLike::Attack);
         assert_eq!(like("PUT k v HTTP/1.1", true), HttpLike::Attack);
-        assert_eq!(like("PUT k v HTTP/1.1", false), HttpLike::No, "only a first line: this is a value");
+        assert_eq!(
+            like("PUT k v HTTP/1.1", false),
+            HttpLike::No,
+            "only a first line: this is a value"
+        );
         assert_eq!(like("PUT k HTTP/x", true), HttpLike::No);
         assert_eq!(like("POST /x", false), HttpLike::Attack);
         assert_eq!(like("host: localhost", false), HttpLike::Attack);
@@ -282,12 +306,18 @@ mod tests {
 
     #[test]
     fn long_lines_are_refused_before_they_are_kept() {
-        let limits = Limits { line_bytes_max: 8, unauthenticated_bytes_max: 4, ..Limits::default() };
-        assert_eq!(Parser::default().line_end(b"GET 1234\n", &limits, true).expect("fits"), Some(9));
+        let limits =
+            Limits { line_bytes_max: 8, unauthenticated_bytes_max: 4, ..Limits::default() };
+        assert_eq!(
+            Parser::default().line_end(b"GET 1234\n", &limits, true).expect("fits"),
+            Some(9)
+        );
         assert_eq!(Parser::default().line_end(b"GET 1234", &limits, true).expect("fits"), None);
         assert!(Parser::default().line_end(b"GET 12345", &limits, true).is_err());
         assert!(Parser::default().line_end(b"GET 12345\n", &limits, true).is_err());
-        let refused = Parser::default().line_end(b"GET 1", &limits, false).expect_err("too long without a password");
+        let refused = Parser::default()
+            .line_end(b"GET 1", &limits, false)
+            .expect_err("too long without a password");
         assert_eq!(refused.to_string(), "Authentication required.");
     }
 }

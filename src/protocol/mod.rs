@@ -4,26 +4,28 @@
 //! person with `nc`), programs with a Redis library, and browsers. TCP hands over bytes in
 //! pieces that have nothing to do with requests.
 //!
-//! **The idea.** The first bytes of a connection choose the protocol ([`choose`]), once. Each protocol has
-//! a parser, which turns the front of the read buffer into a [`Command`] that *borrows* from the
-//! buffer (nothing is copied), and a [`Reply`], which writes results into the write buffer. What a
-//! command does is decided elsewhere and once, for all protocols.
+//! **The idea.** The first bytes of a connection choose the protocol ([`choose`]), once. Each
+//! protocol has a parser, which turns the front of the read buffer into a [`Command`] that
+//! *borrows* from the buffer (nothing is copied), and a [`Reply`], which writes results into the
+//! write buffer. What a command does is decided elsewhere and once, for all protocols.
 //!
 //! **The rules.**
-//! - A parser sees the unread bytes from the start of a request. It answers "not yet" until the request is
-//!   complete; how the bytes were cut into pieces never changes the result.
+//! - A parser sees the unread bytes from the start of a request. It answers "not yet" until the
+//!   request is complete; how the bytes were cut into pieces never changes the result.
 //! - It remembers how far it looked, so a request of n bytes costs O(n) in however many pieces.
-//! - Every length is checked against [`crate::config::Limits`] before anything is allocated for it. Memory is in
-//!   proportion to what was received.
-//! - A wrong *request* is answered and the connection goes on; wrong *framing* is answered and
-//!   the connection is closed, since nobody knows where the next request starts.
+//! - Every length is checked against [`crate::config::Limits`] before anything is allocated for it.
+//!   Memory is in proportion to what was received.
+//! - A wrong *request* is answered and the connection goes on; wrong *framing* is answered and the
+//!   connection is closed, since nobody knows where the next request starts.
 //! - This module knows no store, no node and no socket.
 //!
-//! **What is left out.** Of HTTP everything but plain requests with a length; inline commands on a RESP connection other than a
-//! first `HELLO` (the line protocol is there for people); RESP3's push messages and streamed strings.
+//! **What is left out.** Of HTTP everything but plain requests with a length; inline commands on a
+//! RESP connection other than a first `HELLO` (the line protocol is there for people); RESP3's push
+//! messages and streamed strings.
 //!
-//! Files: [`words`] are the pieces of a request, [`command`] the table of all commands, [`mod@line`],
-//! [`resp`] and [`http`] the protocols. RESP: <https://redis.io/docs/latest/develop/reference/protocol-spec/>.
+//! Files: [`words`] are the pieces of a request, [`command`] the table of all commands,
+//! [`mod@line`], [`resp`] and [`http`] the protocols. RESP:
+//! <https://redis.io/docs/latest/develop/reference/protocol-spec/>.
 
 pub mod command;
 pub mod http;
@@ -69,8 +71,8 @@ pub trait Reply {
 pub enum Choice {
     /// A request starts with `*`.
     Resp,
-    /// A letter: text lines, HTTP or an inline `HELLO` of RESP, which the first whole line will show
-    /// ([`line::is_http_like`], [`line::is_hello`]).
+    /// A letter: text lines, HTTP or an inline `HELLO` of RESP, which the first whole line will
+    /// show ([`line::is_http_like`], [`line::is_hello`]).
     Line,
 }
 
@@ -92,7 +94,9 @@ pub fn choose(bytes: &[u8]) -> Result<Option<Choice>> {
         [] | [b'\r'] => Ok(None),
         [b'*', ..] => Ok(Some(Choice::Resp)),
         [first, ..] if first.is_ascii_alphabetic() => Ok(Some(Choice::Line)),
-        [0x16, ..] => Err(Error::protocol("this looks like TLS, which is not spoken here; connect without it")),
+        [0x16, ..] => Err(Error::protocol(
+            "this looks like TLS, which is not spoken here; connect without it",
+        )),
         [first, ..] => Err(Error::protocol(format!(
             "a request starts with '*' (RESP) or a letter (lines, HTTP), not with '{}'",
             first.escape_ascii()

@@ -7,11 +7,13 @@
 //! *3\r\n $3\r\nSET\r\n $4\r\nname\r\n $5\r\nDylan\r\n      (without the spaces)
 //! ```
 //!
-//! A reply starts with a byte for its kind: `+OK`, `-ERR message`, `:5`, `$5\r\nDylan`, `*2` and two
-//! replies. "Not there" is `$-1` in RESP2. RESP3, after `HELLO 3`, writes `_` for it, everywhere, also inside
-//! arrays (redis-py 8 waits for ever if it meets a `$-1` there), and `%2` for two pairs of a map.
+//! A reply starts with a byte for its kind: `+OK`, `-ERR message`, `:5`, `$5\r\nDylan`, `*2` and
+//! two replies. "Not there" is `$-1` in RESP2. RESP3, after `HELLO 3`, writes `_` for it,
+//! everywhere, also inside arrays (redis-py 8 waits for ever if it meets a `$-1` there), and `%2`
+//! for two pairs of a map.
 //!
-//! One inline request is understood: a `HELLO …` line at the start of a connection ([`Parser::with_inline_request`]).
+//! One inline request is understood: a `HELLO …` line at the start of a connection
+//! ([`Parser::with_inline_request`]).
 //!
 //! Error texts are Redis's own where it has them: its test suite and several clients look at them.
 //! Specification: <https://redis.io/docs/latest/develop/reference/protocol-spec/>.
@@ -50,7 +52,8 @@ enum State {
 }
 
 impl Parser {
-    /// A parser that takes the first line as a request: words with white space between them, without quotes.
+    /// A parser that takes the first line as a request: words with white space between them,
+    /// without quotes.
     pub fn with_inline_request() -> Self {
         Parser { state: State::Inline, ..Parser::default() }
     }
@@ -58,7 +61,12 @@ impl Parser {
     /// Length of the first request in `bytes`, or `None` until it is all there. `bytes` starts at
     /// a request and only ever grows until the request is complete. Its words are then
     /// [`Parser::words`]; a request of no words asks for nothing and gets no reply.
-    pub fn parse(&mut self, bytes: &[u8], limits: &Limits, authenticated: bool) -> Result<Option<usize>> {
+    pub fn parse(
+        &mut self,
+        bytes: &[u8],
+        limits: &Limits,
+        authenticated: bool,
+    ) -> Result<Option<usize>> {
         loop {
             let progress = match self.state {
                 State::Start => {
@@ -96,10 +104,14 @@ impl Parser {
             [] | [b'\r'] => return Ok(false),
             [b'*', ..] => {}
             [other, ..] => {
-                return Err(Error::protocol(format!("expected '*', got '{}'", other.escape_ascii())));
+                return Err(Error::protocol(format!(
+                    "expected '*', got '{}'",
+                    other.escape_ascii()
+                )));
             }
         }
-        let Some((len, after)) = header_line(bytes, 0, limits, "too big mbulk count string")? else {
+        let Some((len, after)) = header_line(bytes, 0, limits, "too big mbulk count string")?
+        else {
             return Ok(false);
         };
         // A negative count asks for nothing, as in Redis.
@@ -145,20 +157,37 @@ impl Parser {
         Ok(true)
     }
 
-    fn header(&mut self, bytes: &[u8], left: usize, limits: &Limits, authenticated: bool) -> Result<bool> {
+    fn header(
+        &mut self,
+        bytes: &[u8],
+        left: usize,
+        limits: &Limits,
+        authenticated: bool,
+    ) -> Result<bool> {
         match bytes.get(self.position) {
             None => return Ok(false),
             Some(b'$') => {}
             Some(other) => {
-                return Err(Error::protocol(format!("expected '$', got '{}'", other.escape_ascii())));
+                return Err(Error::protocol(format!(
+                    "expected '$', got '{}'",
+                    other.escape_ascii()
+                )));
             }
         }
-        let Some((len, after)) = header_line(bytes, self.position, limits, "too big bulk count string")? else {
+        let Some((len, after)) =
+            header_line(bytes, self.position, limits, "too big bulk count string")?
+        else {
             return Ok(false);
         };
         let len = len.and_then(|len| usize::try_from(len).ok());
-        let len_max = if self.is_merge(bytes, left) { limits.merge_bytes_max } else { limits.value_bytes_max };
-        let len = len.filter(|len| *len <= len_max).ok_or_else(|| Error::protocol("invalid bulk length"))?;
+        let len_max = if self.is_merge(bytes, left) {
+            limits.merge_bytes_max
+        } else {
+            limits.value_bytes_max
+        };
+        let len = len
+            .filter(|len| *len <= len_max)
+            .ok_or_else(|| Error::protocol("invalid bulk length"))?;
         if !authenticated && after + len > limits.unauthenticated_bytes_max {
             return Err(Error::Protocol(no_auth()));
         }
@@ -171,8 +200,8 @@ impl Parser {
         Ok(true)
     }
 
-    /// Whether what comes next are the records of a `PEER MERGE`: the one string that may hold a longest
-    /// value and more.
+    /// Whether what comes next are the records of a `PEER MERGE`: the one string that may hold a
+    /// longest value and more.
     fn is_merge(&self, bytes: &[u8], left: usize) -> bool {
         if left != 1 || self.spans.len() != 2 {
             return false;
@@ -181,8 +210,8 @@ impl Parser {
         words.get(0).eq_ignore_ascii_case(b"PEER") && words.get(1).eq_ignore_ascii_case(b"MERGE")
     }
 
-    /// How many bytes of the records of a `PEER MERGE` are in `bytes`, while they are coming; `None` when there are less
-    /// than `len_min` of them in all.
+    /// How many bytes of the records of a `PEER MERGE` are in `bytes`, while they are coming;
+    /// `None` when there are less than `len_min` of them in all.
     pub fn merge_bytes(&self, bytes: &[u8], len_min: usize) -> Option<usize> {
         match self.state {
             State::Content { left: 1, len } if len >= len_min && self.is_merge(bytes, 1) => {
@@ -218,7 +247,12 @@ const SPANS_KEPT: usize = 256;
 
 /// Reads the header line at `start`: the number behind its first byte (`None` if it is no number)
 /// and where the next line starts. `None` until the line is complete.
-fn header_line(bytes: &[u8], start: usize, limits: &Limits, too_long: &str) -> Result<Option<(Option<i64>, usize)>> {
+fn header_line(
+    bytes: &[u8],
+    start: usize,
+    limits: &Limits,
+    too_long: &str,
+) -> Result<Option<(Option<i64>, usize)>> {
     if let Some((number, after)) = short_header_line(bytes, start) {
         return Ok(Some((Some(number), after)));
     }
@@ -234,22 +268,25 @@ fn header_line(bytes: &[u8], start: usize, limits: &Limits, too_long: &str) -> R
     }
 }
 
-/// A whole header line of a few digits, as nearly all are, read in one pass: 8 % of the instructions of a `GET` less.
-/// Everything else is left to [`header_line`].
+/// A whole header line of a few digits, as nearly all are, read in one pass: 8 % of the
+/// instructions of a `GET` less. Everything else is left to [`header_line`].
 fn short_header_line(bytes: &[u8], start: usize) -> Option<(i64, usize)> {
     let mut number = 0;
     for at in start + 1..start + 7 {
         match *bytes.get(at)? {
             digit @ b'0'..=b'9' => number = number * 10 + i64::from(digit - b'0'),
-            b'\r' if at > start + 1 && bytes.get(at + 1) == Some(&b'\n') => return Some((number, at + 2)),
+            b'\r' if at > start + 1 && bytes.get(at + 1) == Some(&b'\n') => {
+                return Some((number, at + 2));
+            }
             _ => return None,
         }
     }
     None
 }
 
-/// The keys of the requests that `bytes` start with, as far as these are complete and of two or three words, `GET` and
-/// `SET` above all: the second word of each. Who executes them does not rely on it.
+/// The keys of the requests that `bytes` start with, as far as these are complete and of two or
+/// three words, `GET` and `SET` above all: the second word of each. Who executes them does not rely
+/// on it.
 #[derive(Debug)]
 pub struct KeysAhead<'a>(pub &'a [u8]);
 
@@ -394,16 +431,25 @@ mod tests {
 
     fn parse(bytes: &[u8]) -> std::result::Result<Option<(usize, Vec<String>)>, String> {
         let mut parser = Parser::default();
-        let len = parser.parse(bytes, &Limits::default(), true).map_err(|error| error.to_string())?;
-        Ok(len.map(|len| (len, parser.words(bytes).iter().map(|word| word.escape_ascii().to_string()).collect())))
+        let len =
+            parser.parse(bytes, &Limits::default(), true).map_err(|error| error.to_string())?;
+        Ok(len.map(|len| {
+            (len, parser.words(bytes).iter().map(|word| word.escape_ascii().to_string()).collect())
+        }))
     }
 
     #[test]
     fn a_request_is_its_words() {
         let words = |words: &[&str]| words.iter().map(|word| word.to_string()).collect::<Vec<_>>();
-        assert_eq!(parse(b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\nrest"), Ok(Some((20, words(&["GET", "k"])))));
+        assert_eq!(
+            parse(b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\nrest"),
+            Ok(Some((20, words(&["GET", "k"]))))
+        );
         assert_eq!(parse(b"\r\n*1\r\n$4\r\nPING\r\n"), Ok(Some((2, vec![]))));
-        assert_eq!(parse(b"*1\r\n$4\r\n\r\n\0\xff\r\n"), Ok(Some((14, words(&["\\r\\n\\x00\\xff"])))));
+        assert_eq!(
+            parse(b"*1\r\n$4\r\n\r\n\0\xff\r\n"),
+            Ok(Some((14, words(&["\\r\\n\\x00\\xff"]))))
+        );
         assert_eq!(parse(b"*0\r\n"), Ok(Some((4, vec![]))));
         assert_eq!(parse(b"*-10\r\n"), Ok(Some((6, vec![]))));
     }
@@ -428,7 +474,9 @@ mod tests {
         ] {
             match parse(bytes) {
                 Err(error) => assert_eq!(error, format!("Protocol error: {message}")),
-                Ok(found) => assert!(message.is_empty() && found.is_some(), "{}", bytes.escape_ascii()),
+                Ok(found) => {
+                    assert!(message.is_empty() && found.is_some(), "{}", bytes.escape_ascii())
+                }
             }
         }
         let long = [&b"*1\r\n$"[..], &[b'1'; 80]].concat();
@@ -438,9 +486,12 @@ mod tests {
     #[test]
     fn before_the_password_little_is_read() {
         let limits = Limits::default();
-        for (bytes, refused) in
-            [(&b"*11\r\n"[..], true), (b"*10\r\n", false), (b"*1\r\n$16385\r\n", true), (b"*1\r\n$16372\r\n", false)]
-        {
+        for (bytes, refused) in [
+            (&b"*11\r\n"[..], true),
+            (b"*10\r\n", false),
+            (b"*1\r\n$16385\r\n", true),
+            (b"*1\r\n$16372\r\n", false),
+        ] {
             let result = Parser::default().parse(bytes, &limits, false);
             assert_eq!(result.is_err(), refused, "{}", bytes.escape_ascii());
         }
@@ -457,14 +508,21 @@ mod tests {
     #[test]
     fn keys_ahead_are_those_of_plain_requests() {
         let keys = |bytes: &[u8]| KeysAhead(bytes).map(<[u8]>::to_vec).collect::<Vec<_>>();
-        let (get, set) = (b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n", b"*3\r\n$3\r\nSET\r\n$2\r\nbc\r\n$0\r\n\r\n");
+        let (get, set) =
+            (b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n", b"*3\r\n$3\r\nSET\r\n$2\r\nbc\r\n$0\r\n\r\n");
         let bytes = [&get[..], set, get, b"*1\r\n$4\r\nPING\r\n", get].concat();
         assert_eq!(keys(&bytes), [&b"a"[..], b"bc", b"a"]);
         for end in 0..get.len() + set.len() {
             assert_eq!(keys(&bytes[..end]).len(), usize::from(end >= get.len()), "{end} bytes");
         }
-        for other in [&b"GET a\r\n"[..], b"*2\r\n$3\r\nGET\r\n$-1\r\n", b"*2\r\n$9999999\r\n", b"\r\n", b"*4\r\n", b""]
-        {
+        for other in [
+            &b"GET a\r\n"[..],
+            b"*2\r\n$3\r\nGET\r\n$-1\r\n",
+            b"*2\r\n$9999999\r\n",
+            b"\r\n",
+            b"*4\r\n",
+            b"",
+        ] {
             assert!(keys(other).is_empty(), "{}", other.escape_ascii());
         }
     }

@@ -16,7 +16,8 @@ struct Task {
     link: Arc<Handle>,
     sent: u64,
     overflows: Overflows,
-    /// How many conversations of the link have ended when each address of the peer has been tried once more.
+    /// How many conversations of the link have ended when each address of the peer has been tried
+    /// once more.
     ended: u64,
 }
 
@@ -28,7 +29,8 @@ impl Task {
         }
         match shown.state {
             State::Live | State::Syncing => false,
-            // The peer takes only part of what it gets, so it never holds all; but it has got everything.
+            // The peer takes only part of what it gets, so it never holds all; but it has got
+            // everything.
             State::Refused(_) if shown.is_connected => shown.answered >= self.sent,
             // It may live although its connection is gone: it is tried once more.
             State::Connecting(_) | State::Refused(_) => self.has_tried(),
@@ -42,8 +44,8 @@ impl Task {
 }
 
 impl ReplicationManager {
-    /// Waits until every live peer holds everything, for a gentle stop; at most `timeout`. Returns the addresses of
-    /// peers that may lack something though they could be reached.
+    /// Waits until every live peer holds everything, for a gentle stop; at most `timeout`. Returns
+    /// the addresses of peers that may lack something though they could be reached.
     pub fn drain(&self, timeout: Duration) -> Vec<String> {
         let began = Instant::now();
         let links = self.shared.links();

@@ -1,11 +1,12 @@
 //! The thread `tombstones`, and when a node counts as alone.
 //!
-//! The thread forgets deletes when nobody needs them any more: [`super::tombstones`] decides. No link has to wait
-//! while millions of them are taken out of the store.
+//! The thread forgets deletes when nobody needs them any more: [`super::tombstones`] decides. No
+//! link has to wait while millions of them are taken out of the store.
 //!
-//! A node that is alone keeps no tombstones: nobody can bring back what it deletes. One that has just started does not
-//! know yet: others may name it as their seed, and hold data that it lost with its memory. They try again every two seconds. So
-//! a node keeps its tombstones for its first [`INTRODUCTIONS_WAIT`], whoever it knows of.
+//! A node that is alone keeps no tombstones: nobody can bring back what it deletes. One that has
+//! just started does not know yet: others may name it as their seed, and hold data that it lost
+//! with its memory. They try again every two seconds. So a node keeps its tombstones for its first
+//! [`INTRODUCTIONS_WAIT`], whoever it knows of.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,8 +18,9 @@ use super::shared::Shared;
 use crate::error::Result;
 use crate::metrics;
 
-/// How long a node waits for others to introduce themselves before it counts as alone. Links try at least
-/// every two seconds, at up to three addresses, each for at most a second, or five when the other end is silent.
+/// How long a node waits for others to introduce themselves before it counts as alone. Links try at
+/// least every two seconds, at up to three addresses, each for at most a second, or five when the
+/// other end is silent.
 const INTRODUCTIONS_WAIT: Duration = Duration::from_secs(30);
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -44,8 +46,8 @@ impl Shared {
         if !members.is_alone() || self.began.elapsed() < INTRODUCTIONS_WAIT {
             return;
         }
-        // While nobody can become a contact. A write that saw the old value may leave a tombstone behind, for the
-        // next look; a delete after somebody came is stamped later than this.
+        // While nobody can become a contact. A write that saw the old value may leave a tombstone
+        // behind, for the next look; a delete after somebody came is stamped later than this.
         self.keeps_tombstones.store(false, Ordering::SeqCst);
         let until = self.clock.latest().saturating_add(1);
         drop(members);

@@ -52,7 +52,8 @@ pub struct PeerStatus {
     pub sent_bytes: u64,
     /// Bytes received on this node's link to it.
     pub received_bytes: u64,
-    /// How far its clock was ahead of this node's at its last HELLO, in milliseconds; negative: behind.
+    /// How far its clock was ahead of this node's at its last HELLO, in milliseconds; negative:
+    /// behind.
     pub clock_ahead_ms: i64,
 }
 
@@ -141,7 +142,9 @@ impl Handle {
         }
         match state {
             State::Connecting(reason) if was_tried => warn!("peer {address} is lost: {reason}"),
-            State::Connecting(reason) => info!("peer {address} cannot be reached yet, and is tried again: {reason}"),
+            State::Connecting(reason) => {
+                info!("peer {address} cannot be reached yet, and is tried again: {reason}")
+            }
             State::Syncing => info!("peer {address} answers; comparing"),
             State::Live => info!("peer {address} is live"),
             State::Partitioned => warn!("peer {address} is cut off by PARTITION"),

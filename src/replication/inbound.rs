@@ -11,8 +11,9 @@ use crate::error::{Error, Result};
 /// A peer that introduces itself again after less time compares everything again and again.
 const RESTLESS: Duration = Duration::from_secs(8);
 
-/// Whether a peer that introduced itself twice on one connection, with this time between, compares so often because it
-/// cannot reach some other member: see `APART_SYNC_MS` in [`super::link`]. It is the only one to know.
+/// Whether a peer that introduced itself twice on one connection, with this time between, compares
+/// so often because it cannot reach some other member: see `APART_SYNC_MS` in [`super::link`]. It
+/// is the only one to know.
 pub fn is_restless(pause: Duration) -> bool {
     pause < RESTLESS
 }
@@ -24,7 +25,8 @@ pub struct Peer {
     greeted: Instant,
     address: String,
     socket: Arc<TcpStream>,
-    /// Held while a batch is merged: when a newer connection has taken over, nothing more comes from this one.
+    /// Held while a batch is merged: when a newer connection has taken over, nothing more comes
+    /// from this one.
     is_current: Mutex<bool>,
 }
 
@@ -35,7 +37,9 @@ impl Peer {
         if *is_current {
             return act();
         }
-        Err(Error::refused("this node has a newer connection, or was cut off; say PEER HELLO again"))
+        Err(Error::refused(
+            "this node has a newer connection, or was cut off; say PEER HELLO again",
+        ))
     }
 
     /// Whether this node introduced itself on this connection only moments ago.
@@ -56,7 +60,8 @@ impl Peer {
 
 /// The newest connection of each peer.
 ///
-/// Invariant: `a_connection_that_was_a_peers_leaves_no_descriptor_behind` (in `tests/strangers.rs`): an entry goes with the [`super::Greeted`] that it was made for, or is
+/// Invariant: `a_connection_that_was_a_peers_leaves_no_descriptor_behind` (in
+/// `tests/strangers.rs`): an entry goes with the [`super::Greeted`] that it was made for, or is
 /// replaced by a newer one.
 #[derive(Debug, Default)]
 pub struct Inbound(Mutex<HashMap<u64, Arc<Peer>>>);

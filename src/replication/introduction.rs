@@ -4,12 +4,13 @@
 //! PEER HELLO 2 <cluster> <node id> <run id> <memory|disk> <clock> <advertised address> <eventual|raft> <cluster id or ->
 //! ```
 //!
-//! The answer is an array of three arrays: the same nine words about the answerer, the members it knows as
-//! `id@address`, and the banned ids. Ids are 16 hex digits. The last two words are for a second way to agree: every
-//! node today is `eventual` and has no cluster id (`-`), and says no to anything else, so that nodes of both ways
-//! never mix.
+//! The answer is an array of three arrays: the same nine words about the answerer, the members it
+//! knows as `id@address`, and the banned ids. Ids are 16 hex digits. The last two words are for a
+//! second way to agree: every node today is `eventual` and has no cluster id (`-`), and says no to
+//! anything else, so that nodes of both ways never mix.
 //!
-//! Nothing in a HELLO is believed beyond its limits: [`MEMBERS_MAX`], [`BANS_MAX`], [`HELLO_BYTES_MAX`].
+//! Nothing in a HELLO is believed beyond its limits: [`MEMBERS_MAX`], [`BANS_MAX`],
+//! [`HELLO_BYTES_MAX`].
 
 use super::members::parse_id;
 use crate::client::Response;
@@ -86,7 +87,8 @@ impl Introduction {
         check_way(way, cluster_id)?;
         let id = |text| parse_id(text).ok_or_else(|| bad("an id has 16 hex digits"));
         Ok(Introduction {
-            cluster: parse_cluster(cluster).map_err(|why| bad(&format!("the name of a cluster is {why}")))?,
+            cluster: parse_cluster(cluster)
+                .map_err(|why| bad(&format!("the name of a cluster is {why}")))?,
             node_id: id(node_id)?,
             run_id: id(run_id)?,
             is_durable: match *stores {
@@ -122,7 +124,8 @@ impl Introduction {
         };
         let words = strings(words).ok_or_else(nonsense)?;
         let introduction = Introduction::parse(&words)?;
-        let (members, bans) = (strings(members).ok_or_else(nonsense)?, strings(bans).ok_or_else(nonsense)?);
+        let (members, bans) =
+            (strings(members).ok_or_else(nonsense)?, strings(bans).ok_or_else(nonsense)?);
         if members.len() > MEMBERS_MAX || bans.len() > BANS_MAX {
             let (members, bans) = (members.len(), bans.len());
             return Err(bad(&format!(
@@ -142,8 +145,8 @@ impl Introduction {
     }
 }
 
-/// What an error reply to HELLO means. A node of an earlier release does not know so many words, and says so in words
-/// that help nobody.
+/// What an error reply to HELLO means. A node of an earlier release does not know so many words,
+/// and says so in words that help nobody.
 pub(super) fn explained(refusal: String) -> String {
     if refusal.starts_with("unknown subcommand or wrong number of arguments") {
         return other_version("1").to_string();
@@ -165,7 +168,9 @@ fn check_way(way: &str, cluster_id: &str) -> Result<()> {
 
 fn other_version(version: &str) -> Error {
     let version = shown(version);
-    bad(&format!("version '{version}' is not spoken here, only {PROTOCOL_VERSION}; run the same release on all nodes"))
+    bad(&format!(
+        "version '{version}' is not spoken here, only {PROTOCOL_VERSION}; run the same release on all nodes"
+    ))
 }
 
 fn bad(what: &str) -> Error {
@@ -217,8 +222,11 @@ mod tests {
         let answer = format!(
             "*3\r\n*9\r\n{words}*1\r\n$26\r\nfedcba9876543210@[::1]:443\r\n*2\r\n$16\r\n0000000000000001\r\n$16\r\n0000000000000002\r\n"
         );
-        let expected =
-            Introduction { members: vec![(0xFEDC_BA98_7654_3210, "[::1]:443".into())], bans: vec![1, 2], ..example() };
+        let expected = Introduction {
+            members: vec![(0xFEDC_BA98_7654_3210, "[::1]:443".into())],
+            bans: vec![1, 2],
+            ..example()
+        };
         assert_eq!(expected.member_words(), ["fedcba9876543210@[::1]:443"]);
         assert_eq!(expected.ban_words(), ["0000000000000001", "0000000000000002"]);
         assert_eq!(read(&answer).expect("an answer"), expected);
@@ -249,14 +257,23 @@ mod tests {
             assert!(error.contains(reason), "{error}");
         }
         // The seven words of version 1, and no words.
-        assert!(Introduction::parse(&["1", "c", "", "", "", "", ""]).expect_err("old").to_string().contains("release"));
+        assert!(
+            Introduction::parse(&["1", "c", "", "", "", "", ""])
+                .expect_err("old")
+                .to_string()
+                .contains("release")
+        );
         assert!(Introduction::parse(&[]).is_err());
-        assert!(explained("unknown subcommand or wrong number of arguments for 'HELLO'".into()).contains("release"));
+        assert!(
+            explained("unknown subcommand or wrong number of arguments for 'HELLO'".into())
+                .contains("release")
+        );
     }
 
     #[test]
     fn an_answer_beyond_its_limits_is_refused() {
-        let words: String = example().words().iter().map(|word| format!("${}\r\n{word}\r\n", word.len())).collect();
+        let words: String =
+            example().words().iter().map(|word| format!("${}\r\n{word}\r\n", word.len())).collect();
         let list = |count: usize, word: &str| {
             format!("*{count}\r\n") + &format!("${}\r\n{word}\r\n", word.len()).repeat(count)
         };

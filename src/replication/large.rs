@@ -60,8 +60,8 @@ impl Large {
         self.went_last = false;
     }
 
-    /// Copies records into an empty batch: at least one, and more while they fit. Whether any must stay here because the
-    /// peer would refuse it.
+    /// Copies records into an empty batch: at least one, and more while they fit. Whether any must
+    /// stay here because the peer would refuse it.
     pub fn fill(&mut self, view: View, allowed: &Allowed, batch: &mut Vec<u8>) -> bool {
         let (mut is_refused, mut is_full) = (false, false);
         while let Some(first) = self.waiting.front() {

@@ -6,9 +6,9 @@
 //!     └───────────────── broken, from anywhere ───────────────┘
 //! ```
 //!
-//! One exchange is under way at a time: requests that were sent together, then all their replies. While a batch is
-//! under way the next one grows in the queue, so batches adapt to the round trip, and since
-//! nobody ever waits with unread replies, no two nodes can lock each other up.
+//! One exchange is under way at a time: requests that were sent together, then all their replies.
+//! While a batch is under way the next one grows in the queue, so batches adapt to the round trip,
+//! and since nobody ever waits with unread replies, no two nodes can lock each other up.
 //!
 //! `worker` drives it with a real socket, the simulation with messages of its own.
 
@@ -25,7 +25,8 @@ use crate::config::Limits;
 use crate::error::{Error, Result};
 use crate::store::prefetch::PREFETCH_KEYS_MAX;
 
-/// While a member cannot be reached, everything is compared so often: what it was sent may come by way of another.
+/// While a member cannot be reached, everything is compared so often: what it was sent may come by
+/// way of another.
 const APART_SYNC_MS: u64 = 5_000;
 
 /// What to do next.
@@ -42,19 +43,22 @@ pub enum Step {
     Synced {
         /// When it began.
         began_ms: u64,
-        /// What the peer held older values of: now, or in a comparison before it that broke or was about marks.
+        /// What the peer held older values of: now, or in a comparison before it that broke or was
+        /// about marks.
         revived: Revived,
     },
 }
 
 /// What a peer is known to hold, for `WAIT`.
 ///
-/// It is what one run of the peer has acknowledged after its own commit. So it counts while that run is connected. It also
-/// counts while a peer with stored data is away, since that data comes back. It does not count while an in-memory peer is
-/// away, which may have crashed. When another run answers, nothing counts before a comparison of everything.
+/// It is what one run of the peer has acknowledged after its own commit. So it counts while that
+/// run is connected. It also counts while a peer with stored data is away, since that data comes
+/// back. It does not count while an in-memory peer is away, which may have crashed. When another
+/// run answers, nothing counts before a comparison of everything.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Held {
-    /// Everything was compared at least once, so what was written before there was a link is there too.
+    /// Everything was compared at least once, so what was written before there was a link is there
+    /// too.
     pub is_complete: bool,
     /// Changes of the queue that the peer holds.
     pub sent: u64,
@@ -80,10 +84,11 @@ struct Run {
 /// The state of the conversation.
 ///
 /// Invariants, checked by the simulation in `tests/simulation.rs`:
-/// - No change is lost: the peer holds it, or it is in the queue, under way or marked, or a comparison of everything
-///   is due or running.
+/// - No change is lost: the peer holds it, or it is in the queue, under way or marked, or a
+///   comparison of everything is due or running.
 /// - `held` never counts a change that the peer refused or may not have.
-/// - A mark is cleared before the digest of its shard is asked: a change that comes later marks it again.
+/// - A mark is cleared before the digest of its shard is asked: a change that comes later marks it
+///   again.
 #[derive(Debug)]
 pub struct Link {
     phase: Phase,
@@ -101,8 +106,9 @@ pub struct Link {
     peer: Option<Run>,
     /// Of that run of the peer.
     held: Held,
-    /// Something may have been lost, or was refused, since the last finished comparison of everything: until
-    /// the next one an acknowledged batch does not say that the peer holds all before it.
+    /// Something may have been lost, or was refused, since the last finished comparison of
+    /// everything: until the next one an acknowledged batch does not say that the peer holds all
+    /// before it.
     is_unsettled: bool,
     /// The peer refused records because they are too far ahead of its clock.
     is_refused: bool,
@@ -116,9 +122,11 @@ pub struct Link {
     large: Large,
     /// The time of the last step.
     now_ms: u64,
-    /// When the oldest change was made that was taken from the queue and that the peer may not hold.
+    /// When the oldest change was made that was taken from the queue and that the peer may not
+    /// hold.
     oldest_ms: Option<u64>,
-    /// Changes that were taken from the queue and not yet sent: at most [`PREFETCH_KEYS_MAX`], and what the driver received.
+    /// Changes that were taken from the queue and not yet sent: at most [`PREFETCH_KEYS_MAX`], and
+    /// what the driver received.
     ahead: VecDeque<Change>,
     next_sync_ms: u64,
     /// When to compare because of idleness; `None` when that was done since the last activity.
@@ -288,7 +296,8 @@ impl Link {
         let is_scheduled = self.phase == Phase::Greeted || now_ms >= scheduled_ms;
         match self.phase {
             Phase::Down => return Step::Wait { until_ms: u64::MAX },
-            // Before each comparison that is due by itself: so names of new and forgotten members travel.
+            // Before each comparison that is due by itself: so names of new and forgotten members
+            // travel.
             Phase::Open if is_scheduled && self.sync.is_none() => self.phase = Phase::Greeting,
             _ => {}
         }
@@ -328,9 +337,14 @@ impl Link {
         }
     }
 
-    /// Takes the replies to the requests of the last step; the introduction if they were HELLO's. An
-    /// error means that the connection is of no use.
-    pub fn take(&mut self, requests: &[Request], replies: Vec<Reply>, view: View) -> Result<Option<Introduction>> {
+    /// Takes the replies to the requests of the last step; the introduction if they were HELLO's.
+    /// An error means that the connection is of no use.
+    pub fn take(
+        &mut self,
+        requests: &[Request],
+        replies: Vec<Reply>,
+        view: View,
+    ) -> Result<Option<Introduction>> {
         if !std::mem::take(&mut self.is_waiting_for_replies) || requests.len() != replies.len() {
             return Err(Error::Corrupt("a reply that nobody asked for".into()));
         }
@@ -411,13 +425,14 @@ impl Link {
 
     /// Begins a comparison: of everything, or of the marked shards.
     fn start_sync(&mut self, is_full: bool, now_ms: u64, queue: &Queue, limits: &Limits) {
-        // First the count, then the marks, and only then, in `Sync::next`, the digests: what changes
-        // later is in the queue or marks its shard again.
+        // First the count, then the marks, and only then, in `Sync::next`, the digests: what
+        // changes later is in the queue or marks its shard again.
         let overflows = queue.overflows();
         let marks = queue.take_marks();
         if is_full {
             self.phase = Phase::Open;
-            // A new connection is greeted twice: nodes that joined a moment apart may have missed each other's name.
+            // A new connection is greeted twice: nodes that joined a moment apart may have missed
+            // each other's name.
             let is_new = self.is_unsettled && !self.is_refused;
             let interval = if is_new { limits.sync_after_change } else { limits.sync_interval };
             self.next_sync_ms = now_ms + interval.as_millis() as u64;
@@ -446,11 +461,13 @@ impl Link {
         if done.is_refused || done.sync.has_refused {
             // The clocks may come together by themselves: a probe will tell.
             self.refused();
-            self.next_sync_ms = self.next_sync_ms.max(now_ms + limits.sync_interval.as_millis() as u64);
+            self.next_sync_ms =
+                self.next_sync_ms.max(now_ms + limits.sync_interval.as_millis() as u64);
             return Step::Wait { until_ms: now_ms };
         }
         if !done.is_full {
-            // While something is unsettled, an earlier mark may have been dealt with by a record that was refused.
+            // While something is unsettled, an earlier mark may have been dealt with by a record
+            // that was refused.
             if !self.is_unsettled {
                 self.held.overflows = done.overflows;
                 self.holds_all_sent();
@@ -458,7 +475,8 @@ impl Link {
             return Step::Wait { until_ms: now_ms };
         }
         self.held.overflows = done.overflows;
-        // Batches that were sent meanwhile were acknowledged, or this would have been noted as refused.
+        // Batches that were sent meanwhile were acknowledged, or this would have been noted as
+        // refused.
         (self.is_unsettled, self.is_refused) = (false, false);
         self.refusals.end();
         self.held.is_complete = true;
@@ -487,7 +505,8 @@ impl Link {
     /// Collects what the changed keys are now, as much as is allowed: small records, or large ones.
     fn drain(&mut self, queue: &Queue, view: View, allowed: &Allowed) -> Vec<u8> {
         let mut batch = Vec::new();
-        let mut has_refused = self.large.is_due(allowed) && self.large.fill(view, allowed, &mut batch);
+        let mut has_refused =
+            self.large.is_due(allowed) && self.large.fill(view, allowed, &mut batch);
         if batch.is_empty() {
             has_refused |= self.drain_small(queue, view, allowed, &mut batch);
             self.large.small_went();
@@ -508,9 +527,15 @@ impl Link {
         batch
     }
 
-    /// Collects small records, and sets large ones aside; a key that changed many times is read once. Whether any must
-    /// stay here because the peer would refuse it.
-    fn drain_small(&mut self, queue: &Queue, view: View, allowed: &Allowed, batch: &mut Vec<u8>) -> bool {
+    /// Collects small records, and sets large ones aside; a key that changed many times is read
+    /// once. Whether any must stay here because the peer would refuse it.
+    fn drain_small(
+        &mut self,
+        queue: &Queue,
+        view: View,
+        allowed: &Allowed,
+        batch: &mut Vec<u8>,
+    ) -> bool {
         let (mut keys, mut has_refused) = (HashSet::new(), false);
         while batch.len() < allowed.bytes && !self.large.is_full() {
             if self.ahead.is_empty() {
@@ -557,7 +582,9 @@ mod tests {
             Request::Hello => Reply::Introduction(Introduction::default()),
             Request::ShardDigests => Reply::Bytes(view.shard_digests()),
             Request::BucketDigests(shard) => Reply::Bytes(view.bucket_digests(*shard)),
-            Request::Versions(place) => Reply::Listed(versions::list(&view, place, place.bytes_max())),
+            Request::Versions(place) => {
+                Reply::Listed(versions::list(&view, place, place.bytes_max()))
+            }
             Request::Merge(records) => {
                 for record in decode_all(records) {
                     store.merge(&record.expect("our own bytes"), |_| 0);
@@ -573,14 +600,16 @@ mod tests {
             return reply(request, store);
         };
         let records = decode_all(records).map(|record| record.expect("our own bytes"));
-        let (taken, refused): (Vec<_>, Vec<_>) = records.partition(|record| record.version.time <= limit);
+        let (taken, refused): (Vec<_>, Vec<_>) =
+            records.partition(|record| record.version.time <= limit);
         for record in &taken {
             store.merge(record, |_| 0);
         }
         Reply::Merged { merged: taken.len() as u64, refused: refused.len() as u64 }
     }
 
-    /// Drives a link until it waits; the peer answers HELLO with `introduction` and takes versions up to `limit`.
+    /// Drives a link until it waits; the peer answers HELLO with `introduction` and takes versions
+    /// up to `limit`.
     fn drive(
         link: &mut Link,
         (now_ms, limit): (u64, u64),
@@ -614,9 +643,12 @@ mod tests {
     #[test]
     fn a_refused_change_does_not_count_though_a_later_mark_is_settled() {
         let (ours, theirs) = (KeyValueStore::new(), KeyValueStore::new());
-        let (queue, peer, mut link) = (Queue::new(100, 10_000), Introduction::default(), Link::default());
+        let (queue, peer, mut link) =
+            (Queue::new(100, 10_000), Introduction::default(), Link::default());
         link.connected();
-        let at = |link: &mut Link, now_ms, limit| drive(link, (now_ms, limit), &queue, (&ours, &theirs), &peer);
+        let at = |link: &mut Link, now_ms, limit| {
+            drive(link, (now_ms, limit), &queue, (&ours, &theirs), &peer)
+        };
         at(&mut link, 0, 10);
         at(&mut link, 2_000, 10);
         assert!(link.held().is_complete && link.is_live());
@@ -639,7 +671,8 @@ mod tests {
         for is_durable in [false, true] {
             let (ours, theirs) = (KeyValueStore::new(), KeyValueStore::new());
             let (queue, mut link) = (Queue::new(100, 10_000), Link::default());
-            let mut peer = Introduction { node_id: 7, run_id: 1, is_durable, ..Introduction::default() };
+            let mut peer =
+                Introduction { node_id: 7, run_id: 1, is_durable, ..Introduction::default() };
             link.connected();
             drive(&mut link, (0, 10), &queue, (&ours, &theirs), &peer);
             let shard = write(&ours, "k", 5);
@@ -652,14 +685,20 @@ mod tests {
             link.broken();
             assert_eq!(counts(&link), is_durable, "away: only what is stored comes back");
             link.connected();
-            assert_eq!(counts(&link), is_durable, "whoever has accepted the connection may be another one");
+            assert_eq!(
+                counts(&link),
+                is_durable,
+                "whoever has accepted the connection may be another one"
+            );
             drive(&mut link, (2, 10), &queue, (&ours, &theirs), &peer);
             assert!(counts(&link), "the same run has it");
 
             link.broken();
             peer.run_id = 2;
             link.connected();
-            let Step::Send(hello) = link.next(3, &queue, View { store: &ours, cutoff: 0 }, &Limits::default()) else {
+            let Step::Send(hello) =
+                link.next(3, &queue, View { store: &ours, cutoff: 0 }, &Limits::default())
+            else {
                 panic!("HELLO comes first");
             };
             let answer = vec![Reply::Introduction(peer.clone())];
@@ -676,7 +715,8 @@ mod tests {
         let (ours, theirs) = (KeyValueStore::new(), KeyValueStore::new());
         let view = View { store: &ours, cutoff: 0 };
         let queue = Queue::new(100, 10_000);
-        // One record for each batch, so that most changes wait while the marked shards are compared.
+        // One record for each batch, so that most changes wait while the marked shards are
+        // compared.
         let limits = Limits { batch_bytes: 1, ..Limits::default() };
         let keys: Vec<String> = (0..2 * PREFETCH_KEYS_MAX).map(|i| format!("key{i}")).collect();
         let mut link = Link::default();
@@ -686,7 +726,8 @@ mod tests {
             if is_synced && step % 10 == 0 && step < 50 {
                 for (index, key) in keys.iter().enumerate() {
                     let (version, key) = (Version { time: step, origin: 1 }, key.as_bytes());
-                    let shard = ours.merge(&Record { version, key, value: Some(b"v") }, |_| 0).shard;
+                    let shard =
+                        ours.merge(&Record { version, key, value: Some(b"v") }, |_| 0).shard;
                     match index {
                         0 => queue.mark(shard),
                         _ => queue.offer(Change { key: key.into(), at_ms: 0 }, shard),
@@ -734,12 +775,19 @@ mod tests {
 
     fn put(key: &str, value: &[u8], time_ms: u64, store: &KeyValueStore, queue: &Queue) {
         let version = Version { time: time_ms << 16, origin: 1 };
-        let shard = store.merge(&Record { version, key: key.as_bytes(), value: Some(value) }, |_| 0).shard;
+        let shard =
+            store.merge(&Record { version, key: key.as_bytes(), value: Some(value) }, |_| 0).shard;
         queue.offer(Change { key: key.as_bytes().into(), at_ms: 0 }, shard);
     }
 
     /// The keys of the batch that is sent next.
-    fn batch(link: &mut Link, now_ms: u64, queue: &Queue, view: View, limits: &Limits) -> Vec<String> {
+    fn batch(
+        link: &mut Link,
+        now_ms: u64,
+        queue: &Queue,
+        view: View,
+        limits: &Limits,
+    ) -> Vec<String> {
         match link.next(now_ms, queue, view, limits) {
             Step::Send(requests) => match requests.as_slice() {
                 [Request::Merge(records)] => {
@@ -759,15 +807,21 @@ mod tests {
 
     #[test]
     fn a_large_record_waits_for_small_ones_for_ten_seconds_on_a_slow_connection() {
-        let (store, limits) = (KeyValueStore::new(), Limits { batch_bytes: 200, ..Limits::default() });
+        let (store, limits) =
+            (KeyValueStore::new(), Limits { batch_bytes: 200, ..Limits::default() });
         let (view, queue) = (View { store: &store, cutoff: 0 }, Queue::new(100, 10_000));
         let mut link = settled(&queue, view, &limits);
         // A batch that took long: from now on the connection is slow.
         put("slow", &[0; 300], 1, &store, &queue);
         assert_eq!(batch(&mut link, 0, &queue, view, &limits), ["slow"]);
         link.broken();
-        let mut link =
-            Link { phase: Phase::Open, is_introduced: true, is_unsettled: false, next_sync_ms: u64::MAX, ..link };
+        let mut link = Link {
+            phase: Phase::Open,
+            is_introduced: true,
+            is_unsettled: false,
+            next_sync_ms: u64::MAX,
+            ..link
+        };
         put("large", &[0; 100_000], 2, &store, &queue);
         let (mut now_ms, mut small_first) = (0, 0);
         loop {
@@ -805,7 +859,8 @@ mod tests {
         let Step::Send(requests) = link.next(0, &queue, view, &limits) else {
             panic!("there are changes");
         };
-        link.take(&requests, vec![Reply::Merged { merged: 1, refused: 2 }], view).expect("it makes sense");
+        link.take(&requests, vec![Reply::Merged { merged: 1, refused: 2 }], view)
+            .expect("it makes sense");
         assert!(link.is_refused());
         put("later", b"v", 110_000, &store, &queue);
         put("good too", b"v", 1_001, &store, &queue);
@@ -814,7 +869,9 @@ mod tests {
         assert!(matches!(link.next(999, &queue, view, &limits), Step::Wait { until_ms: 1_000 }));
         assert_eq!(batch(&mut link, 1_000, &queue, view, &limits), ["earlier"], "a probe");
         acknowledge(&mut link, view, 0, b"");
-        assert!(matches!(link.next(1_001, &queue, view, &limits), Step::Send(ask) if ask == [Request::Hello]));
+        assert!(
+            matches!(link.next(1_001, &queue, view, &limits), Step::Send(ask) if ask == [Request::Hello])
+        );
         assert_eq!(link.held().sent, 0, "nothing counts that may not be there");
     }
 

@@ -1,28 +1,33 @@
 //! Who is in the cluster: decisions without sockets, threads or clocks.
 //!
-//! A *contact* is somebody this node has a link to: a seed from the command line, a node that another
-//! one introduced, or a *member*, which has said who it is on a link of our own. Members are known
-//! by node id, not by address, so a node may come back elsewhere, and two spellings of one address are
-//! one member.
+//! A *contact* is somebody this node has a link to: a seed from the command line, a node that
+//! another one introduced, or a *member*, which has said who it is on a link of our own. Members
+//! are known by node id, not by address, so a node may come back elsewhere, and two spellings of
+//! one address are one member.
 //!
 //! **The rules.**
-//! - One contact for each node id; the newest advertised address is tried first, the one that worked before next.
-//! - Who introduced itself is remembered, and stored, though this node may never have reached it: it can send its
-//!   data here, so it can bring back what was deleted here. Only a node that nobody ever introduced itself to is alone.
-//! - Members are introduced to others, and so is whom another member introduced: who is away with old data must be
-//!   remembered when all that met it have lost their memory, or deletes would be forgotten without it
-//!   ([`super::tombstones`]). What only a stranger said of itself does not spread.
-//! - An in-memory node that answers with a new id has been restarted: the old id is gone with its data. A node
-//!   with stored data stays a member until it is forgotten, as it may return with old data.
+//! - One contact for each node id; the newest advertised address is tried first, the one that
+//!   worked before next.
+//! - Who introduced itself is remembered, and stored, though this node may never have reached it:
+//!   it can send its data here, so it can bring back what was deleted here. Only a node that nobody
+//!   ever introduced itself to is alone.
+//! - Members are introduced to others, and so is whom another member introduced: who is away with
+//!   old data must be remembered when all that met it have lost their memory, or deletes would be
+//!   forgotten without it ([`super::tombstones`]). What only a stranger said of itself does not
+//!   spread.
+//! - An in-memory node that answers with a new id has been restarted: the old id is gone with its
+//!   data. A node with stored data stays a member until it is forgotten, as it may return with old
+//!   data.
 //! - A banned id never comes back. Bans travel with every introduction.
 //! - One id with two run ids in turn is a copied data directory: both are refused (`runs`).
 //!
-//! **Strangers.** Whoever may connect may introduce itself, take one of the [`MEMBERS_MAX`] places, hold up the
-//! forgetting of deletes, and answer in a member's name. With a password, the password is the boundary: whoever has
-//! it is trusted like a member. Without one, and without `--insecure`, only programs of this machine can connect,
-//! and a node dials only this machine and the addresses named with `--peer` ([`Dials`]): an introduction with any other
-//! address is refused, so that nobody can make the node connect elsewhere. With `--insecure` everybody is trusted.
-//! `PEER FORGET` frees a place.
+//! **Strangers.** Whoever may connect may introduce itself, take one of the [`MEMBERS_MAX`] places,
+//! hold up the forgetting of deletes, and answer in a member's name. With a password, the password
+//! is the boundary: whoever has it is trusted like a member. Without one, and without `--insecure`,
+//! only programs of this machine can connect, and a node dials only this machine and the addresses
+//! named with `--peer` ([`Dials`]): an introduction with any other address is refused, so that
+//! nobody can make the node connect elsewhere. With `--insecure` everybody is trusted. `PEER
+//! FORGET` frees a place.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -142,7 +147,13 @@ struct Cut {
 
 impl Members {
     /// The seeds, and what was stored of an earlier run.
-    pub fn new(identity: Identity, seeds: &[String], dials: Dials, stored: &Stored, contacts_max: usize) -> Self {
+    pub fn new(
+        identity: Identity,
+        seeds: &[String],
+        dials: Dials,
+        stored: &Stored,
+        contacts_max: usize,
+    ) -> Self {
         let mut members = Members {
             identity,
             contacts: BTreeMap::new(),
@@ -169,7 +180,11 @@ impl Members {
             if let Some(contact) = members.by_address(seed) {
                 contact.is_seed = true;
             } else {
-                members.add(Contact { addresses: vec![seed.clone()], is_seed: true, ..Contact::default() });
+                members.add(Contact {
+                    addresses: vec![seed.clone()],
+                    is_seed: true,
+                    ..Contact::default()
+                });
             }
         }
         members
@@ -185,21 +200,27 @@ impl Members {
         &self.contacts
     }
 
-    /// Ids and addresses of the members, and of those that other members call so: what is told to others.
+    /// Ids and addresses of the members, and of those that other members call so: what is told to
+    /// others.
     pub fn members(&self) -> Vec<(u64, String)> {
-        let known = self.contacts.values().filter(|contact| contact.id.is_some() || contact.is_vouched_for);
-        let words = known.filter_map(|contact| Some((contact.any_id()?, contact.addresses[0].clone())));
+        let known =
+            self.contacts.values().filter(|contact| contact.id.is_some() || contact.is_vouched_for);
+        let words =
+            known.filter_map(|contact| Some((contact.any_id()?, contact.addresses[0].clone())));
         words.take(MEMBERS_MAX).collect()
     }
 
-    /// Whether nobody ever introduced itself here, and nobody was named: nobody can bring back what is deleted here.
+    /// Whether nobody ever introduced itself here, and nobody was named: nobody can bring back what
+    /// is deleted here.
     pub fn is_alone(&self) -> bool {
         self.contacts.is_empty()
     }
 
     /// Whether this node may connect to an address.
     pub fn may_dial(&self, address: &str) -> bool {
-        self.dials == Dials::Everybody || self.seeds.contains(address) || is_of_this_machine(address)
+        self.dials == Dials::Everybody
+            || self.seeds.contains(address)
+            || is_of_this_machine(address)
     }
 
     /// What must survive a restart.
@@ -222,8 +243,8 @@ impl Members {
         self.bans.iter().copied().collect()
     }
 
-    /// All who may hold data, by the numbers of their links: members, and those that only introduced themselves or
-    /// were introduced. A seed that was never met is not among them.
+    /// All who may hold data, by the numbers of their links: members, and those that only
+    /// introduced themselves or were introduced. A seed that was never met is not among them.
     pub fn holders(&self) -> BTreeMap<u64, u64> {
         let contacts = self.contacts.iter();
         contacts.filter_map(|(number, contact)| Some((*number, contact.any_id()?))).collect()
@@ -245,7 +266,9 @@ impl Members {
         }
         self.learn(from.node_id, &from.address, KnownBy::ItsWord)?;
         self.note_run(from)?;
-        if let Some(contact) = self.find(from.node_id).and_then(|number| self.contacts.get_mut(&number)) {
+        if let Some(contact) =
+            self.find(from.node_id).and_then(|number| self.contacts.get_mut(&number))
+        {
             contact.is_durable = from.is_durable;
         }
         Ok(())
@@ -272,7 +295,11 @@ impl Members {
         for (id, address) in &by.members {
             // At our own address: who was here before us, with the data that is gone.
             let is_here = self.identity.address.as_ref() == Ok(address);
-            if *id != self.identity.node_id && !self.bans.contains(id) && !is_here && self.may_dial(address) {
+            if *id != self.identity.node_id
+                && !self.bans.contains(id)
+                && !is_here
+                && self.may_dial(address)
+            {
                 // Too many: they are refused when they connect, and counted there.
                 let _ = self.learn(*id, address, KnownBy::Member);
             }
@@ -306,8 +333,12 @@ impl Members {
             contact.addresses.iter().any(|address| address == target)
                 || id.is_some() && (contact.id == id || contact.introduced_as == id)
         };
-        let meant: Vec<u64> =
-            self.contacts.iter().filter(|(_, contact)| is_meant(contact)).map(|(number, _)| *number).collect();
+        let meant: Vec<u64> = self
+            .contacts
+            .iter()
+            .filter(|(_, contact)| is_meant(contact))
+            .map(|(number, _)| *number)
+            .collect();
         if meant.is_empty() && id.is_none() {
             return Err(no_such_peer(target));
         }
@@ -371,10 +402,10 @@ impl Members {
     /// The addresses and the id of a peer.
     fn names_of(&self, target: &str) -> Result<Vec<String>> {
         let id = parse_id(target);
-        let contact = self
-            .contacts
-            .values()
-            .find(|contact| contact.addresses.iter().any(|known| known == target) || id.is_some() && contact.id == id);
+        let contact = self.contacts.values().find(|contact| {
+            contact.addresses.iter().any(|known| known == target)
+                || id.is_some() && contact.id == id
+        });
         let contact = contact.ok_or_else(|| no_such_peer(target))?;
         let id = contact.id.map(|id| format!("{id:016x}"));
         Ok(contact.addresses.iter().cloned().chain(id).collect())
@@ -476,8 +507,8 @@ impl Members {
         Verdict::Member
     }
 
-    /// Notes where a node is, as it says itself (then that is the newest) or as a member says; makes it a contact if
-    /// it is none.
+    /// Notes where a node is, as it says itself (then that is the newest) or as a member says;
+    /// makes it a contact if it is none.
     fn learn(&mut self, id: u64, address: &str, known_by: KnownBy) -> Result<()> {
         let is_vouched_for = known_by == KnownBy::Member;
         if let Some(number) = self.find(id) {
@@ -488,8 +519,8 @@ impl Members {
             return Ok(());
         }
         if let Some(contact) = self.by_address(address) {
-            // Otherwise its own link will find out who answers there now. Until then the one that was known there
-            // counts as a holder of data, for both of them.
+            // Otherwise its own link will find out who answers there now. Until then the one that
+            // was known there counts as a holder of data, for both of them.
             if contact.id.is_none() && !contact.is_durable {
                 (contact.introduced_as, contact.is_vouched_for) = (Some(id), is_vouched_for);
             }
@@ -502,7 +533,12 @@ impl Members {
             )));
         }
         let addresses = vec![address.into()];
-        self.add(Contact { addresses, introduced_as: Some(id), is_vouched_for, ..Contact::default() });
+        self.add(Contact {
+            addresses,
+            introduced_as: Some(id),
+            is_vouched_for,
+            ..Contact::default()
+        });
         Ok(())
     }
 
@@ -512,8 +548,9 @@ impl Members {
     }
 
     fn find(&self, id: u64) -> Option<u64> {
-        let is_it =
-            |contact: &Contact| contact.id == Some(id) || contact.id.is_none() && contact.introduced_as == Some(id);
+        let is_it = |contact: &Contact| {
+            contact.id == Some(id) || contact.id.is_none() && contact.introduced_as == Some(id)
+        };
         let mut contacts = self.contacts.iter();
         contacts.find(|(_, contact)| is_it(contact)).map(|(number, _)| *number)
     }
@@ -541,11 +578,13 @@ impl Contact {
     }
 }
 
-/// Whether an address is on this machine, as far as its words say. A name that a name server answers for is not.
+/// Whether an address is on this machine, as far as its words say. A name that a name server
+/// answers for is not.
 fn is_of_this_machine(address: &str) -> bool {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    host.eq_ignore_ascii_case("localhost")
+        || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn copied_directory(id: u64) -> Error {
@@ -641,7 +680,8 @@ mod tests {
         members.heard(&durable(4, "n4:1")).expect("it may stay");
         members.heard(&says(5, "n5:1")).expect("it may stay");
         let stored = members.stored();
-        let known: Vec<_> = stored.members.iter().map(|of| (of.id, of.is_durable, of.known_by)).collect();
+        let known: Vec<_> =
+            stored.members.iter().map(|of| (of.id, of.is_durable, of.known_by)).collect();
         assert_eq!(
             known,
             [
@@ -654,7 +694,11 @@ mod tests {
         let again = Members::new(identity(1), &[], Dials::Everybody, &stored, 10);
         assert_eq!((again.stored(), again.is_alone()), (stored, false));
         assert_eq!(again.holders().into_values().collect::<Vec<_>>(), [2, 3, 4, 5]);
-        assert_eq!(again.members(), [(2, "n2:1".into()), (3, "n3:1".into())], "strangers do not spread");
+        assert_eq!(
+            again.members(),
+            [(2, "n2:1".into()), (3, "n3:1".into())],
+            "strangers do not spread"
+        );
     }
 
     #[test]
@@ -672,7 +716,8 @@ mod tests {
     #[test]
     fn without_a_password_only_this_machine_and_seeds_are_dialled() {
         let seeds = ["seed.example:1".to_string()];
-        let mut members = Members::new(identity(1), &seeds, Dials::ThisMachineAndSeeds, &Stored::default(), 10);
+        let mut members =
+            Members::new(identity(1), &seeds, Dials::ThisMachineAndSeeds, &Stored::default(), 10);
         for address in ["localhost:1", "127.0.0.9:1", "[::1]:1", "seed.example:1"] {
             assert!(members.may_dial(address), "{address}");
         }
@@ -682,7 +727,8 @@ mod tests {
             assert!(refused.contains(address) && refused.contains("--insecure"), "{refused}");
         }
         // What a seed says of itself and of others leads nowhere else either.
-        let answer = Introduction { members: vec![(3, "192.0.2.1:1".into())], ..says(2, "192.0.2.2:1") };
+        let answer =
+            Introduction { members: vec![(3, "192.0.2.1:1".into())], ..says(2, "192.0.2.2:1") };
         assert_eq!(members.answered(1, "seed.example:1", &answer), Verdict::Member);
         assert_eq!(members.members(), [(2, "seed.example:1".into())]);
     }
@@ -690,12 +736,22 @@ mod tests {
     #[test]
     fn one_id_in_two_runs_at_a_time_is_refused_until_one_has_gone() {
         let mut members = members(&[]);
-        let (original, copy) = (durable(2, "n2:1"), Introduction { run_id: 7, ..durable(2, "n3:1") });
+        let (original, copy) =
+            (durable(2, "n2:1"), Introduction { run_id: 7, ..durable(2, "n3:1") });
         let mut say = |from| members.heard(from).map_err(|error| error.to_string());
-        (0..2).for_each(|_| [&original, &copy].into_iter().for_each(|from| say(from).expect("like a restart")));
-        let refused = (0..4).find_map(|_| say(&original).and_then(|()| say(&copy)).err()).expect("two are alive");
-        assert!(refused.contains("copied data directory") && refused.contains("empty directory"), "{refused}");
-        assert!(matches!(members.answered(1, "n2:1", &original), Verdict::Refused(why) if why == refused));
+        (0..2).for_each(|_| {
+            [&original, &copy].into_iter().for_each(|from| say(from).expect("like a restart"))
+        });
+        let refused = (0..4)
+            .find_map(|_| say(&original).and_then(|()| say(&copy)).err())
+            .expect("two are alive");
+        assert!(
+            refused.contains("copied data directory") && refused.contains("empty directory"),
+            "{refused}"
+        );
+        assert!(
+            matches!(members.answered(1, "n2:1", &original), Verdict::Refused(why) if why == refused)
+        );
         (0..40).for_each(|_| drop(members.heard(&copy)));
         members.heard(&copy).expect("the other one has gone");
     }
@@ -703,8 +759,10 @@ mod tests {
     #[test]
     fn more_bans_than_there_may_be_are_refused_and_none_is_lost() {
         let mut members = members(&["n2:1"]);
-        let answer =
-            |bans: std::ops::Range<usize>| Introduction { bans: bans.map(|id| id as u64).collect(), ..says(2, "n2:1") };
+        let answer = |bans: std::ops::Range<usize>| Introduction {
+            bans: bans.map(|id| id as u64).collect(),
+            ..says(2, "n2:1")
+        };
         assert_eq!(members.answered(1, "n2:1", &answer(100..100 + BANS_MAX)), Verdict::Member);
         for bans in [50..60, 50..100 + BANS_MAX] {
             assert!(
@@ -732,8 +790,13 @@ mod tests {
         let refused = first.heard(&durable(2, "n2:1")).expect_err("banned");
         assert_eq!(refused.to_string(), "forgotten: start with an empty directory");
         // Bans travel with every answer.
-        let mut second =
-            Members::new(identity(3), &["n1:1".into(), "n2:1".into()], Dials::Everybody, &Stored::default(), 10);
+        let mut second = Members::new(
+            identity(3),
+            &["n1:1".into(), "n2:1".into()],
+            Dials::Everybody,
+            &Stored::default(),
+            10,
+        );
         second.answered(2, "n2:1", &durable(2, "n2:1"));
         let mut answer = says(1, "n1:1");
         answer.bans = first.bans();
@@ -751,7 +814,8 @@ mod tests {
             let refused = members.heard(&from).expect_err("refused").to_string();
             assert!(refused.contains(reason), "{refused}");
         }
-        (2..12).for_each(|id| members.heard(&says(id, &format!("n{id}:1"))).expect("there is room"));
+        (2..12)
+            .for_each(|id| members.heard(&says(id, &format!("n{id}:1"))).expect("there is room"));
         assert!(members.heard(&says(12, "n12:1")).is_err(), "no more than the limit");
     }
 

@@ -8,9 +8,10 @@
 //! | `PEER VERSIONS shard bucket` | a bulk of `key_len u32`, key, `time u64`, `origin u64` for each entry |
 //! | `PEER MERGE records` | lines `+<bytes so far>` while a long one is read, then `[merged, refused]` |
 //!
-//! Numbers are little-endian. A list of versions longer than 1 MiB is answered with its first part: an array of two bulks,
-//! entries in the order of their keys, and the last of these keys. `PEER VERSIONS shard bucket key` is answered with what
-//! follows that key, again in an array if there is still more, in parts of at most 16 MiB: see [`super::versions`].
+//! Numbers are little-endian. A list of versions longer than 1 MiB is answered with its first part:
+//! an array of two bulks, entries in the order of their keys, and the last of these keys. `PEER
+//! VERSIONS shard bucket key` is answered with what follows that key, again in an array if there is
+//! still more, in parts of at most 16 MiB: see [`super::versions`].
 
 use std::io::Write;
 
@@ -21,7 +22,8 @@ use crate::error::{Error, Result};
 use crate::guard::sentence;
 use crate::store::record::KEY_BYTES_MAX;
 
-/// What a list of versions may have besides its part: an entry that is longer than that, the key to go on after, headers.
+/// What a list of versions may have besides its part: an entry that is longer than that, the key to
+/// go on after, headers.
 const VERSIONS_BYTES_MORE: u64 = 4 * KEY_BYTES_MAX as u64;
 /// Longest reply of any other kind: an error, or the digests of all shards.
 const SHORT_BYTES_MAX: u64 = 64 * 1024;
@@ -106,21 +108,33 @@ impl Request {
                 Reply::Error(explained(sentence(message)))
             }
             (_, Response::Error(code, message)) if code == "ERR" => Reply::Error(sentence(message)),
-            (_, Response::Error(code, message)) => Reply::Error(sentence(format!("{code} {message}"))),
-            (Request::Hello, response) => Reply::Introduction(Introduction::from_response(&response)?),
+            (_, Response::Error(code, message)) => {
+                Reply::Error(sentence(format!("{code} {message}")))
+            }
+            (Request::Hello, response) => {
+                Reply::Introduction(Introduction::from_response(&response)?)
+            }
             (Request::Merge(_), Response::Array(counts)) => match counts.as_slice() {
                 [Response::Integer(merged @ 0..), Response::Integer(refused @ 0..)] => {
                     Reply::Merged { merged: *merged as u64, refused: *refused as u64 }
                 }
                 _ => return Err(Error::Corrupt("a MERGE was not acknowledged".into())),
             },
-            (Request::Versions(_), Response::Bulk(bytes)) => Reply::Listed(Listed { bytes, last: None }),
-            (Request::Versions(_), Response::Array(parts)) => match <[Response; 2]>::try_from(parts) {
-                Ok([Response::Bulk(bytes), Response::Bulk(last)]) => {
-                    Reply::Listed(Listed { bytes, last: Some(last.into()) })
+            (Request::Versions(_), Response::Bulk(bytes)) => {
+                Reply::Listed(Listed { bytes, last: None })
+            }
+            (Request::Versions(_), Response::Array(parts)) => {
+                match <[Response; 2]>::try_from(parts) {
+                    Ok([Response::Bulk(bytes), Response::Bulk(last)]) => {
+                        Reply::Listed(Listed { bytes, last: Some(last.into()) })
+                    }
+                    _ => {
+                        return Err(Error::Corrupt(
+                            "a list of versions that makes no sense".into(),
+                        ));
+                    }
                 }
-                _ => return Err(Error::Corrupt("a list of versions that makes no sense".into())),
-            },
+            }
             (_, Response::Bulk(bytes)) => Reply::Bytes(bytes),
             _ => return Err(Error::Corrupt("a reply of another kind".into())),
         })

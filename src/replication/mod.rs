@@ -1,48 +1,56 @@
 //! # Agreeing: replication
 //!
-//! **The problem.** Several nodes hold the same data, each takes reads and writes, and networks lose, delay
-//! and cut. A write must not wait for the others, and yet in the end all must hold the same.
+//! **The problem.** Several nodes hold the same data, each takes reads and writes, and networks
+//! lose, delay and cut. A write must not wait for the others, and yet in the end all must hold the
+//! same.
 //!
-//! **The idea.** Each node has one link to each other member: a worker thread behind a bounded channel. The
-//! channel says *which keys changed*; the worker reads what each key is *now* when it sends. So a key that
-//! changes often travels once per batch, an old value cannot overtake a new one, and memory is bounded: when the
-//! channel is full, a bit for the key's shard is enough to find it later. Beside the stream of changes, every
-//! link compares digests with its peer and sends what the peer lacks ([`sync`]): on connect, when it was idle,
-//! when another peer was lost, and every minute. That repairs whatever the stream missed, and brings an empty or returning node up to date.
+//! **The idea.** Each node has one link to each other member: a worker thread behind a bounded
+//! channel. The channel says *which keys changed*; the worker reads what each key is *now* when it
+//! sends. So a key that changes often travels once per batch, an old value cannot overtake a new
+//! one, and memory is bounded: when the channel is full, a bit for the key's shard is enough to
+//! find it later. Beside the stream of changes, every link compares digests with its peer and sends
+//! what the peer lacks ([`sync`]): on connect, when it was idle, when another peer was lost, and
+//! every minute. That repairs whatever the stream missed, and brings an empty or returning node up
+//! to date.
 //!
-//! **Why it converges.** A record's version never changes, and merging keeps the larger version whatever the
-//! order and however often ([`crate::store`]). So two nodes that have seen the same records are equal, and it
-//! is enough that every record arrives at last: each is sent by the node that took the write, and if that is lost,
-//! by whoever has it, in a comparison. Received records are merged and logged, never forwarded, so
-//! nothing goes round in circles.
+//! **Why it converges.** A record's version never changes, and merging keeps the larger version
+//! whatever the order and however often ([`crate::store`]). So two nodes that have seen the same
+//! records are equal, and it is enough that every record arrives at last: each is sent by the node
+//! that took the write, and if that is lost, by whoever has it, in a comparison. Received records
+//! are merged and logged, never forwarded, so nothing goes round in circles.
 //!
 //! **The rules.**
 //! - A client's write never waits for a peer, and no lock is held across a channel send.
-//! - One exchange at a time on a link, with a limit to the peer's silence (`wire`). A link that breaks starts again with a
-//!   comparison. Batches are as large as a second allows, and half as large after a failure ([`pace`]); large records
-//!   wait for small ones ([`large`]); what the peer refuses stays here ([`refusals`]).
-//! - While a member cannot be reached, every link compares every five seconds, and so do those who notice: what it was sent
-//!   comes by way of a third.
-//!   TCP delivers once and in order, so nothing that was sent arrives behind a later comparison of that link.
-//! - The list of links, or the number of the list already known, is read after the merge, and a link is on the list
-//!   before its first digest is asked: a write is in that list's queues or in that comparison.
-//! - A node's HELLO closes all its older connections, and nothing more is merged from them: a batch that was
-//!   delayed for long cannot arrive after its deletes were forgotten.
+//! - One exchange at a time on a link, with a limit to the peer's silence (`wire`). A link that
+//!   breaks starts again with a comparison. Batches are as large as a second allows, and half as
+//!   large after a failure ([`pace`]); large records wait for small ones ([`large`]); what the peer
+//!   refuses stays here ([`refusals`]).
+//! - While a member cannot be reached, every link compares every five seconds, and so do those who
+//!   notice: what it was sent comes by way of a third. TCP delivers once and in order, so nothing
+//!   that was sent arrives behind a later comparison of that link.
+//! - The list of links, or the number of the list already known, is read after the merge, and a
+//!   link is on the list before its first digest is asked: a write is in that list's queues or in
+//!   that comparison.
+//! - A node's HELLO closes all its older connections, and nothing more is merged from them: a batch
+//!   that was delayed for long cannot arrive after its deletes were forgotten.
 //! - Deletes are forgotten only when every member was asked ([`tombstones`]).
 //!
-//! **What it is not.** Two clients that write one key at the same time on two nodes both get `OK`, and one
-//! of the writes is lost on both nodes: the one with the smaller version (for more than this, a store needs consensus, such
-//! as Raft, or types that merge, such as CRDT counters). A write to an in-memory node is gone if every node
-//! that has it is gone. One that restarts while no other node can be reached does not know how far its clock had come: where that
-//! was ahead of the wall clock (by at most `--max-clock-skew`), a write from before the restart wins over one after it.
-//! `WAIT` says how many peers hold a write; it does not order anything and is not
+//! **What it is not.** Two clients that write one key at the same time on two nodes both get `OK`,
+//! and one of the writes is lost on both nodes: the one with the smaller version (for more than
+//! this, a store needs consensus, such as Raft, or types that merge, such as CRDT counters). A
+//! write to an in-memory node is gone if every node that has it is gone. One that restarts while no
+//! other node can be reached does not know how far its clock had come: where that was ahead of the
+//! wall clock (by at most `--max-clock-skew`), a write from before the restart wins over one after
+//! it. `WAIT` says how many peers hold a write; it does not order anything and is not
 //! linearizability. See DeCandia et al., "Dynamo", 2007, for the family of such stores.
 //!
 //! Files: [`link`] is the conversation with a peer as a state machine, [`sync`] finds what differs,
-//! [`members`] decides who is in the cluster, [`tombstones`] when a delete may be forgotten: none of
-//! them knows sockets, threads or clocks, so one seed can drive them all through any trouble
-//! (`tests/simulation.rs`). [`queue`] is the channel, [`introduction`] and [`messages`] the wire format, [`versions`] its long lists, [`inbound`] the
-//! connections that peers have made to us, `skewed` whose clocks are wrong; `worker` drives a link over a socket, which `wire` reads and writes.
+//! [`members`] decides who is in the cluster, [`tombstones`] when a delete may be forgotten: none
+//! of them knows sockets, threads or clocks, so one seed can drive them all through any trouble
+//! (`tests/simulation.rs`). [`queue`] is the channel, [`introduction`] and [`messages`] the wire
+//! format, [`versions`] its long lists, [`inbound`] the connections that peers have made to us,
+//! `skewed` whose clocks are wrong; `worker` drives a link over a socket, which `wire` reads and
+//! writes.
 
 pub mod drain;
 mod forgetting;
@@ -109,8 +117,8 @@ pub struct ReplicationManager {
     shared: Arc<Shared>,
 }
 
-/// A connection's place in the table of peers. Dropping it gives the place back, however the connection stops being
-/// that peer's: by its end, by `RESET`, or by a HELLO with another id.
+/// A connection's place in the table of peers. Dropping it gives the place back, however the
+/// connection stops being that peer's: by its end, by `RESET`, or by a HELLO with another id.
 #[derive(Debug)]
 pub struct Greeted {
     peer: Arc<inbound::Peer>,
@@ -153,8 +161,9 @@ pub type SaveFunction = dyn Fn(&Stored) -> Result<()> + Send + std::marker::Sync
 #[derive(Debug)]
 pub struct Ticket(Vec<(Arc<Handle>, u64, Overflows)>);
 
-/// The list of links as a connection read it last: to read it for every write would make the processors pass
-/// its lock to and fro. It is let go with each batch of replies, so that nobody holds the queues of links that are gone.
+/// The list of links as a connection read it last: to read it for every write would make the
+/// processors pass its lock to and fro. It is let go with each batch of replies, so that nobody
+/// holds the queues of links that are gone.
 #[derive(Debug, Default)]
 pub struct KnownLinks(Option<(u64, Arc<shared::Links>)>);
 
@@ -181,7 +190,8 @@ impl ReplicationManager {
             Some(Memory { stored, save }) => (stored, Some(save)),
             None => (Stored::default(), None),
         };
-        let members = Members::new(identity, &options.seeds, options.dials, &stored, limits.peers_max);
+        let members =
+            Members::new(identity, &options.seeds, options.dials, &stored, limits.peers_max);
         ReplicationManager {
             shared: Arc::new(Shared {
                 store,
@@ -217,9 +227,10 @@ impl ReplicationManager {
         told
     }
 
-    /// Starts the links to the seeds and to the members of an earlier run. Returns when each of them has answered or
-    /// failed, or after a second: a node that restarts empty must have seen the others' clocks before it stamps a
-    /// write, or the write could lose against its own earlier ones. If nobody answers, it could, and the log says so.
+    /// Starts the links to the seeds and to the members of an earlier run. Returns when each of
+    /// them has answered or failed, or after a second: a node that restarts empty must have seen
+    /// the others' clocks before it stamps a write, or the write could lose against its own earlier
+    /// ones. If nobody answers, it could, and the log says so.
     pub fn start(&self) -> Result<()> {
         forgetting::start(&self.shared)?;
         let (tried, all_tried) = bounded::<()>(0);
@@ -228,7 +239,8 @@ impl ReplicationManager {
         // Nobody sends: it ends when the last link has dropped its sender, or with the time.
         let _ = all_tried.recv_timeout(self.shared.limits.seeds_timeout);
         let peers = self.peers();
-        let answering = peers.iter().filter(|peer| peer.last_sync_ms.is_some() || peer.id.is_some());
+        let answering =
+            peers.iter().filter(|peer| peer.last_sync_ms.is_some() || peer.id.is_some());
         let (answering, all) = (answering.count(), peers.len());
         if answering == 0 && all > 0 && self.shared.save.is_none() {
             warn!(
@@ -236,7 +248,9 @@ impl ReplicationManager {
                  writes from before may win over those it takes until one answers"
             );
         } else if all > 0 {
-            info!("{answering} of {all} peers known; the others are tried again and again, see PEERS");
+            info!(
+                "{answering} of {all} peers known; the others are tried again and again, see PEERS"
+            );
         }
         Ok(())
     }
@@ -264,7 +278,8 @@ impl ReplicationManager {
         trace!("told {} links which key changed", links.len());
     }
 
-    /// Whether a delete must leave a tombstone: not on a node that is alone ([`Members::is_alone`]).
+    /// Whether a delete must leave a tombstone: not on a node that is alone
+    /// ([`Members::is_alone`]).
     pub fn keeps_tombstones(&self) -> bool {
         self.shared.keeps_tombstones.load(Ordering::SeqCst)
     }
@@ -308,15 +323,15 @@ impl ReplicationManager {
         refusals.insert(who, reason);
     }
 
-    /// A node that may stay introduced itself on `socket`: its older connections end. The connection counts as that
-    /// node's until the result is dropped.
+    /// A node that may stay introduced itself on `socket`: its older connections end. The
+    /// connection counts as that node's until the result is dropped.
     pub fn greeted(&self, from: &Introduction, socket: &Arc<TcpStream>) -> Greeted {
         let peer = self.shared.inbound.greeted(from.node_id, &from.address, socket);
         Greeted { peer, shared: Arc::clone(&self.shared) }
     }
 
-    /// Counts what a peer's batch did. Nothing is handed on, but every link compares when things are quiet: the
-    /// batch may come from somebody whom another peer cannot reach.
+    /// Counts what a peer's batch did. Nothing is handed on, but every link compares when things
+    /// are quiet: the batch may come from somebody whom another peer cannot reach.
     pub fn merged(&self, from: &Greeted, done: sync::Merged) {
         let links = self.shared.links();
         links.values().for_each(|link| link.queue.stir());
@@ -327,8 +342,8 @@ impl ReplicationManager {
         }
     }
 
-    /// A peer compares again and again, since it cannot reach some member. What that one sent this node may be what the
-    /// peer lacks, so this node compares too.
+    /// A peer compares again and again, since it cannot reach some member. What that one sent this
+    /// node may be what the peer lacks, so this node compares too.
     pub fn nudge(&self) {
         self.shared.links().values().for_each(|link| link.queue.nudge());
     }
@@ -396,20 +411,24 @@ impl ReplicationManager {
         if self.shared.options.fault_injection {
             return Ok(());
         }
-        Err(Error::refused(format!("{command} needs a server that was started with --enable-fault-injection")))
+        Err(Error::refused(format!(
+            "{command} needs a server that was started with --enable-fault-injection"
+        )))
     }
 
     /// What each peer must reach to hold all that was written here so far.
     pub fn ticket(&self) -> Ticket {
         let links = self.shared.links();
-        let reach = |link: &Arc<Handle>| (Arc::clone(link), link.queue.sent(), link.queue.overflows());
+        let reach =
+            |link: &Arc<Handle>| (Arc::clone(link), link.queue.sent(), link.queue.overflows());
         Ticket(links.values().map(reach).collect())
     }
 
     /// How many peers hold what the ticket is about.
     pub fn holding(&self, ticket: &Ticket) -> usize {
-        let holds =
-            |(link, sent, overflows): &&(Arc<Handle>, u64, Overflows)| lock(&link.shown).held.covers(*sent, overflows);
+        let holds = |(link, sent, overflows): &&(Arc<Handle>, u64, Overflows)| {
+            lock(&link.shown).held.covers(*sent, overflows)
+        };
         ticket.0.iter().filter(holds).count()
     }
 
@@ -438,7 +457,8 @@ impl ReplicationManager {
         self.shared.waiting.fetch_sub(1, Ordering::SeqCst);
     }
 
-    /// How many threads wait until peers hold more: those of clients in a `WAIT`, and at the end that of the gentle stop.
+    /// How many threads wait until peers hold more: those of clients in a `WAIT`, and at the end
+    /// that of the gentle stop.
     pub fn waiting(&self) -> usize {
         self.shared.waiting.load(Ordering::SeqCst)
     }

@@ -2,12 +2,13 @@
 
 use crate::store::record::Entry;
 
-/// An exchange that took longer makes the next batch smaller, so that small changes seldom wait longer than this
-/// for one that is under way.
+/// An exchange that took longer makes the next batch smaller, so that small changes seldom wait
+/// longer than this for one that is under way.
 const SLOW_MS: u64 = 1_000;
 /// An exchange that was quicker makes the next batch larger.
 const QUICK_MS: u64 = 500;
-/// A slow exchange makes batches no smaller than this; it may be the peer's disk that takes the time. Failures do.
+/// A slow exchange makes batches no smaller than this; it may be the peer's disk that takes the
+/// time. Failures do.
 const SLOW_BYTES_MIN: usize = 16 * 1024;
 /// Records above this size are large: they wait for small ones.
 const LARGE_BYTES: usize = 64 * 1024;

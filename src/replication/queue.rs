@@ -22,8 +22,8 @@ pub struct Change {
 /// Invariants:
 /// - A write never waits here.
 /// - `a_change_is_queued_or_its_shard_is_marked`.
-/// - `sent` is at least the number of changes in the channel before any change that was put in before it was
-///   read: a link that has handled `sent` changes has handled all of those.
+/// - `sent` is at least the number of changes in the channel before any change that was put in
+///   before it was read: a link that has handled `sent` changes has handled all of those.
 #[derive(Debug)]
 pub struct Queue {
     sender: Sender<Change>,
@@ -39,8 +39,8 @@ pub struct Queue {
     is_apart: AtomicBool,
 }
 
-/// The marks of 64 shards, on a cache line of their own: with one count for all shards, writers on two processors kept 0.94
-/// of their speed while a peer was away, and with these 0.95.
+/// The marks of 64 shards, on a cache line of their own: with one count for all shards, writers on
+/// two processors kept 0.94 of their speed while a peer was away, and with these 0.95.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 struct Marks {
@@ -48,8 +48,8 @@ struct Marks {
     overflows: AtomicU64,
 }
 
-/// How many changes were marked instead of queued, by groups of 64 shards. A sum would not do for [`Overflows::covers`]:
-/// its parts are read one after the other while they grow.
+/// How many changes were marked instead of queued, by groups of 64 shards. A sum would not do for
+/// [`Overflows::covers`]: its parts are read one after the other while they grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Overflows([u64; SHARDS / 64]);
 
@@ -83,7 +83,8 @@ impl Queue {
         }
     }
 
-    /// Whether a key of this length would be taken in now: what a write looks at first, as it changes nothing.
+    /// Whether a key of this length would be taken in now: what a write looks at first, as it
+    /// changes nothing.
     pub fn has_room(&self, key_len: usize) -> bool {
         !self.sender.is_full() && self.bytes.load(Ordering::Relaxed) + key_len <= self.bytes_max
     }
@@ -111,7 +112,8 @@ impl Queue {
         marks.overflows.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Something came from another peer: not to be handed on, but to be compared when things are quiet.
+    /// Something came from another peer: not to be handed on, but to be compared when things are
+    /// quiet.
     pub fn stir(&self) {
         self.is_stirred.store(true, Ordering::Relaxed);
     }
@@ -121,18 +123,20 @@ impl Queue {
         self.is_stirred.load(Ordering::Relaxed) && self.is_stirred.swap(false, Ordering::Relaxed)
     }
 
-    /// Another peer was lost, and may have told this node what it told nobody else: to be compared soon.
+    /// Another peer was lost, and may have told this node what it told nobody else: to be compared
+    /// soon.
     pub fn lost_another(&self) {
         self.is_loss_near.store(true, Ordering::Relaxed);
     }
 
     /// Whether another peer was lost since the last call.
     pub fn take_loss(&self) -> bool {
-        self.is_loss_near.load(Ordering::Relaxed) && self.is_loss_near.swap(false, Ordering::Relaxed)
+        self.is_loss_near.load(Ordering::Relaxed)
+            && self.is_loss_near.swap(false, Ordering::Relaxed)
     }
 
-    /// A member compares everything again and again: it cannot reach another one, and what this node received may be
-    /// what that one lacks.
+    /// A member compares everything again and again: it cannot reach another one, and what this
+    /// node received may be what that one lacks.
     pub fn nudge(&self) {
         self.is_nudged.store(true, Ordering::Relaxed);
     }

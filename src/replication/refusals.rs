@@ -1,8 +1,9 @@
 //! Records that a peer refuses because they are too far ahead of its clock.
 //!
-//! They must arrive once the clocks have come together, and until then should cost next to nothing. A peer refuses by
-//! time alone, so of a batch it refused the newest. What is as new or newer stays here, a *probe* of one record is sent
-//! again and again, more and more seldom, and when the peer takes it everything is compared.
+//! They must arrive once the clocks have come together, and until then should cost next to nothing.
+//! A peer refuses by time alone, so of a batch it refused the newest. What is as new or newer stays
+//! here, a *probe* of one record is sent again and again, more and more seldom, and when the peer
+//! takes it everything is compared.
 
 use crate::store::record::decode_all;
 
@@ -37,12 +38,16 @@ impl Refusals {
 
     /// The peer refused so many records of a batch.
     pub fn note(&mut self, batch: &[u8], refused: u64, now_ms: u64) {
-        let mut times: Vec<u64> = decode_all(batch).flatten().map(|record| record.version.wall_ms()).collect();
+        let mut times: Vec<u64> =
+            decode_all(batch).flatten().map(|record| record.version.wall_ms()).collect();
         times.sort_unstable_by(|one, other| other.cmp(one));
-        let Some(wall_ms) = times.get((refused as usize).min(times.len()).wrapping_sub(1)).copied() else {
+        let Some(wall_ms) = times.get((refused as usize).min(times.len()).wrapping_sub(1)).copied()
+        else {
             return;
         };
-        let Some(record) = decode_all(batch).flatten().find(|record| record.version.wall_ms() == wall_ms) else {
+        let Some(record) =
+            decode_all(batch).flatten().find(|record| record.version.wall_ms() == wall_ms)
+        else {
             return;
         };
         let is_again = self.first.as_ref().is_some_and(|first| *first.key == *record.key);
@@ -53,7 +58,11 @@ impl Refusals {
             0 => PROBE_PAUSE_MS.0,
             before => (before * 2).min(PROBE_PAUSE_MS.1),
         };
-        let pause_ms = if record.encoded_len() > LARGE_PROBE_BYTES { LARGE_PROBE_PAUSE_MS } else { self.pause_ms };
+        let pause_ms = if record.encoded_len() > LARGE_PROBE_BYTES {
+            LARGE_PROBE_PAUSE_MS
+        } else {
+            self.pause_ms
+        };
         let probe_ms = now_ms + pause_ms;
         self.first = Some(First { key: record.key.into(), wall_ms, probe_ms });
     }

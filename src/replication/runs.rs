@@ -1,13 +1,14 @@
-//! Is a node running twice? A data directory that was copied, and both copies started, shows itself to a third node as
-//! one node id with two run ids.
+//! Is a node running twice? A data directory that was copied, and both copies started, shows itself
+//! to a third node as one node id with two run ids.
 //!
-//! A restart looks almost the same: the id comes with a new run id, and an introduction of the old run may still be on its way
-//! and arrive behind it. But a run that has ended sends nothing new, so after a restart the old run id returns once or
-//! twice and never again, while two living copies take turns for as long as they live, since each ends the
-//! other's connection. So: [`RETURNS`] returns of an earlier run mean two living copies, and both are refused, until
-//! one of them introduced itself [`IN_A_ROW`] times with nothing of the other between. Refused nodes try again every two
-//! seconds, so that takes a minute after the other was stopped. A node that is started again has a new run id, and is
-//! let in at once.
+//! A restart looks almost the same: the id comes with a new run id, and an introduction of the old
+//! run may still be on its way and arrive behind it. But a run that has ended sends nothing new, so
+//! after a restart the old run id returns once or twice and never again, while two living copies
+//! take turns for as long as they live, since each ends the other's connection. So: [`RETURNS`]
+//! returns of an earlier run mean two living copies, and both are refused, until one of them
+//! introduced itself [`IN_A_ROW`] times with nothing of the other between. Refused nodes try again
+//! every two seconds, so that takes a minute after the other was stopped. A node that is started
+//! again has a new run id, and is let in at once.
 
 /// Earlier runs of a node that are remembered.
 const RUNS_MAX: usize = 8;
@@ -67,10 +68,16 @@ mod tests {
     #[test]
     fn restarts_are_no_copies_though_late_words_of_earlier_runs_arrive() {
         assert!(!after(0..1_000).are_two_alive(), "restarts");
-        assert!(!after([1, 1, 2, 1, 2, 2]).are_two_alive(), "one introduction of the run before was late");
+        assert!(
+            !after([1, 1, 2, 1, 2, 2]).are_two_alive(),
+            "one introduction of the run before was late"
+        );
         assert!(!after([1, 2, 3, 2, 1, 3, 3]).are_two_alive(), "a late one of each of two");
         let often = (0..100).flat_map(|run| [run, run + 1, run].into_iter().chain([run + 1; 40]));
-        assert!(!after(often).are_two_alive(), "one late introduction for each of a hundred restarts");
+        assert!(
+            !after(often).are_two_alive(),
+            "one late introduction for each of a hundred restarts"
+        );
         assert!(after(0..1_000).known.len() <= RUNS_MAX);
     }
 

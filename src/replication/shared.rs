@@ -26,7 +26,8 @@ use crate::store::version::{COUNTER_BITS, HybridClock, wall_clock_ms};
 
 /// What the manager and the threads of all links share.
 ///
-/// Lock order: members → links → a link's state; inbound and rounds are taken with none of these held.
+/// Lock order: members → links → a link's state; inbound and rounds are taken with none of these
+/// held.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) store: Arc<KeyValueStore>,
@@ -77,7 +78,10 @@ impl Shared {
     }
 
     pub(super) fn view(&self) -> View<'_> {
-        View { store: &self.store, cutoff: sync::cutoff(wall_clock_ms(), self.options.tombstone_grace) }
+        View {
+            store: &self.store,
+            cutoff: sync::cutoff(wall_clock_ms(), self.options.tombstone_grace),
+        }
     }
 
     pub(super) fn links(&self) -> Arc<Links> {
@@ -136,7 +140,12 @@ impl Shared {
     }
 
     /// The peer of a link answered our HELLO.
-    pub(super) fn answered(self: &Arc<Self>, link: &Handle, address: &str, by: &Introduction) -> Result<Verdict> {
+    pub(super) fn answered(
+        self: &Arc<Self>,
+        link: &Handle,
+        address: &str,
+        by: &Introduction,
+    ) -> Result<Verdict> {
         let verdict = lock(&self.members).answered(link.number, address, by);
         if verdict == Verdict::Member {
             lock(&link.shown).clock_ahead_ms = self.adopt_clock(by);
@@ -155,8 +164,8 @@ impl Shared {
         (of.clock >> COUNTER_BITS) as i64 - wall_ms as i64
     }
 
-    /// Starts links to contacts that have none, and ends those whose contacts are gone. `tried` goes to
-    /// the new links, which drop it after their first attempt.
+    /// Starts links to contacts that have none, and ends those whose contacts are gone. `tried`
+    /// goes to the new links, which drop it after their first attempt.
     pub(super) fn update_links(self: &Arc<Self>, tried: Option<&Sender<()>>) -> Result<()> {
         let members = lock(&self.members);
         let mut links = self.links.write().unwrap_or_else(PoisonError::into_inner);
@@ -183,7 +192,8 @@ impl Shared {
             self.keeps_tombstones.store(true, Ordering::SeqCst);
         }
         *links = Arc::new(next);
-        // Before the new links start: a write that still sees the old number is in their first comparison.
+        // Before the new links start: a write that still sees the old number is in their first
+        // comparison.
         self.list_number.fetch_add(1, Ordering::SeqCst);
         drop(links);
         drop(members);
@@ -218,7 +228,8 @@ impl Shared {
     fn update_apart(&self) {
         let holders = lock(&self.members).holders();
         let links = self.links();
-        let is_away = |number| links.get(number).is_some_and(|link| lock(&link.shown).peer.is_none());
+        let is_away =
+            |number| links.get(number).is_some_and(|link| lock(&link.shown).peer.is_none());
         let is_apart = holders.keys().any(is_away);
         links.values().for_each(|link| link.queue.set_apart(is_apart));
     }
@@ -261,7 +272,9 @@ impl Shared {
             handle.set_state(State::Refused("clock skew".into()));
         } else if link.is_live() {
             handle.set_state(State::Live);
-        } else if link.is_answering() || link.is_introduced() && !matches!(handle.state(), State::Refused(_)) {
+        } else if link.is_answering()
+            || link.is_introduced() && !matches!(handle.state(), State::Refused(_))
+        {
             // Who refused before may do so again after its HELLO: that is no news.
             handle.set_state(State::Syncing);
         }

@@ -1,4 +1,5 @@
-//! Peers whose records lie too far ahead of this machine's clock: said once when it begins, not for every record.
+//! Peers whose records lie too far ahead of this machine's clock: said once when it begins, not for
+//! every record.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -14,9 +15,16 @@ const FORGOTTEN_AFTER_MS: u64 = 180_000;
 pub(super) struct SkewedPeers(Mutex<BTreeMap<u64, u64>>);
 
 impl SkewedPeers {
-    /// Notes that records of a peer were refused; says so with `tell` if that is news. If it could not, it is news again
-    /// the next time. At most `peers_max` are remembered, and no others are told of.
-    pub(super) fn refused(&self, peer: u64, now_ms: u64, peers_max: usize, tell: impl FnOnce() -> bool) {
+    /// Notes that records of a peer were refused; says so with `tell` if that is news. If it could
+    /// not, it is news again the next time. At most `peers_max` are remembered, and no others are
+    /// told of.
+    pub(super) fn refused(
+        &self,
+        peer: u64,
+        now_ms: u64,
+        peers_max: usize,
+        tell: impl FnOnce() -> bool,
+    ) {
         let mut refused = lock(&self.0);
         refused.retain(|_, at_ms| now_ms.saturating_sub(*at_ms) < FORGOTTEN_AFTER_MS);
         if refused.contains_key(&peer) || (refused.len() < peers_max && tell()) {

@@ -1,12 +1,14 @@
-//! Anti-entropy: finding and sending what a peer does not have, as pure functions and one small machine.
+//! Anti-entropy: finding and sending what a peer does not have, as pure functions and one small
+//! machine.
 //!
-//! A Merkle tree of depth two (Merkle 1987; Dynamo, DeCandia et al. 2007, section 4.7): 1,024 shard digests, then
-//! 64 bucket digests of each shard that differs, then the keys and versions of each bucket that
-//! differs. What is newer here or missing there is sent. An empty shard or bucket over there needs no
-//! list: all of it is sent. The other direction is the business of the peer's own link.
+//! A Merkle tree of depth two (Merkle 1987; Dynamo, DeCandia et al. 2007, section 4.7): 1,024 shard
+//! digests, then 64 bucket digests of each shard that differs, then the keys and versions of each
+//! bucket that differs. What is newer here or missing there is sent. An empty shard or bucket over
+//! there needs no list: all of it is sent. The other direction is the business of the peer's own
+//! link.
 //!
-//! It costs what differs, not what is stored, and it needs no memory of where it was: a sync that breaks starts
-//! again, and what was sent before now agrees.
+//! It costs what differs, not what is stored, and it needs no memory of where it was: a sync that
+//! breaks starts again, and what was sent before now agrees.
 //!
 //! Nothing here knows a socket, a thread or a clock; times are arguments.
 
@@ -38,8 +40,9 @@ pub struct View<'a> {
 }
 
 /// The hybrid time before which tombstones take no part in comparisons. It moves in steps of an
-/// eighth of the grace: every node that reads its own clock takes the same step, so two of them disagree
-/// only while one clock has passed the step and the other has not. Then they compare a few buckets in vain.
+/// eighth of the grace: every node that reads its own clock takes the same step, so two of them
+/// disagree only while one clock has passed the step and the other has not. Then they compare a few
+/// buckets in vain.
 pub fn cutoff(wall_ms: u64, grace: Duration) -> u64 {
     let step = (grace.as_millis() as u64 / AGING_STEPS).max(1);
     let aged = wall_ms.saturating_sub(grace.as_millis() as u64);
@@ -73,7 +76,8 @@ impl View<'_> {
     }
 }
 
-/// Aged tombstones that were not forgotten everywhere: somebody held an older value. Keys and versions.
+/// Aged tombstones that were not forgotten everywhere: somebody held an older value. Keys and
+/// versions.
 pub type Revived = BTreeMap<Box<[u8]>, Version>;
 
 /// What a merged batch did.
@@ -90,8 +94,8 @@ pub struct Merged {
 }
 
 /// Merges a batch of records from a peer. A record more than `skew_max` ahead of `wall_ms` is left
-/// out and does not move the clock; the rest merges. Nothing here hands records on: a record that was
-/// received is never forwarded, so it cannot go round in circles.
+/// out and does not move the clock; the rest merges. Nothing here hands records on: a record that
+/// was received is never forwarded, so it cannot go round in circles.
 pub fn merge(
     store: &KeyValueStore,
     clock: &HybridClock,
@@ -249,7 +253,9 @@ impl Sync {
                     self.whole.push_back((*shard, empty));
                 }
             }
-            (Request::Versions(place), Reply::Listed(listed)) => self.compare(place, listed, view)?,
+            (Request::Versions(place), Reply::Listed(listed)) => {
+                self.compare(place, listed, view)?
+            }
             (Request::Merge(_), Reply::Merged { .. }) => {}
             _ => return Err(Error::Corrupt("a reply of another kind".into())),
         }
@@ -312,7 +318,8 @@ impl Sync {
         true
     }
 
-    /// Copies what is in these buckets of a shard into the batch; what does not fit is noted by its key.
+    /// Copies what is in these buckets of a shard into the batch; what does not fit is noted by its
+    /// key.
     fn collect(&mut self, shard: usize, buckets: u64, view: View, allowed: &Allowed) {
         view.store.for_each_in_shard(shard, |entry| {
             let bucket = bucket_of(key_hash(entry.key()));
@@ -321,7 +328,9 @@ impl Sync {
             }
             match allowed.fate(entry) {
                 Fate::Refused => self.has_refused = true,
-                Fate::Small if self.batch.len() < allowed.bytes => self.batch.extend_from_slice(entry.bytes()),
+                Fate::Small if self.batch.len() < allowed.bytes => {
+                    self.batch.extend_from_slice(entry.bytes())
+                }
                 Fate::Small | Fate::Large => self.keys.push_back(entry.key().into()),
             }
         });
@@ -334,7 +343,11 @@ fn waiting(key: &[u8], now_ms: u64) -> Waiting {
 
 fn numbers(bytes: &[u8], count: usize) -> Result<impl Iterator<Item = u64>> {
     if bytes.len() != count * 8 {
-        return Err(Error::Corrupt(format!("{} bytes of digests instead of {}", bytes.len(), count * 8)));
+        return Err(Error::Corrupt(format!(
+            "{} bytes of digests instead of {}",
+            bytes.len(),
+            count * 8
+        )));
     }
     Ok(bytes.as_chunks::<8>().0.iter().copied().map(u64::from_le_bytes))
 }

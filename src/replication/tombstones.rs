@@ -1,28 +1,33 @@
 //! When a delete may be forgotten.
 //!
-//! A tombstone exists to beat older values of its key that are still about. It may go only when nobody can
-//! bring one back; to drop it after some time, as many stores do, lets a node that was away longer
-//! bring deleted data back to life (ScyllaDB 3560 and 8970 are such cases). So time alone decides nothing here:
-//! when a tombstone has aged out of the digests, the node asks **every** member, through the comparisons that
-//! its links make anyway. A bucket that agrees, or a list without the key, says that the peer has no older
-//! value; if it has one, the tombstone is sent to it. Two rounds in succession without a find,
-//! two minutes apart and with the same members, let the tombstone go.
+//! A tombstone exists to beat older values of its key that are still about. It may go only when
+//! nobody can bring one back; to drop it after some time, as many stores do, lets a node that was
+//! away longer bring deleted data back to life (ScyllaDB 3560 and 8970 are such cases). So time
+//! alone decides nothing here: when a tombstone has aged out of the digests, the node asks
+//! **every** member, through the comparisons that its links make anyway. A bucket that agrees, or a
+//! list without the key, says that the peer has no older value; if it has one, the tombstone is
+//! sent to it. Two rounds in succession without a find, two minutes apart and with the same
+//! members, let the tombstone go.
 //!
-//! **Why that is enough.** Besides the members, an older value may be on its way to one. A sender that is still there
-//! has that value, and is asked; or has learned of the delete since, and keeps the tombstone until its own
-//! link has compared with the receiver: behind the value on the same connection, or on a new one, which ended the
-//! old. Only what a sender sent that is gone, an in-memory node that crashed, could arrive later than all questions.
-//! If it went during the rounds, the members are others now, and the rounds start again. If it went before, what
-//! it sent has arrived before the second round, or never will: its connection is closed after a minute and a half of silence.
+//! **Why that is enough.** Besides the members, an older value may be on its way to one. A sender
+//! that is still there has that value, and is asked; or has learned of the delete since, and keeps
+//! the tombstone until its own link has compared with the receiver: behind the value on the same
+//! connection, or on a new one, which ended the old. Only what a sender sent that is gone, an
+//! in-memory node that crashed, could arrive later than all questions. If it went during the
+//! rounds, the members are others now, and the rounds start again. If it went before, what it sent
+//! has arrived before the second round, or never will: its connection is closed after a minute and
+//! a half of silence.
 //!
-//! A member that is away makes the round wait: its tombstones stay, everywhere, until it is back or forgotten.
+//! A member that is away makes the round wait: its tombstones stay, everywhere, until it is back or
+//! forgotten.
 //!
-//! **How many.** All tombstones that have aged when the first round begins are asked about together, however many: the
-//! rounds keep only the time before which they were written, and the store a bit for each of its 65,536 buckets, set when something was
-//! found in it ([`crate::store::tombstones`]). A bucket with a find waits for the next rounds as a whole.
+//! **How many.** All tombstones that have aged when the first round begins are asked about
+//! together, however many: the rounds keep only the time before which they were written, and the
+//! store a bit for each of its 65,536 buckets, set when something was found in it
+//! ([`crate::store::tombstones`]). A bucket with a find waits for the next rounds as a whole.
 //!
-//! **With nobody to ask**, tombstones go when they have aged. A seed that was never met is nobody: this node cannot
-//! know what it holds.
+//! **With nobody to ask**, tombstones go when they have aged. A seed that was never met is nobody:
+//! this node cannot know what it holds.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -66,10 +71,16 @@ struct Round {
 }
 
 impl Rounds {
-    /// Rounds at least `interval_ms` apart. Tombstones go after `clean_rounds` of them ([`CLEAN_ROUNDS`]; the
-    /// simulation shows that one is not enough).
+    /// Rounds at least `interval_ms` apart. Tombstones go after `clean_rounds` of them
+    /// ([`CLEAN_ROUNDS`]; the simulation shows that one is not enough).
     pub fn new(interval_ms: u64, clean_rounds: u32) -> Self {
-        Rounds { interval_ms, clean_rounds, last_ended_ms: None, asking: None, members: BTreeMap::new() }
+        Rounds {
+            interval_ms,
+            clean_rounds,
+            last_ended_ms: None,
+            asking: None,
+            members: BTreeMap::new(),
+        }
     }
 
     /// Begins a round if it is time and there are tombstones that have aged.
@@ -80,17 +91,20 @@ impl Rounds {
         }
         let round = Some(Round { began_ms: now_ms, asked: BTreeSet::new() });
         match &mut self.asking {
-            Some(asking) if asking.round.is_none() && asking.rounds_left > 0 => asking.round = round,
+            Some(asking) if asking.round.is_none() && asking.rounds_left > 0 => {
+                asking.round = round
+            }
             Some(_) => {}
             None if view.store.start_asking(view.cutoff) > 0 => {
-                self.asking = Some(Asking { cutoff: view.cutoff, rounds_left: self.clean_rounds, round });
+                self.asking =
+                    Some(Asking { cutoff: view.cutoff, rounds_left: self.clean_rounds, round });
             }
             None => {}
         }
     }
 
-    /// A link has compared everything, from `began_ms` to `now_ms`, and met older values of `revived`.
-    /// `members` are all who may hold data: links and node ids.
+    /// A link has compared everything, from `began_ms` to `now_ms`, and met older values of
+    /// `revived`. `members` are all who may hold data: links and node ids.
     pub fn compared(
         &mut self,
         link: u64,
@@ -117,8 +131,8 @@ impl Rounds {
         }
     }
 
-    /// What may be forgotten now: the tombstones that all `members` were asked about, or, with nobody to ask, all that
-    /// have aged. No round begins before [`Rounds::forgotten`].
+    /// What may be forgotten now: the tombstones that all `members` were asked about, or, with
+    /// nobody to ask, all that have aged. No round begins before [`Rounds::forgotten`].
     pub fn due(&mut self, members: &BTreeMap<u64, u64>, view: View) -> Option<Due> {
         self.check(members);
         if members.is_empty() {
@@ -240,8 +254,8 @@ mod tests {
         let view = View { store: &store, cutoff: 6 };
         let mut rounds = Rounds::new(60, CLEAN_ROUNDS);
         // In memory, so it had another id after its crash; then one came, then one was forgotten.
-        let members =
-            [&[(1, 11)][..], &[(1, 12)], &[(1, 12), (2, 20)], &[(1, 12)]].map(|of| BTreeMap::from_iter(of.to_vec()));
+        let members = [&[(1, 11)][..], &[(1, 12)], &[(1, 12), (2, 20)], &[(1, 12)]]
+            .map(|of| BTreeMap::from_iter(of.to_vec()));
         let mut now_ms = 0;
         let mut ask_all = |members: &BTreeMap<u64, u64>| {
             now_ms += 100;
@@ -253,7 +267,11 @@ mod tests {
             gone
         };
         for members in &members {
-            assert_eq!([ask_all(members), ask_all(members)], [0, 0], "one round with the same members");
+            assert_eq!(
+                [ask_all(members), ask_all(members)],
+                [0, 0],
+                "one round with the same members"
+            );
         }
         // Time for a round again, and the second one.
         assert_eq!([ask_all(&members[3]), ask_all(&members[3])], [0, 1]);
@@ -284,7 +302,11 @@ mod tests {
         let store = KeyValueStore::new();
         delete(&store, b"k");
         let mut rounds = Rounds::new(60, CLEAN_ROUNDS);
-        assert_eq!(rounds.forget(&BTreeMap::new(), View { store: &store, cutoff: 5 }), 0, "it is younger");
+        assert_eq!(
+            rounds.forget(&BTreeMap::new(), View { store: &store, cutoff: 5 }),
+            0,
+            "it is younger"
+        );
         assert_eq!(rounds.forget(&BTreeMap::new(), View { store: &store, cutoff: 6 }), 1);
     }
 

@@ -1,9 +1,9 @@
 //! Lists of keys and versions of one bucket, in parts where they are long.
 //!
 //! The hash that places keys has no secret, since every node must place them alike
-//! ([`crate::store::digest`]). So one client can choose keys that all fall into one bucket, and its list can be as long
-//! as the store. A list that is longer than [`PART_BYTES`] comes in parts, in the order of the keys, so that
-//! neither side ever holds more than one part.
+//! ([`crate::store::digest`]). So one client can choose keys that all fall into one bucket, and its
+//! list can be as long as the store. A list that is longer than [`PART_BYTES`] comes in parts, in
+//! the order of the keys, so that neither side ever holds more than one part.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -74,7 +74,10 @@ fn first_part(view: &View, place: &Place, bytes_max: usize) -> Listed {
     let (mut entries, mut len, mut is_whole) = (BTreeMap::<Box<[u8]>, Version>::new(), 0, true);
     for_each(view, place, |key, version| {
         let is_last = entries.last_key_value().is_none_or(|(last, _)| key > &**last);
-        if is_last && !entries.is_empty() && (!is_whole || len + key.len() + OVERHEAD_BYTES > bytes_max) {
+        if is_last
+            && !entries.is_empty()
+            && (!is_whole || len + key.len() + OVERHEAD_BYTES > bytes_max)
+        {
             is_whole = false;
             return true;
         }
@@ -94,13 +97,17 @@ fn first_part(view: &View, place: &Place, bytes_max: usize) -> Listed {
     Listed { bytes, last }
 }
 
-/// Visits what takes part in comparisons from a place on, in no order, until `visit` wants no more; whether it
-/// saw everything.
+/// Visits what takes part in comparisons from a place on, in no order, until `visit` wants no more;
+/// whether it saw everything.
 fn for_each(view: &View, place: &Place, mut visit: impl FnMut(&[u8], Version) -> bool) -> bool {
     let mut goes_on = true;
     view.store.for_each_in_shard(place.shard, |entry| {
         let key = entry.key();
-        if goes_on && place.covers(key, None) && view.counts(entry) && bucket_of(key_hash(key)) == place.bucket {
+        if goes_on
+            && place.covers(key, None)
+            && view.counts(entry)
+            && bucket_of(key_hash(key)) == place.bucket
+        {
             goes_on = visit(key, entry.version());
         }
     });
@@ -118,8 +125,8 @@ fn push(key: &[u8], version: Version, out: &mut Vec<u8>) {
 pub fn parse(mut bytes: &[u8]) -> Result<HashMap<&[u8], Version>> {
     let mut list = HashMap::new();
     while !bytes.is_empty() {
-        let (key, version, rest) =
-            one_version(bytes).ok_or_else(|| Error::Corrupt("a list of versions cut short".into()))?;
+        let (key, version, rest) = one_version(bytes)
+            .ok_or_else(|| Error::Corrupt("a list of versions cut short".into()))?;
         list.insert(key, version);
         bytes = rest;
     }

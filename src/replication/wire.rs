@@ -1,7 +1,7 @@
 //! A connection to a peer, with a limit to its silence.
 //!
-//! A slow connection is not a dead one: a batch of a megabyte takes ten seconds at 100 KB/s. So an exchange has no
-//! limit as a whole. It fails when the peer has given no *sign of life* for
+//! A slow connection is not a dead one: a batch of a megabyte takes ten seconds at 100 KB/s. So an
+//! exchange has no limit as a whole. It fails when the peer has given no *sign of life* for
 //! [`Limits::link_reply_timeout`](crate::config::Limits::link_reply_timeout). Signs are:
 //! - a KiB more of a reply;
 //! - while the peer reads a batch, a line `+<bytes so far>`, which it sends every second: see
@@ -31,7 +31,8 @@ const AUTH_REPLY_BYTES_MAX: u64 = 64 * 1024;
 const SIGN_BYTES: usize = 1024;
 /// Longest time in which a peer says that it reads a batch, and gets no further.
 const STANDSTILL_MAX: Duration = Duration::from_secs(30);
-/// First size of the buffer for what the peer sends. It is as large as the longest reply needs only while that is read.
+/// First size of the buffer for what the peer sends. It is as large as the longest reply needs only
+/// while that is read.
 const BUFFER_BYTES: usize = 64 * 1024;
 
 /// A connection to a peer.
@@ -89,7 +90,9 @@ impl<'a> Wire<'a> {
         match Response::read_within(&mut self.incoming, AUTH_REPLY_BYTES_MAX)? {
             Response::Error(_, message) => {
                 let message = sentence(message);
-                Err(Error::refused(format!("it did not take the password ({message}); give all nodes the same one")))
+                Err(Error::refused(format!(
+                    "it did not take the password ({message}); give all nodes the same one"
+                )))
             }
             _ => Ok(()),
         }
@@ -103,7 +106,8 @@ impl<'a> Wire<'a> {
             _ => Introduction::default(),
         };
         // A batch is alone in its exchange: see `Link::next`.
-        let mut reading = matches!(requests, [Request::Merge(_)]).then(|| Reading { bytes: 0, grew: Instant::now() });
+        let mut reading = matches!(requests, [Request::Merge(_)])
+            .then(|| Reading { bytes: 0, grew: Instant::now() });
         let mut text = Vec::new();
         for request in requests {
             request.encode(&introduction, &mut text);
@@ -114,8 +118,9 @@ impl<'a> Wire<'a> {
             }
         }
         self.write_all(&text, &mut reading)?;
-        let read =
-            |request: &Request| request.reply(self.incoming.read_reply(request.reply_bytes_max(), &mut reading)?);
+        let read = |request: &Request| {
+            request.reply(self.incoming.read_reply(request.reply_bytes_max(), &mut reading)?)
+        };
         requests.iter().map(read).collect()
     }
 
@@ -161,7 +166,11 @@ impl Incoming<'_> {
     }
 
     /// The next reply. Before that to a batch come lines that say how much of it was read.
-    fn read_reply(&mut self, bytes_max: u64, reading: &mut Option<Reading>) -> io::Result<Response> {
+    fn read_reply(
+        &mut self,
+        bytes_max: u64,
+        reading: &mut Option<Reading>,
+    ) -> io::Result<Response> {
         loop {
             let response = Response::read_within(self, bytes_max)?;
             match (&response, reading.as_mut()) {
@@ -187,7 +196,8 @@ impl Incoming<'_> {
             let line = self.unread()[..end].to_vec();
             match line.strip_prefix(b"+") {
                 Some(number) if is_number(number) => self.note_progress(number, reading)?,
-                // The reply itself, before all was sent: a refusal. It is read once all is sent, or that fails.
+                // The reply itself, before all was sent: a refusal. It is read once all is sent, or
+                // that fails.
                 _ => break,
             }
             self.consume(end + 2);
@@ -196,7 +206,8 @@ impl Incoming<'_> {
     }
 
     fn note_progress(&mut self, number: &[u8], reading: &mut Reading) -> io::Result<()> {
-        let bytes = std::str::from_utf8(number).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+        let bytes =
+            std::str::from_utf8(number).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
         if bytes > reading.bytes {
             *reading = Reading { bytes, grew: Instant::now() };
         }

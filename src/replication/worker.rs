@@ -48,9 +48,16 @@ impl From<io::Error> for End {
     }
 }
 
-/// The body of the thread `link-N`. `tried` is dropped after the first attempt: a starting node waits for it.
-pub(super) fn run(handle: &Handle, shared: &Arc<Shared>, wake: &Receiver<()>, tried: Option<Sender<()>>) {
-    let mut worker = Worker { handle, shared, wake, link: Link::default(), tried, strangers: BTreeMap::new() };
+/// The body of the thread `link-N`. `tried` is dropped after the first attempt: a starting node
+/// waits for it.
+pub(super) fn run(
+    handle: &Handle,
+    shared: &Arc<Shared>,
+    wake: &Receiver<()>,
+    tried: Option<Sender<()>>,
+) {
+    let mut worker =
+        Worker { handle, shared, wake, link: Link::default(), tried, strangers: BTreeMap::new() };
     let limits = &shared.limits;
     let (mut attempt, mut pause) = (0, limits.link_back_off.0);
     while let Some(addresses) = shared.addresses(handle.number) {
@@ -165,7 +172,8 @@ impl Worker<'_> {
                             Verdict::Member => {}
                             Verdict::Gone => return Ok(End::Gone),
                             Verdict::Refused(reason) => {
-                                let stranger = Stranger { id: introduction.node_id, reason: reason.clone() };
+                                let stranger =
+                                    Stranger { id: introduction.node_id, reason: reason.clone() };
                                 self.strangers.insert(address.into(), stranger);
                                 return Err(Error::refused(reason).into());
                             }
@@ -194,8 +202,8 @@ impl Worker<'_> {
         Ok(verdict)
     }
 
-    /// Does not say HELLO to whom this link does not want while another link talks with it: a HELLO ends all
-    /// older connections of this node to it.
+    /// Does not say HELLO to whom this link does not want while another link talks with it: a HELLO
+    /// ends all older connections of this node to it.
     fn check_stranger(&mut self, address: &str) -> Result<()> {
         self.strangers.retain(|_, stranger| self.shared.is_reached(stranger.id, self.handle));
         match self.strangers.get(address) {

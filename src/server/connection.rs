@@ -33,7 +33,8 @@ use crate::web;
 /// Longest sleep in `WAIT`; between two the client is looked after, which may have hung up.
 const WAIT_SLICE: Duration = Duration::from_millis(100);
 
-/// Serves one client until it leaves, errs or idles too long. `address` is where the server listens.
+/// Serves one client until it leaves, errs or idles too long. `address` is where the server
+/// listens.
 pub fn serve(accepted: Accepted, node: &Node, id: u64, address: SocketAddr) {
     let Accepted { stream, client, stranger, place: _place } = accepted;
     let Ok(transport) = Transport::new(stream) else {
@@ -122,7 +123,11 @@ impl<'n> Connection<'n> {
 
     /// What this connection may take: less before the password.
     fn limits(&self) -> &'n Limits {
-        if self.session.is_authenticated() { &self.node.configuration.limits } else { &self.node.limits_of_strangers }
+        if self.session.is_authenticated() {
+            &self.node.configuration.limits
+        } else {
+            &self.node.limits_of_strangers
+        }
     }
 
     /// Longest wait for the next bytes. An error when there was enough time for them already.
@@ -136,9 +141,14 @@ impl<'n> Connection<'n> {
             }
         } else {
             let began = *self.request_began.get_or_insert_with(Instant::now);
-            Some(limits.partial_request_timeout.min(limits.request_timeout.saturating_sub(began.elapsed())))
+            Some(
+                limits
+                    .partial_request_timeout
+                    .min(limits.request_timeout.saturating_sub(began.elapsed())),
+            )
         };
-        self.transport.deadline = self.session.stranger.as_ref().map(|it| it.since + limits.password_timeout);
+        self.transport.deadline =
+            self.session.stranger.as_ref().map(|it| it.since + limits.password_timeout);
         if let Some(deadline) = self.transport.deadline {
             let left = deadline.saturating_duration_since(Instant::now());
             patience = Some(patience.map_or(left, |patience| patience.min(left)));
@@ -174,7 +184,8 @@ impl<'n> Connection<'n> {
         }
     }
 
-    /// Reads more of a peer's batch, of which so many bytes are here, and lets the peer know every second.
+    /// Reads more of a peer's batch, of which so many bytes are here, and lets the peer know every
+    /// second.
     fn receive_batch(&mut self, bytes: usize) -> io::Result<usize> {
         let limits = &self.node.configuration.limits;
         let began = Instant::now();
@@ -183,7 +194,8 @@ impl<'n> Connection<'n> {
                 self.transport.write_all(line.as_bytes(), &mut self.input, limits, |_| Ok(()))?;
             }
             match self.transport.read(self.input.room(limits), Some(progress::SLICE)) {
-                Err(error) if is_timeout(&error) && began.elapsed() < limits.partial_request_timeout => {}
+                Err(error)
+                    if is_timeout(&error) && began.elapsed() < limits.partial_request_timeout => {}
                 done => return done,
             }
         }
@@ -215,7 +227,8 @@ impl<'n> Connection<'n> {
                     return Next::Close;
                 }
             }
-            // The reply to an HTTP request leaves alone: a client of several methods cannot be told one error for all.
+            // The reply to an HTTP request leaves alone: a client of several methods cannot be told
+            // one error for all.
             let is_http = matches!(self.protocol, Protocol::Http(_));
             let max = self.limits().write_buffer_bytes;
             if (is_http || self.output.len() >= max) && self.flush().is_err() {
@@ -231,15 +244,18 @@ impl<'n> Connection<'n> {
         }
     }
 
-    /// A request was larger than a stranger's may be. A peer's HELLO without the password is: its owner looks here.
+    /// A request was larger than a stranger's may be. A peer's HELLO without the password is: its
+    /// owner looks here.
     fn note_refused_stranger(&self) {
         let address = self.session.socket.as_ref().and_then(|socket| socket.peer_addr().ok());
         let who = address.map_or("that has left".into(), |address| address.ip().to_string());
-        self.node.replication.refused(&who, "no password; if it is a node, give all nodes the same one");
+        self.node
+            .replication
+            .refused(&who, "no password; if it is a node, give all nodes the same one");
     }
 
-    /// Executes the first request in the read buffer; `None` when it is not all there. An error means
-    /// that the bytes cannot be followed.
+    /// Executes the first request in the read buffer; `None` when it is not all there. An error
+    /// means that the bytes cannot be followed.
     fn execute_one(&mut self) -> Result<Option<Next>> {
         let limits = &self.node.configuration.limits;
         let Connection { node, session, input, output, replies, protocol, progress, .. } = self;
@@ -249,7 +265,9 @@ impl<'n> Connection<'n> {
                 *protocol = match protocol::choose(input.unread())? {
                     None => return Ok(None),
                     Some(Choice::Resp) => Protocol::Resp(resp::Parser::default()),
-                    Some(Choice::Line) => Protocol::Line { parser: line::Parser::default(), is_first: true },
+                    Some(Choice::Line) => {
+                        Protocol::Line { parser: line::Parser::default(), is_first: true }
+                    }
                 };
                 Ok(Some(Next::Continue))
             }
@@ -291,7 +309,9 @@ impl<'n> Connection<'n> {
                         return Err(Error::Corrupt("a line that imitates HTTP".into()));
                     }
                 }
-                if !session.is_authenticated() && line::has_more_words(line, limits.unauthenticated_elements_max) {
+                if !session.is_authenticated()
+                    && line::has_more_words(line, limits.unauthenticated_elements_max)
+                {
                     return Err(Error::Protocol(no_auth()));
                 }
                 let next = answer(parser.parse(line), node, session, &mut LineReply(output));
@@ -351,7 +371,8 @@ impl<'n> Connection<'n> {
         is_admitted.and(written)
     }
 
-    /// Puts an error in place of every reply. A client counts its replies, so there must be as many as there were.
+    /// Puts an error in place of every reply. A client counts its replies, so there must be as many
+    /// as there were.
     fn replace_replies(&mut self, replies: u64, error: &Error) {
         let refusal = refusal_of(error);
         self.output.clear();
@@ -376,20 +397,24 @@ impl<'n> Connection<'n> {
             let slice = WAIT_SLICE.min(timeout.saturating_sub(began.elapsed()));
             replication.wait_until(slice, || holding() >= peers);
             if self.transport.has_ended() {
-                // It is gone, or it has said all and listens: that cannot be told apart, so it gets a moment.
-                timeout = timeout.min(began.elapsed().max(self.node.configuration.limits.linger_timeout));
+                // It is gone, or it has said all and listens: that cannot be told apart, so it gets
+                // a moment.
+                timeout =
+                    timeout.min(began.elapsed().max(self.node.configuration.limits.linger_timeout));
             }
         }
         let held = holding() as i64;
         self.replies += 1;
         match self.protocol {
             Protocol::Line { .. } => LineReply(&mut self.output).integer(held),
-            _ => RespReply { out: &mut self.output, version: self.session.resp_version() }.integer(held),
+            _ => RespReply { out: &mut self.output, version: self.session.resp_version() }
+                .integer(held),
         }
     }
 
     fn end_of_stream(&mut self) -> io::Result<()> {
-        // A line without its end may be half a request: a PUT cut in two must not store half a value.
+        // A line without its end may be half a request: a PUT cut in two must not store half a
+        // value.
         if matches!(self.protocol, Protocol::Line { .. }) && !self.input.unread().is_empty() {
             let message = "request not ended by a newline, nothing was done".to_string();
             self.reply_error(&Refusal { code: "ERR", message });
@@ -410,12 +435,13 @@ impl<'n> Connection<'n> {
                 let (head_only, keep_alive) = (false, false);
                 HttpReply { out: &mut self.output, head_only, keep_alive }.error(refusal);
             }
-            _ => RespReply { out: &mut self.output, version: self.session.resp_version() }.error(refusal),
+            _ => RespReply { out: &mut self.output, version: self.session.resp_version() }
+                .error(refusal),
         }
     }
 
-    /// Reads on for a moment after the last reply: closing a socket with unread bytes resets the connection, and
-    /// the reset can overtake the error that says why.
+    /// Reads on for a moment after the last reply: closing a socket with unread bytes resets the
+    /// connection, and the reset can overtake the error that says why.
     fn linger(&mut self) {
         let limits: &Limits = &self.node.configuration.limits;
         let mut stream: &TcpStream = self.transport.stream();
@@ -423,15 +449,17 @@ impl<'n> Connection<'n> {
         let _ = stream.set_nonblocking(false);
         let _ = stream.set_read_timeout(Some(limits.linger_timeout));
         let start = Instant::now();
-        while start.elapsed() < limits.linger_timeout && matches!(stream.read(&mut [0; 4096]), Ok(1..)) {}
+        while start.elapsed() < limits.linger_timeout
+            && matches!(stream.read(&mut [0; 4096]), Ok(1..))
+        {}
     }
 }
 
-/// Measures latency: every 16th read of a connection, the first one included. Asking the clock twice for each would make a
-/// single `GET` 11 % longer.
+/// Measures latency: every 16th read of a connection, the first one included. Asking the clock
+/// twice for each would make a single `GET` 11 % longer.
 ///
-/// Invariant: `a_timed_read_stands_for_those_before_it`: so counts in the histogram are those of commands, but for the last
-/// few of a connection.
+/// Invariant: `a_timed_read_stands_for_those_before_it`: so counts in the histogram are those of
+/// commands, but for the last few of a connection.
 #[derive(Default)]
 struct Stopwatch {
     reads: u32,
@@ -473,7 +501,12 @@ fn refusal_of(error: &Error) -> Refusal {
 }
 
 /// Carries out a request, or says why not.
-fn answer<R: Reply>(command: Result<Command>, node: &Node, session: &mut Session, reply: &mut R) -> Next {
+fn answer<R: Reply>(
+    command: Result<Command>,
+    node: &Node,
+    session: &mut Session,
+    reply: &mut R,
+) -> Next {
     session.batch.commands += 1;
     match command.and_then(|command| execute(command, node, session, reply)) {
         Ok(next) => next,
@@ -492,8 +525,9 @@ fn answer<R: Reply>(command: Result<Command>, node: &Node, session: &mut Session
     }
 }
 
-/// Answers an HTTP request, or says why not; its length, or `None` while its body is on its way. An error closes the
-/// connection: a request that is refused before its body came leaves the body unread.
+/// Answers an HTTP request, or says why not; its length, or `None` while its body is on its way. An
+/// error closes the connection: a request that is refused before its body came leaves the body
+/// unread.
 #[inline(never)]
 fn answer_http(
     request: &http::Request,
@@ -516,7 +550,8 @@ fn answer_http(
     }
     let head_only = request.method == b"HEAD";
     let mut reply = HttpReply { out: output, head_only, keep_alive: request.keep_alive };
-    let result = admitted.and_then(|()| web::answer(request, node, session.address, &mut session.batch, &mut reply));
+    let result = admitted
+        .and_then(|()| web::answer(request, node, session.address, &mut session.batch, &mut reply));
     match result {
         Err(Error::Refused(refusal)) => reply.error(&refusal),
         other => other?,

@@ -20,7 +20,8 @@ use crate::store::scan::{STEP_WORK_MAX, Step};
 pub enum Next {
     /// Go on with the next request.
     Continue,
-    /// Send the replies, wait until so many peers hold this connection's writes, and reply how many do.
+    /// Send the replies, wait until so many peers hold this connection's writes, and reply how many
+    /// do.
     Wait {
         /// How many.
         peers: usize,
@@ -68,7 +69,8 @@ pub struct Session {
     pub(super) transaction: Transaction,
 }
 
-/// Longest sleep while a password waits for its turn; between two the connection may have been closed for its place.
+/// Longest sleep while a password waits for its turn; between two the connection may have been
+/// closed for its place.
 const TURN_SLICE: Duration = Duration::from_millis(100);
 
 impl Session {
@@ -111,7 +113,8 @@ impl Session {
         true
     }
 
-    /// Counts replies of so many bytes until they are taken; the connection must be closed when they are too many.
+    /// Counts replies of so many bytes until they are taken; the connection must be closed when
+    /// they are too many.
     pub(super) fn hold(&mut self, bytes: usize, node: &Node) -> Result<()> {
         hold(&mut self.holding, &self.socket, bytes, node)
     }
@@ -128,14 +131,24 @@ impl Session {
 }
 
 /// Carries out `command` and writes its reply.
-pub fn execute<R: Reply>(command: Command, node: &Node, session: &mut Session, reply: &mut R) -> Result<Next> {
+pub fn execute<R: Reply>(
+    command: Command,
+    node: &Node,
+    session: &mut Session,
+    reply: &mut R,
+) -> Result<Next> {
     if !session.authenticated && !command.allowed_without_password() {
         if let Command::PeerHello { words } = command {
-            node.replication.refused(&peer::address(words), "wrong or no password; give all nodes the same one");
+            node.replication.refused(
+                &peer::address(words),
+                "wrong or no password; give all nodes the same one",
+            );
         }
         return Err(Error::Refused(no_auth()));
     }
-    if session.transaction == Transaction::Open && !matches!(command, Command::Quit | Command::Reset) {
+    if session.transaction == Transaction::Open
+        && !matches!(command, Command::Quit | Command::Reset)
+    {
         transaction::inside(&command, session, reply)?;
         return Ok(Next::Continue);
     }
@@ -179,9 +192,15 @@ pub fn execute<R: Reply>(command: Command, node: &Node, session: &mut Session, r
             reply.ok();
         }
         Command::Exists { keys } => {
-            reply.integer(keys.iter().map(|key| i64::from(node.get(key, batch, |value| value.is_some()))).sum());
+            reply.integer(
+                keys.iter()
+                    .map(|key| i64::from(node.get(key, batch, |value| value.is_some())))
+                    .sum(),
+            );
         }
-        Command::StrLen { key } => reply.integer(node.get(key, batch, |value| value.map_or(0, <[u8]>::len)) as i64),
+        Command::StrLen { key } => {
+            reply.integer(node.get(key, batch, |value| value.map_or(0, <[u8]>::len)) as i64)
+        }
         Command::Type { key } => {
             let found = node.get(key, batch, |value| value.is_some());
             reply.simple(if found { "string" } else { "none" });
@@ -193,7 +212,9 @@ pub fn execute<R: Reply>(command: Command, node: &Node, session: &mut Session, r
             reply.value(Some(next.to_string().as_bytes()));
             write_list(&keys, reply);
         }
-        Command::Keys { pattern } => write_list(&list(Listing::All, Some(pattern), node, batch)?.1, reply),
+        Command::Keys { pattern } => {
+            write_list(&list(Listing::All, Some(pattern), node, batch)?.1, reply)
+        }
         Command::FlushAll => {
             node.flush_all(batch)?;
             reply.ok();
@@ -230,7 +251,12 @@ pub fn execute<R: Reply>(command: Command, node: &Node, session: &mut Session, r
     Ok(Next::Continue)
 }
 
-fn hold(holding: &mut Option<Holding>, socket: &Option<Arc<TcpStream>>, bytes: usize, node: &Node) -> Result<()> {
+fn hold(
+    holding: &mut Option<Holding>,
+    socket: &Option<Arc<TcpStream>>,
+    bytes: usize,
+    node: &Node,
+) -> Result<()> {
     match (holding, socket) {
         (Some(holding), _) => holding.set(bytes),
         (empty @ None, Some(socket)) => empty.insert(node.guard.replies.holder(socket)).set(bytes),
@@ -249,7 +275,9 @@ fn check_reply<R: Reply>(reply: &mut R, start: usize, node: &Node) -> Result<()>
 }
 
 fn reply_too_long(max: usize) -> Error {
-    Error::refused(format!("reply too long: at most {max} bytes; ask for fewer keys at a time (SCAN)"))
+    Error::refused(format!(
+        "reply too long: at most {max} bytes; ask for fewer keys at a time (SCAN)"
+    ))
 }
 
 /// What a listing visits.
@@ -261,9 +289,14 @@ enum Listing {
     All,
 }
 
-/// Collects keys and returns them with the next cursor. Their number stands before them in the reply, so they are kept
-/// until it is known.
-fn list(listing: Listing, pattern: Option<&[u8]>, node: &Node, batch: &mut Batch) -> Result<(u64, Vec<Box<[u8]>>)> {
+/// Collects keys and returns them with the next cursor. Their number stands before them in the
+/// reply, so they are kept until it is known.
+fn list(
+    listing: Listing,
+    pattern: Option<&[u8]>,
+    node: &Node,
+    batch: &mut Batch,
+) -> Result<(u64, Vec<Box<[u8]>>)> {
     let max = node.configuration.limits.reply_bytes_max;
     let (mut keys, mut bytes, mut comparisons) = (Vec::new(), 0, 0);
     let (mut cursor, mut left) = match listing {
@@ -289,7 +322,9 @@ fn list(listing: Listing, pattern: Option<&[u8]>, node: &Node, batch: &mut Batch
         match listing {
             Listing::Step { .. } if comparisons >= STEP_WORK_MAX => return Ok((cursor, keys)),
             Listing::All if comparisons >= KEYS_COMPARISONS_MAX => {
-                return Err(Error::refused("the pattern takes too long with these keys; use SCAN with MATCH"));
+                return Err(Error::refused(
+                    "the pattern takes too long with these keys; use SCAN with MATCH",
+                ));
             }
             _ => {}
         }
@@ -298,7 +333,8 @@ fn list(listing: Listing, pattern: Option<&[u8]>, node: &Node, batch: &mut Batch
 
 /// Keys visited between two checks of the limits.
 const LIST_STEP: usize = 10_000;
-/// Comparisons of the pattern with bytes of keys in one `KEYS`: some ten seconds, with no shard locked.
+/// Comparisons of the pattern with bytes of keys in one `KEYS`: some ten seconds, with no shard
+/// locked.
 const KEYS_COMPARISONS_MAX: u64 = 1_000_000_000;
 /// What a key costs besides its bytes, in the list and in the reply.
 const LIST_OVERHEAD: usize = 32;

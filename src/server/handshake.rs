@@ -1,7 +1,8 @@
 //! What clients ask before they work: who are you, what can you do, here is my password.
 //!
 //! Libraries send these on every connect, and several cannot live with an error: redis-py 8 and
-//! node-redis 6 need a real `HELLO 3`, ioredis needs `INFO`, `redis-cli` shows `COMMAND DOCS` as hints.
+//! node-redis 6 need a real `HELLO 3`, ioredis needs `INFO`, `redis-cli` shows `COMMAND DOCS` as
+//! hints.
 
 use crate::error::{Error, Result};
 use crate::guard::{Turn, shown};
@@ -16,7 +17,12 @@ use super::execute::Session;
 pub const REDIS_VERSION: &str = "7.0.15";
 
 /// Carries out the commands that are about the connection or the server, not about data.
-pub fn execute<R: Reply>(command: Command, node: &Node, session: &mut Session, reply: &mut R) -> Result<()> {
+pub fn execute<R: Reply>(
+    command: Command,
+    node: &Node,
+    session: &mut Session,
+    reply: &mut R,
+) -> Result<()> {
     match command {
         Command::Auth { user, password } => {
             authenticate(user, password, node, session)?;
@@ -28,7 +34,9 @@ pub fn execute<R: Reply>(command: Command, node: &Node, session: &mut Session, r
             session.name = checked_name(name)?;
             reply.ok();
         }
-        Command::ClientGetName => reply.value(Some(&session.name).filter(|name| !name.is_empty()).map(Vec::as_slice)),
+        Command::ClientGetName => {
+            reply.value(Some(&session.name).filter(|name| !name.is_empty()).map(Vec::as_slice))
+        }
         Command::ClientId => reply.integer(session.id as i64),
         Command::CommandCount => reply.integer(TABLE.len() as i64),
         Command::CommandList => {
@@ -40,7 +48,9 @@ pub fn execute<R: Reply>(command: Command, node: &Node, session: &mut Session, r
         Command::ConfigGet { patterns } => {
             let settings = settings(node, session);
             let asked = |name: &str| {
-                patterns.iter().any(|pattern| glob::matches(&pattern.to_ascii_lowercase(), name.as_bytes()))
+                patterns
+                    .iter()
+                    .any(|pattern| glob::matches(&pattern.to_ascii_lowercase(), name.as_bytes()))
             };
             let found: Vec<_> = settings.iter().filter(|(name, _)| asked(name)).collect();
             reply.map(found.len());
@@ -56,12 +66,15 @@ pub fn execute<R: Reply>(command: Command, node: &Node, session: &mut Session, r
         Command::Select { index: b"0" } => reply.ok(),
         Command::Select { .. } => return Err(Error::refused("DB index is out of range")),
         Command::Reset => {
-            let fresh = Session::new(session.id, session.address, node.configuration.password.is_none());
+            let fresh =
+                Session::new(session.id, session.address, node.configuration.password.is_none());
             let (batch, holding) = (std::mem::take(&mut session.batch), session.holding.take());
             let (socket, client) = (session.socket.take(), session.client);
             // Without its password it is a stranger again, or still.
             let stranger = match (session.stranger.take(), &socket) {
-                (None, Some(socket)) if !fresh.authenticated => Some(node.guard.strangers.enter(socket)),
+                (None, Some(socket)) if !fresh.authenticated => {
+                    Some(node.guard.strangers.enter(socket))
+                }
                 (stranger, _) => stranger,
             };
             *session = Session { batch, socket, client, holding, stranger, ..fresh };
@@ -74,14 +87,20 @@ pub fn execute<R: Reply>(command: Command, node: &Node, session: &mut Session, r
     Ok(())
 }
 
-fn authenticate(user: Option<&[u8]>, password: &[u8], node: &Node, session: &mut Session) -> Result<()> {
+fn authenticate(
+    user: Option<&[u8]>,
+    password: &[u8],
+    node: &Node,
+    session: &mut Session,
+) -> Result<()> {
     if node.configuration.password.is_none() && user.is_none() {
         return Err(Error::refused(
             "AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?",
         ));
     }
     let is_default = user.is_none_or(|user| user == b"default");
-    // As in Redis, the default user of a server without a password takes any. Another user has no password.
+    // As in Redis, the default user of a server without a password takes any. Another user has no
+    // password.
     let password = if is_default { password } else { b"" };
     let is_right = match &node.configuration.password {
         Some(_) => check_password(password, node, session)?,
@@ -93,7 +112,8 @@ fn authenticate(user: Option<&[u8]>, password: &[u8], node: &Node, session: &mut
     Err(Error::refused_as("WRONGPASS", "invalid username-password pair or user is disabled."))
 }
 
-/// Looks at a password when it is the turn of the client's address. With a right one the client is trusted from then on.
+/// Looks at a password when it is the turn of the client's address. With a right one the client is
+/// trusted from then on.
 pub fn check_password(password: &[u8], node: &Node, session: &mut Session) -> Result<bool> {
     let attempts = &node.guard.attempts;
     let turn = session.client.map_or(Turn::Now, |client| attempts.turn(client));
@@ -115,7 +135,8 @@ pub fn check_password(password: &[u8], node: &Node, session: &mut Session) -> Re
     Ok(is_right)
 }
 
-/// `HELLO [version [AUTH user password] [SETNAME name]]`: nothing changes unless all of it is right.
+/// `HELLO [version [AUTH user password] [SETNAME name]]`: nothing changes unless all of it is
+/// right.
 fn hello<R: Reply>(
     version: Option<&[u8]>,
     options: Words,
@@ -192,8 +213,9 @@ fn checked_name(name: &[u8]) -> Result<Vec<u8>> {
     ))
 }
 
-/// A row in the form of `COMMAND INFO`: name, arity, flags, first key, last key, step, categories, and three
-/// lists that stay empty (tips, key specifications, subcommands). Clients index these ten blindly.
+/// A row in the form of `COMMAND INFO`: name, arity, flags, first key, last key, step, categories,
+/// and three lists that stay empty (tips, key specifications, subcommands). Clients index these ten
+/// blindly.
 fn write_row<R: Reply>(row: &Row, reply: &mut R) {
     reply.array(10);
     reply.value(Some(row.name.to_lowercase().as_bytes()));
@@ -224,8 +246,11 @@ fn command_info<R: Reply>(names: Words, reply: &mut R) {
 }
 
 fn command_docs<R: Reply>(names: Words, reply: &mut R) {
-    let rows: Vec<&Row> =
-        if names.is_empty() { TABLE.iter().collect() } else { names.iter().filter_map(row).collect() };
+    let rows: Vec<&Row> = if names.is_empty() {
+        TABLE.iter().collect()
+    } else {
+        names.iter().filter_map(row).collect()
+    };
     reply.map(rows.len());
     for row in rows {
         reply.value(Some(row.name.to_lowercase().as_bytes()));
@@ -269,7 +294,9 @@ fn config_set(pairs: Words, settings: &[(&str, String)]) -> Result<()> {
     for index in (0..pairs.len()).step_by(2) {
         let name = String::from_utf8_lossy(pairs.get(index)).to_lowercase();
         let Some((_, value)) = settings.iter().find(|(known, _)| *known == name) else {
-            return Err(Error::refused(format!("Unknown option or number of arguments for CONFIG SET - '{name}'")));
+            return Err(Error::refused(format!(
+                "Unknown option or number of arguments for CONFIG SET - '{name}'"
+            )));
         };
         if value.as_bytes() != pairs.get(index + 1) {
             return Err(Error::refused(format!(

@@ -3,28 +3,29 @@
 //! **The problem.** Thousands of clients at a time, some slow, some idle, some hostile, and only
 //! blocking I/O.
 //!
-//! **The idea.** A thread for each connection. A thread that waits for its client costs a few pages of
-//! memory and no time, and its code reads from top to bottom: read, parse, execute, commit,
-//! write. [`NodeServer`] has two more threads, because accepting must be quick: `std` listens with a backlog of
-//! 128, and a burst of connections overflows it if each waits for a thread to be started. So
-//! `accept` only accepts, counts and refuses; `start` starts the threads.
+//! **The idea.** A thread for each connection. A thread that waits for its client costs a few pages
+//! of memory and no time, and its code reads from top to bottom: read, parse, execute, commit,
+//! write. [`NodeServer`] has two more threads, because accepting must be quick: `std` listens with
+//! a backlog of 128, and a burst of connections overflows it if each waits for a thread to be
+//! started. So `accept` only accepts, counts and refuses; `start` starts the threads.
 //!
 //! **The rules.**
-//! - A connection beyond the limit is told so and closed. A failing `accept` or thread start pauses the loop: it
-//!   never spins and never ends the process.
+//! - A connection beyond the limit is told so and closed. A failing `accept` or thread start pauses
+//!   the loop: it never spins and never ends the process.
 //! - Replies leave only after [`Node::commit`]; one `write` for all requests of a read.
-//! - What one client sends never harms another: every buffer belongs to one connection, and every wait has an
-//!   end (see [`crate::config::Limits`]).
+//! - What one client sends never harms another: every buffer belongs to one connection, and every
+//!   wait has an end (see [`crate::config::Limits`]).
 //!
-//! **What is left out.** Event loops (`epoll`) and async runtimes: see the README for what the threads cost and
-//! what they do not. A longer backlog: `std` has no call for it. When a system handles more than 128 new connections
-//! in one go, as it does when thousands come from the same machine at once, the rest try again after a second. A program
-//! that does nothing but accept, in one thread or four, loses some of 500 at once as well. Tried and taken out again:
-//! letting a burst end before its threads are started (2,000 at once: 1.3 s instead of 1.9 s).
+//! **What is left out.** Event loops (`epoll`) and async runtimes: see the README for what the
+//! threads cost and what they do not. A longer backlog: `std` has no call for it. When a system
+//! handles more than 128 new connections in one go, as it does when thousands come from the same
+//! machine at once, the rest try again after a second. A program that does nothing but accept, in
+//! one thread or four, loses some of 500 at once as well. Tried and taken out again: letting a
+//! burst end before its threads are started (2,000 at once: 1.3 s instead of 1.9 s).
 //!
-//! Files: [`connection`] is one client's thread, [`transport`] its socket and buffers, [`execute`] what each
-//! command does, [`peer`] what other nodes ask, [`handshake`] what clients ask before they work,
-//! [`transaction`] how `MULTI` is refused, [`mod@info`] the text of `INFO`.
+//! Files: [`connection`] is one client's thread, [`transport`] its socket and buffers, [`execute`]
+//! what each command does, [`peer`] what other nodes ask, [`handshake`] what clients ask before
+//! they work, [`transaction`] how `MULTI` is refused, [`mod@info`] the text of `INFO`.
 
 pub mod connection;
 pub mod execute;
@@ -69,10 +70,14 @@ impl NodeServer {
         let node = Arc::new(node);
         let (sender, receiver) = bounded(node.configuration.limits.starting_connections_max);
         let (accepting, starting) = (Arc::clone(&node), Arc::clone(&node));
-        thread::Builder::new().name("accept".into()).spawn(move || accept(&listener, &accepting, &sender))?;
-        thread::Builder::new().name("start".into()).spawn(move || start_threads(&receiver, &starting, address))?;
-        // Peers are served from here on, clients once the seeds have answered: two nodes that start at the
-        // same time and name each other must not wait for each other.
+        thread::Builder::new()
+            .name("accept".into())
+            .spawn(move || accept(&listener, &accepting, &sender))?;
+        thread::Builder::new()
+            .name("start".into())
+            .spawn(move || start_threads(&receiver, &starting, address))?;
+        // Peers are served from here on, clients once the seeds have answered: two nodes that start
+        // at the same time and name each other must not wait for each other.
         let advertised = node.replication.advertise(address);
         info!("listening on {address}, run id {:016x}; peers are told {advertised}", node.run_id);
         node.replication.start()?;
@@ -80,24 +85,31 @@ impl NodeServer {
         Ok(NodeServer { node, address })
     }
 
-    /// The gentle stop, once [`crate::stopping::GentleStop::ask`] was called: takes no more connections, brings to the
-    /// peers and to the disk what they lack.
+    /// The gentle stop, once [`crate::stopping::GentleStop::ask`] was called: takes no more
+    /// connections, brings to the peers and to the disk what they lack.
     pub fn stop(&self) -> Result<()> {
         let timeout = self.node.configuration.limits.shutdown_timeout;
         self.wake_accept();
         let lacking = self.node.replication.drain(timeout);
         if !lacking.is_empty() {
             let peers = lacking.join(", ");
-            warn!("stopping, but what was written last may be missing at {peers}: no confirmation within {timeout:?}");
+            warn!(
+                "stopping, but what was written last may be missing at {peers}: no confirmation within {timeout:?}"
+            );
         }
         self.node.close()
     }
 
-    /// Connects to our own port: `accept` waits without a time limit, and closes the listener when it looks at the flag.
+    /// Connects to our own port: `accept` waits without a time limit, and closes the listener when
+    /// it looks at the flag.
     fn wake_accept(&self) {
         let mut address = self.address;
         if address.ip().is_unspecified() {
-            address.set_ip(if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+            address.set_ip(if address.is_ipv4() {
+                Ipv4Addr::LOCALHOST.into()
+            } else {
+                Ipv6Addr::LOCALHOST.into()
+            });
         }
         // If it fails, the next client's connection does it.
         drop(TcpStream::connect_timeout(&address, WAKE_TIMEOUT));
@@ -129,15 +141,16 @@ pub struct Accepted {
     place: Place,
 }
 
-/// Connections beyond [`Limits::connections_max`] while strangers that were closed for them are on their way out. They
-/// need descriptors that are kept for other things, so these are few.
+/// Connections beyond [`Limits::connections_max`] while strangers that were closed for them are on
+/// their way out. They need descriptors that are kept for other things, so these are few.
 const LEAVING_MAX: u64 = 16;
 
-/// Longest wait for them, when they are more: they end within a millisecond or so, unless the machine is busy.
+/// Longest wait for them, when they are more: they end within a millisecond or so, unless the
+/// machine is busy.
 const LEAVING_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// Whether a connection that was just accepted and counted may stay. A stranger gives way to it, since it may have the
-/// password.
+/// Whether a connection that was just accepted and counted may stay. A stranger gives way to it,
+/// since it may have the password.
 fn has_place(node: &Node) -> bool {
     let places = node.configuration.limits.connections_max as u64;
     let excess = || metrics::read(&node.metrics.connections_open).saturating_sub(places);
@@ -171,13 +184,18 @@ fn accept(listener: &TcpListener, node: &Arc<Node>, starting: &Sender<Accepted>)
                     continue;
                 }
                 let stream = Arc::new(stream);
-                let stranger = node.configuration.password.is_some().then(|| strangers.enter(&stream));
+                let stranger =
+                    node.configuration.password.is_some().then(|| strangers.enter(&stream));
                 if starting.send(Accepted { stream, client, stranger, place }).is_err() {
                     return;
                 }
             }
             // The client left before it was accepted: not our trouble.
-            Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted
+                ) => {}
             Err(error) => {
                 metrics::add(&node.metrics.accept_errors, 1);
                 trouble.pause(&format!("cannot accept connections: {error}"));
@@ -196,11 +214,16 @@ fn start_threads(accepted: &Receiver<Accepted>, node: &Arc<Node>, address: Socke
             connection::serve(connection, &node_of_client, id, address);
         };
         // A thread that cannot be started drops its socket, which closes it.
-        match thread::Builder::new().name(format!("client-{id}")).stack_size(STACK_BYTES).spawn(serve) {
+        match thread::Builder::new()
+            .name(format!("client-{id}"))
+            .stack_size(STACK_BYTES)
+            .spawn(serve)
+        {
             Ok(_) => trouble.over(),
             Err(error) => {
                 metrics::add(&node.metrics.accept_errors, 1);
-                trouble.pause(&format!("cannot start a thread for a connection, closed it: {error}"));
+                trouble
+                    .pause(&format!("cannot start a thread for a connection, closed it: {error}"));
             }
         }
     }
@@ -247,7 +270,9 @@ fn bind_error(address: SocketAddr, error: io::Error) -> Error {
     Error::Fatal(match error.kind() {
         io::ErrorKind::AddrInUse => {
             let other = if port < u16::MAX { port + 1 } else { port - 1 };
-            format!("port {port} is in use; try another, such as {other}, or stop what listens there")
+            format!(
+                "port {port} is in use; try another, such as {other}, or stop what listens there"
+            )
         }
         io::ErrorKind::PermissionDenied => {
             format!("not allowed to listen on {address}; ports below 1024 need rights, try 8080")

@@ -15,8 +15,14 @@ use crate::store::digest::SHARDS;
 /// Which word of a HELLO is the address.
 const ADDRESS_AT: usize = 6;
 
-/// Carries out a peer's command. All but HELLO and FORGET need a HELLO before them on the connection.
-pub fn execute<R: Reply>(command: Command, node: &Node, session: &mut Session, reply: &mut R) -> Result<()> {
+/// Carries out a peer's command. All but HELLO and FORGET need a HELLO before them on the
+/// connection.
+pub fn execute<R: Reply>(
+    command: Command,
+    node: &Node,
+    session: &mut Session,
+    reply: &mut R,
+) -> Result<()> {
     let batch = &mut session.batch;
     let peer = session.peer.as_ref();
     let introduced = || Error::refused("say PEER HELLO first");
@@ -108,7 +114,8 @@ pub fn rows(peers: &[PeerStatus]) -> Vec<String> {
         let id = peer.id.map_or("unknown".into(), |id| format!("{id:016x}"));
         let last_sync = peer.last_sync_ms.map_or("never".into(), |ms| ms.to_string());
         // The last field, because it has spaces.
-        let error = peer.error.as_ref().map(|reason| format!(" error={reason}")).unwrap_or_default();
+        let error =
+            peer.error.as_ref().map(|reason| format!(" error={reason}")).unwrap_or_default();
         format!(
             "address={} id={id} state={} queued_keys={} lag_ms={} last_sync_ms={last_sync} sent_bytes={} received_bytes={} clock_ahead_ms={}{error}",
             peer.address,

@@ -1,15 +1,16 @@
 //! Signs of life while a peer's batch is read.
 //!
-//! A peer waits for the acknowledgement of its batch, and on a slow connection the batch takes minutes. So while one is
-//! read this node sends a line `+<bytes so far>` every second, in front of the reply:
+//! A peer waits for the acknowledgement of its batch, and on a slow connection the batch takes
+//! minutes. So while one is read this node sends a line `+<bytes so far>` every second, in front of
+//! the reply:
 //!
 //! ```text
 //!   peer:   *3 $4 PEER $5 MERGE $1048576 <1,048,576 bytes>
 //!   here:                                  +102400   +204800   …   *2 :100 :0
 //! ```
 //!
-//! Only a connection that has completed a `PEER HELLO` gets such lines, and only while it sends a `PEER MERGE`, so no
-//! other client ever meets one.
+//! Only a connection that has completed a `PEER HELLO` gets such lines, and only while it sends a
+//! `PEER MERGE`, so no other client ever meets one.
 
 use std::time::{Duration, Instant};
 

@@ -1,11 +1,13 @@
 //! `MULTI` on a server that executes no transactions.
 //!
-//! **The problem.** The default pipeline of several libraries is `MULTI`, commands, `EXEC`, sent without reading a reply in
-//! between. It must fail as a whole, loudly, and change nothing. An error at `MULTI` itself is not enough: phpredis and
-//! Predis do not expect one there and take every later reply for that of another command.
+//! **The problem.** The default pipeline of several libraries is `MULTI`, commands, `EXEC`, sent
+//! without reading a reply in between. It must fail as a whole, loudly, and change nothing. An
+//! error at `MULTI` itself is not enough: phpredis and Predis do not expect one there and take
+//! every later reply for that of another command.
 //!
-//! **The idea.** The conversation goes as with Redis, up to its end: `+OK`, `+QUEUED` for each command, and `-EXECABORT` at
-//! `EXEC`. No command is kept, as none will be executed: a transaction costs one flag, however long it is.
+//! **The idea.** The conversation goes as with Redis, up to its end: `+OK`, `+QUEUED` for each
+//! command, and `-EXECABORT` at `EXEC`. No command is kept, as none will be executed: a transaction
+//! costs one flag, however long it is.
 
 use super::execute::Session;
 use crate::error::{Error, Result};
@@ -27,12 +29,16 @@ const NONE_EXECUTED: &str = "this server executes no transactions, and nothing w
 
 /// Answers a command while a transaction is open.
 ///
-/// `AUTH` and `HELLO` are queued, as in Redis. `QUIT` and `RESET` are executed instead, and do not come here.
+/// `AUTH` and `HELLO` are queued, as in Redis. `QUIT` and `RESET` are executed instead, and do not
+/// come here.
 pub fn inside<R: Reply>(command: &Command, session: &mut Session, reply: &mut R) -> Result<()> {
     match command {
         Command::Exec => {
             session.transaction = Transaction::None;
-            return Err(Error::refused_as("EXECABORT", format!("Transaction discarded: {NONE_EXECUTED}")));
+            return Err(Error::refused_as(
+                "EXECABORT",
+                format!("Transaction discarded: {NONE_EXECUTED}"),
+            ));
         }
         Command::Discard => {
             session.transaction = Transaction::None;
@@ -40,7 +46,9 @@ pub fn inside<R: Reply>(command: &Command, session: &mut Session, reply: &mut R)
         }
         Command::Multi => return Err(Error::refused("MULTI calls can not be nested")),
         Command::Watch => return Err(Error::refused("WATCH inside MULTI is not allowed")),
-        Command::Shutdown => return Err(Error::refused("Command not allowed inside a transaction")),
+        Command::Shutdown => {
+            return Err(Error::refused("Command not allowed inside a transaction"));
+        }
         _ => reply.simple("QUEUED"),
     }
     Ok(())
@@ -52,8 +60,11 @@ pub fn outside<R: Reply>(command: &Command, session: &mut Session, reply: &mut R
         Command::Multi => session.transaction = Transaction::Open,
         Command::Exec => return Err(Error::refused("EXEC without MULTI")),
         Command::Discard => return Err(Error::refused("DISCARD without MULTI")),
-        // A client that watches a key relies on `EXEC` to notice a change: refuse before it does its work.
-        Command::Watch => return Err(Error::refused(format!("WATCH is not supported: {NONE_EXECUTED}"))),
+        // A client that watches a key relies on `EXEC` to notice a change: refuse before it does
+        // its work.
+        Command::Watch => {
+            return Err(Error::refused(format!("WATCH is not supported: {NONE_EXECUTED}")));
+        }
         // `UNWATCH`: nothing is ever watched.
         _ => {}
     }

@@ -8,18 +8,20 @@ use std::time::{Duration, Instant};
 
 use crate::config::Limits;
 
-/// How often a thread may look for bytes before it sleeps, letting others run in between. Under full load the next
-/// request is there after others had their turn, and a look costs less than being put to sleep and woken: with 50
-/// clients and no pipelines 16 looks gave 1.2 times the throughput of one, and one gave 1.4 times that of none.
+/// How often a thread may look for bytes before it sleeps, letting others run in between. Under
+/// full load the next request is there after others had their turn, and a look costs less than
+/// being put to sleep and woken: with 50 clients and no pipelines 16 looks gave 1.2 times the
+/// throughput of one, and one gave 1.4 times that of none.
 const LOOKS_MAX: u32 = 16;
 
 /// Bytes that come within so many looks show that looking pays.
 const LOOKS_GOOD: u32 = 4;
 
-/// How many waits in a row may take more looks than that before a thread looks only once, until it pays again. Looks in
-/// vain take the processor from others: at 45,000 requests a second, a third of what it can do, a server that always
-/// looked 16 times used 143 % of a processor and had a p99.9 of 5 to 14 ms; with this rule it is 56 %, and below 2 ms.
-/// A patience of one cost 5 % of the throughput at full load.
+/// How many waits in a row may take more looks than that before a thread looks only once, until it
+/// pays again. Looks in vain take the processor from others: at 45,000 requests a second, a third
+/// of what it can do, a server that always looked 16 times used 143 % of a processor and had a
+/// p99.9 of 5 to 14 ms; with this rule it is 56 %, and below 2 ms. A patience of one cost 5 % of
+/// the throughput at full load.
 const PATIENCE: u32 = 4;
 
 /// Longest sleep in one `write`; between two the other direction is looked after.
@@ -43,7 +45,13 @@ impl Transport {
         // A reply is one write; waiting for more to send (Nagle) could only delay it.
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(WRITE_SLICE))?;
-        Ok(Transport { stream, blocking: true, read_timeout: None, deadline: None, patience: PATIENCE })
+        Ok(Transport {
+            stream,
+            blocking: true,
+            read_timeout: None,
+            deadline: None,
+            patience: PATIENCE,
+        })
     }
 
     /// The socket.
@@ -88,10 +96,12 @@ impl Transport {
         self.patience = if looking_paid { PATIENCE } else { self.patience.saturating_sub(1) };
     }
 
-    /// Writes everything. While the client takes nothing, what it sends meanwhile is read into `input`, as far as
-    /// there is room: a client that sends a long pipeline before it reads must not lock up with us.
+    /// Writes everything. While the client takes nothing, what it sends meanwhile is read into
+    /// `input`, as far as there is room: a client that sends a long pipeline before it reads must
+    /// not lock up with us.
     ///
-    /// `holding` is told how much of it waits, in bytes, each time the client takes nothing, and may end the writing.
+    /// `holding` is told how much of it waits, in bytes, each time the client takes nothing, and
+    /// may end the writing.
     pub fn write_all(
         &mut self,
         mut bytes: &[u8],
@@ -168,8 +178,8 @@ fn retry(mut read: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
 ///
 /// Invariants:
 /// - `start <= end <= bytes.len()`; the unread bytes are `bytes[start..end]`.
-/// - `the_buffer_stays_in_proportion`: with room for more it has at most four times the unread bytes, or
-///   `read_buffer_bytes`.
+/// - `the_buffer_stays_in_proportion`: with room for more it has at most four times the unread
+///   bytes, or `read_buffer_bytes`.
 #[derive(Debug, Default)]
 pub struct ReadBuffer {
     bytes: Vec<u8>,
@@ -191,9 +201,9 @@ impl ReadBuffer {
         assert!(self.start <= self.end, "only what was received is consumed");
     }
 
-    /// Room for more bytes, at least one. Moves the unread bytes to the front first. Grows when they
-    /// fill the buffer, so that memory follows what was received, not what was announced; and up to
-    /// `read_buffer_bytes` when the last read filled all there was.
+    /// Room for more bytes, at least one. Moves the unread bytes to the front first. Grows when
+    /// they fill the buffer, so that memory follows what was received, not what was announced; and
+    /// up to `read_buffer_bytes` when the last read filled all there was.
     pub fn room(&mut self, limits: &Limits) -> &mut [u8] {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);

@@ -18,14 +18,18 @@ pub const BUCKETS: usize = 1 << BUCKET_BITS;
 const SHARD_BITS: u32 = 10;
 const BUCKET_BITS: u32 = 6;
 
-/// Hash of a key: FNV-1a, 64 bits (Fowler, Noll and Vo, <http://www.isthe.com/chongo/tech/comp/fnv/>).
+/// Hash of a key: FNV-1a, 64 bits (Fowler, Noll and Vo,
+/// <http://www.isthe.com/chongo/tech/comp/fnv/>).
 ///
-/// It has no secret, for all nodes must place a key alike, whoever joins them later. So clients can pick keys that all
-/// land in one shard, or in one bucket. That costs those who use these keys parallelism, and a link more to compare them, in
-/// lists with parts of bounded size ([`crate::replication::versions`]). It does not cost lookups: the map inside the shard has
-/// a hasher with secrets of its own, drawn at every start ([`super::hasher`]).
+/// It has no secret, for all nodes must place a key alike, whoever joins them later. So clients can
+/// pick keys that all land in one shard, or in one bucket. That costs those who use these keys
+/// parallelism, and a link more to compare them, in lists with parts of bounded size
+/// ([`crate::replication::versions`]). It does not cost lookups: the map inside the shard has a
+/// hasher with secrets of its own, drawn at every start ([`super::hasher`]).
 pub fn key_hash(key: &[u8]) -> u64 {
-    key.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
+    key.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
 }
 
 /// The shard of a key with this hash: 0 to 1,023.
@@ -73,7 +77,8 @@ mod tests {
     #[test]
     fn keys_spread_evenly_over_shards() {
         let mut counts = [0u32; SHARDS];
-        (0..102_400).for_each(|i| counts[shard_of(key_hash(format!("key:{i:012}").as_bytes()))] += 1);
+        (0..102_400)
+            .for_each(|i| counts[shard_of(key_hash(format!("key:{i:012}").as_bytes()))] += 1);
         // 100 expected in each, standard deviation 10.
         assert!(counts.iter().all(|&count| (40..=160).contains(&count)), "{counts:?}");
     }

@@ -1,9 +1,9 @@
 //! Patterns for `SCAN … MATCH` and `KEYS`: `*`, `?`, `[a-z]`, `[^a-z]`, `\` before a literal.
 //!
 //! Semantics as in Redis (`stringmatchlen` in `util.c`), on bytes. A star is matched without
-//! recursion by remembering only the last one, so the cost is at most pattern times text and
-//! a pattern such as `a*a*a*a*b` cannot hold a thread for long. A [`Matcher`] counts its comparisons, so that a caller that
-//! matches many texts can stop between two of them.
+//! recursion by remembering only the last one, so the cost is at most pattern times text and a
+//! pattern such as `a*a*a*a*b` cannot hold a thread for long. A [`Matcher`] counts its comparisons,
+//! so that a caller that matches many texts can stop between two of them.
 
 /// Longest pattern of a command. With a key of 64 KiB it takes up to 67 million comparisons.
 pub const PATTERN_BYTES_MAX: usize = 1024;
@@ -59,7 +59,8 @@ impl<'p> Matcher<'p> {
     }
 }
 
-/// Whether the pattern's first element matches `byte`, and the element's length; at its end nothing does.
+/// Whether the pattern's first element matches `byte`, and the element's length; at its end nothing
+/// does.
 fn one(pattern: &[u8], byte: u8) -> (bool, usize) {
     match *pattern {
         [] => (false, 1),
@@ -124,7 +125,11 @@ mod tests {
             ("abc*", "ab", false),
         ];
         for (pattern, text, expected) in cases {
-            assert_eq!(matches(pattern.as_bytes(), text.as_bytes()), *expected, "{pattern} on {text}");
+            assert_eq!(
+                matches(pattern.as_bytes(), text.as_bytes()),
+                *expected,
+                "{pattern} on {text}"
+            );
         }
     }
 

@@ -1,19 +1,22 @@
 //! The hash function inside the shards' maps: wyhash, with secrets drawn when the store is made.
 //!
-//! **The problem.** `std` hashes with SipHash 1-3: 260 instructions for a short key. They stand between the lookups of
-//! [`super::prefetch`], which waits for several keys at a time only as far as a processor sees ahead: some 500
-//! instructions.
+//! **The problem.** `std` hashes with SipHash 1-3: 260 instructions for a short key. They stand
+//! between the lookups of [`super::prefetch`], which waits for several keys at a time only as far
+//! as a processor sees ahead: some 500 instructions.
 //!
-//! **The idea.** Multiply two words of 64 bits, XOR the halves of the product, go on: about 40 instructions. Prefetching
-//! gives 1.3 times the `GET`s of a pipeline of 64 with it, and 1.07 times with SipHash. It is for that above all: without
-//! prefetching there were no more `GET`s, and 1.06 times the `SET`s, which hash twice.
+//! **The idea.** Multiply two words of 64 bits, XOR the halves of the product, go on: about 40
+//! instructions. Prefetching gives 1.3 times the `GET`s of a pipeline of 64 with it, and 1.07 times
+//! with SipHash. It is for that above all: without prefetching there were no more `GET`s, and 1.06
+//! times the `SET`s, which hash twice.
 //!
-//! **What it is worth against an attacker.** Whoever can make many keys collide makes a map a list. Which keys collide
-//! depends on 256 secret bits, so nobody can prepare them. SipHash stands up even to those who can watch hashes, and the
-//! order in which a shard's keys are listed shows a little of theirs; but who may list keys may also delete them all. Go's
-//! maps rely on the same construction with secrets of the same kind.
+//! **What it is worth against an attacker.** Whoever can make many keys collide makes a map a list.
+//! Which keys collide depends on 256 secret bits, so nobody can prepare them. SipHash stands up
+//! even to those who can watch hashes, and the order in which a shard's keys are listed shows a
+//! little of theirs; but who may list keys may also delete them all. Go's maps rely on the same
+//! construction with secrets of the same kind.
 //!
-//! Source: Wang Yi, wyhash final version 4.2, <https://github.com/wangyi-fudan/wyhash>; Go's `runtime/hash64.go`.
+//! Source: Wang Yi, wyhash final version 4.2, <https://github.com/wangyi-fudan/wyhash>; Go's
+//! `runtime/hash64.go`.
 
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
@@ -69,7 +72,9 @@ fn wyhash(key: &[u8], seed: u64, secret: &[u64; 4]) -> u64 {
     let mut seed = seed ^ mix(seed ^ secret[0], secret[1]);
     let (a, b) = match len {
         0 => (0, 0),
-        1..=3 => (u64::from(key[0]) << 16 | u64::from(key[len >> 1]) << 8 | u64::from(key[len - 1]), 0),
+        1..=3 => {
+            (u64::from(key[0]) << 16 | u64::from(key[len >> 1]) << 8 | u64::from(key[len - 1]), 0)
+        }
         4..=16 => {
             let (step, half) = ((len >> 3) << 2, |at| u64::from(u32_at(key, at)));
             (half(0) << 32 | half(step), half(len - 4) << 32 | half(len - 4 - step))
@@ -115,20 +120,28 @@ mod tests {
     use std::collections::HashSet;
 
     /// The secrets of the published test vectors.
-    const KNOWN: [u64; 4] =
-        [0x2d35_8dcc_aa6c_78a5, 0x8bb8_4b93_962e_acc9, 0x4b33_a62e_d433_d4a3, 0x4d5a_2da5_1de1_aa47];
+    const KNOWN: [u64; 4] = [
+        0x2d35_8dcc_aa6c_78a5,
+        0x8bb8_4b93_962e_acc9,
+        0x4b33_a62e_d433_d4a3,
+        0x4d5a_2da5_1de1_aa47,
+    ];
 
     #[test]
     fn wyhash_known_answers() {
         // From test_vector.cpp of the source.
-        let eighty = "12345678901234567890123456789012345678901234567890123456789012345678901234567890";
+        let eighty =
+            "12345678901234567890123456789012345678901234567890123456789012345678901234567890";
         let vectors = [
             ("", 0x9322_8a4d_e0ee_c5a2),
             ("a", 0xc5ba_c3db_1787_13c4),
             ("abc", 0xa97f_2f7b_1d9b_3314),
             ("message digest", 0x786d_1f1d_f380_1df4),
             ("abcdefghijklmnopqrstuvwxyz", 0xdca5_a813_8ad3_7c87),
-            ("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789", 0xb9e7_34f1_17cf_af70),
+            (
+                "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789",
+                0xb9e7_34f1_17cf_af70,
+            ),
             (eighty, 0x6cc5_eab4_9a92_d617),
         ];
         for (seed, (text, hash)) in vectors.into_iter().enumerate() {

@@ -4,31 +4,32 @@
 //! other must end up with the same map, whatever order messages arrive in; and nothing may stop
 //! the world: not a growing table, not a listing, not a snapshot.
 //!
-//! **The idea.** [`KeyValueStore`] is 1,024 *shards*, each a `Mutex` around a `HashMap`. A key's hash
-//! picks its shard. An entry is a key, a value or a *tombstone* (the trace of a delete), and a
+//! **The idea.** [`KeyValueStore`] is 1,024 *shards*, each a `Mutex` around a `HashMap`. A key's
+//! hash picks its shard. An entry is a key, a value or a *tombstone* (the trace of a delete), and a
 //! [`Version`]. All changes go through one function, *merge*: keep the larger version. Merge is
 //! commutative, associative and idempotent, so records may come in any order, any number of times,
-//! from clients, peers or a log: stores that have seen the same records hold the same map
-//! (Shapiro et al., "Conflict-free Replicated Data Types", 2011, section 3: a last-writer-wins register
-//! per key).
+//! from clients, peers or a log: stores that have seen the same records hold the same map (Shapiro
+//! et al., "Conflict-free Replicated Data Types", 2011, section 3: a last-writer-wins register per
+//! key).
 //!
 //! **Why so many shards.** One structure serves five needs: locks are held for a microsecond and
 //! rarely wanted by two threads at once; when a table grows, it is a thousandth of the whole;
 //! each shard keeps digests of its content, so two nodes find what differs without listing what
 //! agrees; `SCAN` resumes at a shard, so it needs no state here; a snapshot copies shard by shard.
 //!
-//! **The rules.** This module knows no socket, file or peer. It imports only [`crate::error`]. No lock is
-//! held across I/O, and nobody waits for a shard's lock while holding another's. The caller's `journal` function runs *under* the shard's lock with the
-//! record that won, so the order of records in a log is the order of the map, and a copy of a shard
-//! taken after a log was rotated misses nothing.
+//! **The rules.** This module knows no socket, file or peer. It imports only [`crate::error`]. No
+//! lock is held across I/O, and nobody waits for a shard's lock while holding another's. The
+//! caller's `journal` function runs *under* the shard's lock with the record that won, so the order
+//! of records in a log is the order of the map, and a copy of a shard taken after a log was rotated
+//! misses nothing.
 //!
 //! **What is left out.** Other types than strings, and expiry: they do not merge by "larger version
 //! wins" without losing updates.
 //!
-//! Files: [`version`] says when a write happened, [`record`] is its one byte format, [`digest`] where
-//! a key lives and what a place looks like from afar, [`hasher`] finds it there, [`prefetch`] hides how long memory takes,
-//! [`scan`] lists keys, [`glob`] filters them; [`tombstones`] is how the traces of deletes age and go; `restamping` gives records
-//! other versions.
+//! Files: [`version`] says when a write happened, [`record`] is its one byte format, [`digest`]
+//! where a key lives and what a place looks like from afar, [`hasher`] finds it there, [`prefetch`]
+//! hides how long memory takes, [`scan`] lists keys, [`glob`] filters them; [`tombstones`] is how
+//! the traces of deletes age and go; `restamping` gives records other versions.
 
 pub mod digest;
 pub mod glob;
@@ -61,7 +62,8 @@ pub struct KeyValueStore {
     shards: Box<[Aligned]>,
 }
 
-/// A shard's lock and the head of its map on one cache line: 1.03 times the throughput of a pipeline of 64.
+/// A shard's lock and the head of its map on one cache line: 1.03 times the throughput of a
+/// pipeline of 64.
 #[derive(Debug)]
 #[repr(align(64))]
 struct Aligned(Mutex<Shard>);
@@ -123,7 +125,9 @@ impl KeyValueStore {
     /// An empty store.
     pub fn new() -> Self {
         let secrets = Secrets::random();
-        KeyValueStore { shards: (0..SHARDS).map(|_| Aligned(Mutex::new(Shard::new(secrets.clone())))).collect() }
+        KeyValueStore {
+            shards: (0..SHARDS).map(|_| Aligned(Mutex::new(Shard::new(secrets.clone())))).collect(),
+        }
     }
 
     /// Reads a key: hands the value to `read` under the shard's lock, so that it is copied once, to
@@ -154,7 +158,10 @@ impl KeyValueStore {
         let existed = old.as_ref().is_some_and(|entry| !entry.is_tombstone());
         let floor = old.as_ref().map_or(0, |entry| entry.version().time);
         let record = Record { version: stamp(floor), key, value };
-        assert!(record.version.time > floor || floor == u64::MAX, "a stamp exceeds the time it replaces");
+        assert!(
+            record.version.time > floor || floor == u64::MAX,
+            "a stamp exceeds the time it replaces"
+        );
         let new = old.map_or_else(|| Entry::new(&record), |entry| entry.rewrite(&record));
         let position = journal(new.bytes());
         if value.is_some() || keep_tombstone {
@@ -187,8 +194,13 @@ impl KeyValueStore {
     }
 
     /// Records that are to be merged, one after the other, fetched ahead: see [`prefetch`].
-    pub fn decode_for_merge<'r>(&self, records: &'r [u8]) -> impl Iterator<Item = Result<Record<'r>>> {
-        self.prefetching(record::decode_all(records), |record| record.map_or(&[], |record| record.key))
+    pub fn decode_for_merge<'r>(
+        &self,
+        records: &'r [u8],
+    ) -> impl Iterator<Item = Result<Record<'r>>> {
+        self.prefetching(record::decode_all(records), |record| {
+            record.map_or(&[], |record| record.key)
+        })
     }
 
     /// The version of a key, of its value or its tombstone.
@@ -197,8 +209,14 @@ impl KeyValueStore {
         shard.map.get_key_value(key).map(|(entry, ())| entry.version())
     }
 
-    /// Appends the whole record of a key, value or tombstone, to `out` if it is one that `is_wanted`.
-    pub fn copy_record(&self, key: &[u8], out: &mut Vec<u8>, is_wanted: impl FnOnce(&Entry) -> bool) {
+    /// Appends the whole record of a key, value or tombstone, to `out` if it is one that
+    /// `is_wanted`.
+    pub fn copy_record(
+        &self,
+        key: &[u8],
+        out: &mut Vec<u8>,
+        is_wanted: impl FnOnce(&Entry) -> bool,
+    ) {
         let shard = self.lock(shard_of(key_hash(key)));
         if let Some((entry, ())) = shard.map.get_key_value(key)
             && is_wanted(entry)
@@ -234,8 +252,9 @@ impl KeyValueStore {
         self.lock(index).digests
     }
 
-    /// Hands every record of a shard to `visit`, tombstones included, under the shard's lock. Returns the shard's log
-    /// position: who tells what was met, or that a key was not, waits for it.
+    /// Hands every record of a shard to `visit`, tombstones included, under the shard's lock.
+    /// Returns the shard's log position: who tells what was met, or that a key was not, waits for
+    /// it.
     pub fn for_each_in_shard(&self, index: usize, visit: impl FnMut(&Entry)) -> u64 {
         let shard = self.lock(index);
         shard.map.keys().for_each(visit);

@@ -1,21 +1,25 @@
-//! Fetching what the next requests of a pipeline will read into the processor's cache, all of it at once.
+//! Fetching what the next requests of a pipeline will read into the processor's cache, all of it at
+//! once.
 //!
-//! **The problem.** A lookup in a large map waits for memory four times, one after the other: for the shard's lock, the
-//! map's control bytes, its slot, and the record. That was half the time of a `GET` in a pipeline of 64. A processor
-//! would wait for several keys at the same time, but not across the taking of a lock, which waits for all before it.
+//! **The problem.** A lookup in a large map waits for memory four times, one after the other: for
+//! the shard's lock, the map's control bytes, its slot, and the record. That was half the time of a
+//! `GET` in a pipeline of 64. A processor would wait for several keys at the same time, but not
+//! across the taking of a lock, which waits for all before it.
 //!
-//! **The idea.** Take the locks of the next few keys first, look all of them up, let go. Nothing is done with what was
-//! found: it is in the cache now, and the requests themselves run as ever. So this is a guess that may be wrong or
-//! late and changes no result. Valkey 8 does the same for its pipelines ("memory prefetching").
+//! **The idea.** Take the locks of the next few keys first, look all of them up, let go. Nothing is
+//! done with what was found: it is in the cache now, and the requests themselves run as ever. So
+//! this is a guess that may be wrong or late and changes no result. Valkey 8 does the same for its
+//! pipelines ("memory prefetching").
 //!
-//! **What it is worth.** With 100,000 keys, alternated, medians of three rounds: 1.2 times the `SET`s and 1.3 times the
-//! `GET`s of a pipeline of 64, 1.17 and 1.16 times those of one of 16; 1.07 times `MGET` of 16 keys; with two peers, where batches
-//! and what goes into them are prefetched too, 1.23 times the `SET`s; recovery in 0.8 of the time. All of them with
-//! [`super::hasher`], which says why this needs a short hash function. Four keys at a time did as well as eight and
-//! sixteen with these small records.
+//! **What it is worth.** With 100,000 keys, alternated, medians of three rounds: 1.2 times the
+//! `SET`s and 1.3 times the `GET`s of a pipeline of 64, 1.17 and 1.16 times those of one of 16;
+//! 1.07 times `MGET` of 16 keys; with two peers, where batches and what goes into them are
+//! prefetched too, 1.23 times the `SET`s; recovery in 0.8 of the time. All of them with
+//! [`super::hasher`], which says why this needs a short hash function. Four keys at a time did as
+//! well as eight and sixteen with these small records.
 //!
-//! **The rule.** No lock is waited for while one is held: one that is taken is passed over, and so no two
-//! threads can wait for each other.
+//! **The rule.** No lock is waited for while one is held: one that is taken is passed over, and so
+//! no two threads can wait for each other.
 
 use std::array;
 use std::hint::black_box;
@@ -27,24 +31,28 @@ use super::digest::{key_hash, shard_of};
 pub const PREFETCH_KEYS_MAX: usize = 8;
 
 impl KeyValueStore {
-    /// Has the first few of these keys fetched into the cache, [`PREFETCH_KEYS_MAX`] at most. Changes nothing.
+    /// Has the first few of these keys fetched into the cache, [`PREFETCH_KEYS_MAX`] at most.
+    /// Changes nothing.
     pub fn prefetch<'k>(&self, keys: impl Iterator<Item = &'k [u8]>) {
         let mut wanted: [(&[u8], usize); PREFETCH_KEYS_MAX] = [(&[], 0); PREFETCH_KEYS_MAX];
         let mut count = 0;
         for (slot, key) in wanted.iter_mut().zip(keys) {
             let shard = shard_of(key_hash(key));
-            // Only to fetch the lock: taking it is what the processor cannot do for several at once.
+            // Only to fetch the lock: taking it is what the processor cannot do for several at
+            // once.
             black_box(self.shards[shard].0.is_poisoned());
             *slot = (key, shard);
             count += 1;
         }
         if count < 2 {
-            // Nothing else to wait for meanwhile: a batch of one write must not look its key up twice.
+            // Nothing else to wait for meanwhile: a batch of one write must not look its key up
+            // twice.
             return;
         }
         let wanted = &wanted[..count];
-        let shards: [_; PREFETCH_KEYS_MAX] =
-            array::from_fn(|index| wanted.get(index).and_then(|(_, shard)| self.shards[*shard].0.try_lock().ok()));
+        let shards: [_; PREFETCH_KEYS_MAX] = array::from_fn(|index| {
+            wanted.get(index).and_then(|(_, shard)| self.shards[*shard].0.try_lock().ok())
+        });
         for ((key, _), shard) in wanted.iter().zip(&shards) {
             let found = shard.as_ref().and_then(|shard| shard.map.get_key_value(*key));
             black_box(found.and_then(|(entry, ())| entry.bytes().last().copied()));
@@ -79,12 +87,18 @@ mod tests {
         let store = KeyValueStore::new();
         let keys: Vec<String> = (0..20).map(|i| format!("key{i}")).collect();
         for key in &keys {
-            store.write(key.as_bytes(), Some(b"v"), true, |floor| Version { time: floor + 1, origin: 1 }, |_| 0);
+            store.write(
+                key.as_bytes(),
+                Some(b"v"),
+                true,
+                |floor| Version { time: floor + 1, origin: 1 },
+                |_| 0,
+            );
         }
         let (size, digest) = (store.size(), store.shard_digest(0));
         let names = || keys.iter().map(|key| key.as_bytes());
-        // Twice the same key, keys that do not exist, and a lock that somebody holds: this thread itself, so that
-        // waiting for it would never end.
+        // Twice the same key, keys that do not exist, and a lock that somebody holds: this thread
+        // itself, so that waiting for it would never end.
         store.get(b"key0", |_| store.prefetch(names()));
         store.prefetch(names().chain(names()).step_by(2));
         store.prefetch([&b"key1"[..], b"key1", b"none", b""].into_iter());

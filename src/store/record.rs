@@ -16,15 +16,17 @@
 //! ...     value_len  value
 //! ```
 //!
-//! `PUT name Dylan` at time `0x0000_0192_0000_0001` by run `0xA1`, byte by byte, and the `DELETE name` after it:
+//! `PUT name Dylan` at time `0x0000_0192_0000_0001` by run `0xA1`, byte by byte, and the `DELETE
+//! name` after it:
 //!
 //! ```text
 //! 01 00 00 00 92 01 00 00 | a1 00 00 00 00 00 00 00 | 04 00 00 00 | 05 00 00 00 | 6e 61 6d 65 | 44 79 6c 61 6e
 //! 02 00 00 00 92 01 00 00 | a1 00 00 00 00 00 00 00 | 04 00 00 00 | 00 00 00 80 | 6e 61 6d 65
 //! ```
 //!
-//! An end is part of the layout, so that a record's length is known, and nothing more yet: a record with an end is
-//! refused wherever it comes from, because a value that is stored without its end would never expire.
+//! An end is part of the layout, so that a record's length is known, and nothing more yet: a record
+//! with an end is refused wherever it comes from, because a value that is stored without its end
+//! would never expire.
 
 use std::borrow::Borrow;
 use std::hash::{Hash, Hasher};
@@ -261,17 +263,28 @@ mod tests {
     const GOLDEN: &[u8] = b"\x01\0\0\0\x92\x01\0\0\xa1\0\0\0\0\0\0\0\x04\0\0\0\x05\0\0\0nameDylan";
 
     fn golden() -> Record<'static> {
-        Record { version: Version { time: 0x0192_0000_0001, origin: 0xA1 }, key: b"name", value: Some(b"Dylan") }
+        Record {
+            version: Version { time: 0x0192_0000_0001, origin: 0xA1 },
+            key: b"name",
+            value: Some(b"Dylan"),
+        }
     }
 
     #[test]
     fn the_worked_example_is_true() {
         assert_eq!(Entry::new(&golden()).bytes(), GOLDEN);
         assert_eq!(Record::decode(GOLDEN).expect("golden bytes decode"), (golden(), GOLDEN.len()));
-        let deleted = Record { version: Version { time: 0x0192_0000_0002, origin: 0xA1 }, key: b"name", value: None };
+        let deleted = Record {
+            version: Version { time: 0x0192_0000_0002, origin: 0xA1 },
+            key: b"name",
+            value: None,
+        };
         let tombstone = b"\x02\0\0\0\x92\x01\0\0\xa1\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\x80name";
         assert_eq!(Entry::new(&deleted).bytes(), tombstone);
-        assert_eq!(Record::decode(tombstone).expect("golden bytes decode"), (deleted, tombstone.len()));
+        assert_eq!(
+            Record::decode(tombstone).expect("golden bytes decode"),
+            (deleted, tombstone.len())
+        );
     }
 
     #[test]
@@ -282,7 +295,10 @@ mod tests {
             assert_eq!(Layout::of(bytes).expect("its layout is known").len, bytes.len());
             assert!(Layout::of(&bytes[..bytes.len() - 1]).is_err());
             let error = Record::decode(bytes).expect_err("refused").to_string();
-            assert!(error.contains("carries an end (expiry), which this version does not know"), "{error}");
+            assert!(
+                error.contains("carries an end (expiry), which this version does not know"),
+                "{error}"
+            );
         }
     }
 
@@ -294,14 +310,18 @@ mod tests {
         assert_eq!(tombstone.bytes().len(), empty.bytes().len());
         // Same length, so the memory is used again: the mark must change with it.
         assert_eq!(empty.rewrite(&Record { value: None, ..golden() }).value(), None);
-        assert_eq!(tombstone.rewrite(&Record { value: Some(b""), ..golden() }).value(), Some(&b""[..]));
+        assert_eq!(
+            tombstone.rewrite(&Record { value: Some(b""), ..golden() }).value(),
+            Some(&b""[..])
+        );
     }
 
     #[test]
     fn lengths_beyond_the_limits_are_refused_before_they_are_used() {
         let too_long = VALUE_BYTES_MAX as u32 + 1;
         let bad_keys = [(16, 0), (16, KEY_BYTES_MAX as u32 + 1), (16, u32::MAX)];
-        let bad_values = [(20, too_long), (20, TOMBSTONE | 1), (20, END_FOLLOWS | too_long), (20, u32::MAX)];
+        let bad_values =
+            [(20, too_long), (20, TOMBSTONE | 1), (20, END_FOLLOWS | too_long), (20, u32::MAX)];
         for (at, len) in bad_keys.into_iter().chain(bad_values) {
             let mut bytes = GOLDEN.to_vec();
             bytes[at..at + 4].copy_from_slice(&u32::to_le_bytes(len));
@@ -311,7 +331,12 @@ mod tests {
 
     fn any_record() -> impl Strategy<Value = (u64, u64, Vec<u8>, Option<Vec<u8>>)> {
         let bytes = || prop::collection::vec(any::<u8>(), 0..40);
-        (any::<u64>(), any::<u64>(), prop::collection::vec(any::<u8>(), 1..40), prop::option::of(bytes()))
+        (
+            any::<u64>(),
+            any::<u64>(),
+            prop::collection::vec(any::<u8>(), 1..40),
+            prop::option::of(bytes()),
+        )
     }
 
     proptest! {

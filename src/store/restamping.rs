@@ -5,8 +5,8 @@ use super::version::Version;
 use super::{KeyValueStore, Shard};
 
 impl KeyValueStore {
-    /// Gives every record that is later than `limit` (a hybrid time) this version, tombstones included. How many they
-    /// were. Nothing is handed to a log.
+    /// Gives every record that is later than `limit` (a hybrid time) this version, tombstones
+    /// included. How many they were. Nothing is handed to a log.
     pub fn restamp_after(&self, limit: u64, version: Version) -> usize {
         (0..SHARDS).map(|index| self.lock(index).restamp_after(limit, version)).sum()
     }

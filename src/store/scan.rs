@@ -8,8 +8,8 @@
 //! exactly once; a key that comes or goes meanwhile at most once. Nothing is ever rehashed into
 //! another place.
 //!
-//! A shard is locked only while the next keys are found and copied, never while a pattern is matched. The work of one step
-//! is bounded, so a step may visit fewer keys than asked for.
+//! A shard is locked only while the next keys are found and copied, never while a pattern is
+//! matched. The work of one step is bounded, so a step may visit fewer keys than asked for.
 
 use super::KeyValueStore;
 use super::digest::key_hash;
@@ -23,8 +23,8 @@ fn place(key: &[u8]) -> u64 {
     key_hash(key).rotate_right(10) >> 16
 }
 
-/// Where one step of a scan ends: at the first of these limits or at [`STEP_WORK_MAX`], behind all keys of one place.
-/// At least one key is visited.
+/// Where one step of a scan ends: at the first of these limits or at [`STEP_WORK_MAX`], behind all
+/// keys of one place. At least one key is visited.
 #[derive(Clone, Copy, Debug)]
 pub struct Step<'p> {
     /// Keys visited.
@@ -68,8 +68,9 @@ pub struct Scanned {
     walked: u64,
 }
 
-/// Work of one step, in comparisons and bytes: 0.1 to 0.2 s. A step exceeds it by one piece at most, and by the keys of one
-/// place: a pattern of 1 KiB and a key of 64 KiB take up to 67 million comparisons.
+/// Work of one step, in comparisons and bytes: 0.1 to 0.2 s. A step exceeds it by one piece at
+/// most, and by the keys of one place: a pattern of 1 KiB and a key of 64 KiB take up to 67 million
+/// comparisons.
 pub const STEP_WORK_MAX: u64 = 20_000_000;
 /// What it costs to pass a key, besides hashing its bytes.
 const WALK_OVERHEAD: u64 = 64;
@@ -107,8 +108,9 @@ impl Piece {
 }
 
 impl KeyValueStore {
-    /// One step of a scan: visits keys from `cursor` on as far as `step` goes, and hands those that match to `found`. A
-    /// cursor is 0 or one that an earlier step returned; a number beyond all places is at the end.
+    /// One step of a scan: visits keys from `cursor` on as far as `step` goes, and hands those that
+    /// match to `found`. A cursor is 0 or one that an earlier step returned; a number beyond all
+    /// places is at the end.
     pub fn scan(&self, mut cursor: u64, step: Step, mut found: impl FnMut(&[u8])) -> Scanned {
         let mut matcher = step.pattern.map(Matcher::new);
         let (mut piece, mut scanned) = (Piece::default(), Scanned::default());
@@ -135,9 +137,15 @@ impl KeyValueStore {
         Scanned { next: if cursor < PLACES { cursor } else { 0 }, ..scanned }
     }
 
-    /// Copies the next keys of the shard at `cursor`: at most as many as `visits` leaves, and those that share a place with
-    /// the last of them. Returns the place behind them.
-    fn take_piece(&self, cursor: u64, visits: usize, piece: &mut Piece, scanned: &mut Scanned) -> u64 {
+    /// Copies the next keys of the shard at `cursor`: at most as many as `visits` leaves, and those
+    /// that share a place with the last of them. Returns the place behind them.
+    fn take_piece(
+        &self,
+        cursor: u64,
+        visits: usize,
+        piece: &mut Piece,
+        scanned: &mut Scanned,
+    ) -> u64 {
         let index = (cursor >> SHARD_SHIFT) as usize;
         let shard = self.lock(index);
         scanned.position = scanned.position.max(shard.position);
@@ -180,14 +188,22 @@ mod tests {
     use std::collections::HashSet;
 
     fn put(store: &KeyValueStore, key: &str) {
-        store.write(key.as_bytes(), Some(b"v"), true, |floor| Version { time: floor + 1, origin: 1 }, |_| 0);
+        store.write(
+            key.as_bytes(),
+            Some(b"v"),
+            true,
+            |floor| Version { time: floor + 1, origin: 1 },
+            |_| 0,
+        );
     }
 
     fn scan_all(store: &KeyValueStore, count: usize, mut between: impl FnMut()) -> Vec<String> {
         let (mut cursor, mut keys) = (0, Vec::new());
         loop {
             let step = Step::visiting(count);
-            cursor = store.scan(cursor, step, |key| keys.push(String::from_utf8_lossy(key).into_owned())).next;
+            cursor = store
+                .scan(cursor, step, |key| keys.push(String::from_utf8_lossy(key).into_owned()))
+                .next;
             if cursor == 0 {
                 return keys;
             }
@@ -199,7 +215,10 @@ mod tests {
     fn places_are_ordered_by_shard() {
         for i in 0..1_000 {
             let key = format!("key{i}");
-            assert_eq!((place(key.as_bytes()) >> SHARD_SHIFT) as usize, shard_of(key_hash(key.as_bytes())));
+            assert_eq!(
+                (place(key.as_bytes()) >> SHARD_SHIFT) as usize,
+                shard_of(key_hash(key.as_bytes()))
+            );
         }
     }
 
@@ -212,12 +231,22 @@ mod tests {
             let keys = scan_all(&store, count, || {
                 put(&store, &format!("comes:{round}"));
                 let gone = format!("comes:{}", round / 2);
-                store.write(gone.as_bytes(), None, true, |floor| Version { time: floor + 1, origin: 1 }, |_| 0);
+                store.write(
+                    gone.as_bytes(),
+                    None,
+                    true,
+                    |floor| Version { time: floor + 1, origin: 1 },
+                    |_| 0,
+                );
                 round += 1;
             });
             let distinct: HashSet<&String> = keys.iter().collect();
             assert_eq!(distinct.len(), keys.len(), "no key comes twice, count {count}");
-            assert_eq!(distinct.iter().filter(|key| key.starts_with("stays:")).count(), 5_000, "count {count}");
+            assert_eq!(
+                distinct.iter().filter(|key| key.starts_with("stays:")).count(),
+                5_000,
+                "count {count}"
+            );
         }
     }
 
@@ -310,7 +339,8 @@ mod tests {
     #[test]
     fn keys_passed_on_the_way_count_as_work() {
         let store = KeyValueStore::new();
-        let in_one_shard = (0..).map(|i| format!("key:{i}")).filter(|key| shard_of(key_hash(key.as_bytes())) == 5);
+        let in_one_shard =
+            (0..).map(|i| format!("key:{i}")).filter(|key| shard_of(key_hash(key.as_bytes())) == 5);
         in_one_shard.take(20).for_each(|key| put(&store, &key));
         assert!(store.scan(0, Step::visiting(1), |_| ()).walked >= 20 * WALK_OVERHEAD);
     }

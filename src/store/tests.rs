@@ -24,7 +24,11 @@ impl Fixture {
     }
 
     fn get(&self, key: &str) -> Option<String> {
-        self.store.get(key.as_bytes(), |value| value.map(|value| String::from_utf8_lossy(value).into_owned())).0
+        self.store
+            .get(key.as_bytes(), |value| {
+                value.map(|value| String::from_utf8_lossy(value).into_owned())
+            })
+            .0
     }
 
     fn delete(&self, key: &str) -> bool {
@@ -145,7 +149,9 @@ fn content(store: &KeyValueStore) -> (Vec<Vec<u8>>, Vec<[u64; BUCKETS]>) {
     for index in 0..SHARDS {
         store.for_each_in_shard(index, |entry| records.push(entry.bytes().to_vec()));
     }
-    records.sort_unstable_by(|left, right| left[record::HEADER_BYTES..].cmp(&right[record::HEADER_BYTES..]));
+    records.sort_unstable_by(|left, right| {
+        left[record::HEADER_BYTES..].cmp(&right[record::HEADER_BYTES..])
+    });
     (records, (0..SHARDS).map(|index| store.bucket_digests(index)).collect())
 }
 
@@ -276,12 +282,16 @@ fn an_older_record_changes_nothing_and_is_not_logged() {
     let older = Record { version: Version { time: 4, origin: 9 }, key: b"k", value: None };
     assert!(store.merge(&newer, |_| 17).won);
     let merged = store.merge(&older, |_| panic!("a record that lost is not logged"));
-    assert_eq!(merged, Written { won: false, existed: true, shard: shard_of(key_hash(b"k")), position: 17 });
+    assert_eq!(
+        merged,
+        Written { won: false, existed: true, shard: shard_of(key_hash(b"k")), position: 17 }
+    );
     assert_eq!(store.get(b"k", |value| value.map(<[u8]>::to_vec)), (Some(b"new".to_vec()), 17));
 }
 
 #[test]
-fn a_tombstone_goes_only_if_it_was_here_when_the_asking_started_and_nothing_touched_its_bucket_since() {
+fn a_tombstone_goes_only_if_it_was_here_when_the_asking_started_and_nothing_touched_its_bucket_since()
+ {
     let store = KeyValueStore::new();
     let delete = |key: &str, time| {
         let version = Version { time, origin: 1 };
@@ -295,9 +305,13 @@ fn a_tombstone_goes_only_if_it_was_here_when_the_asking_started_and_nothing_touc
     store.keep_tombstone(b"key0");
     delete("key1", 8);
     // An older value came for one: others may hold it as well.
-    store.merge(&Record { version: Version { time: 4, origin: 1 }, key: b"key2", value: Some(b"v") }, |_| 0);
+    store.merge(
+        &Record { version: Version { time: 4, origin: 1 }, key: b"key2", value: Some(b"v") },
+        |_| 0,
+    );
     let gone = store.drop_asked_tombstones(6);
-    let stay = ["young", "late", "key0", "key1", "key2"].map(|key| store.version(key.as_bytes()).map(|of| of.time));
+    let stay = ["young", "late", "key0", "key1", "key2"]
+        .map(|key| store.version(key.as_bytes()).map(|of| of.time));
     assert_eq!(stay, [Some(7), Some(5), Some(5), Some(8), Some(5)]);
     assert!((990..=997).contains(&gone), "{gone}");
     assert_eq!(store.size().tombstones, 1_002 - gone);
@@ -316,7 +330,9 @@ fn concurrent_writers_lose_nothing() {
     std::thread::scope(|scope| {
         for writer in 0..4 {
             let fixture = &fixture;
-            scope.spawn(move || (0..2_000).for_each(|i| fixture.put(&format!("{writer}:{i}"), &i.to_string())));
+            scope.spawn(move || {
+                (0..2_000).for_each(|i| fixture.put(&format!("{writer}:{i}"), &i.to_string()))
+            });
         }
     });
     assert_eq!(fixture.size(), 8_000);

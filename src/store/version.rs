@@ -9,9 +9,9 @@
 //! near real time, so a person can read it, and it never runs backwards, so causes come before
 //! effects.
 //!
-//! **The rules.** `time` is 48 bits of milliseconds since 1970 and 16 bits of counter. Equal times are told
-//! apart by `origin`, the *run id*: 64 random bits drawn at every start and stored nowhere. So
-//! no two writes ever carry the same version, not even from a copied data directory.
+//! **The rules.** `time` is 48 bits of milliseconds since 1970 and 16 bits of counter. Equal times
+//! are told apart by `origin`, the *run id*: 64 random bits drawn at every start and stored
+//! nowhere. So no two writes ever carry the same version, not even from a copied data directory.
 //!
 //! **What is left out.** The paper's message rules with separate `l` and `c`: packed into one
 //! integer they are one `max` and one addition.
@@ -26,7 +26,8 @@ pub const COUNTER_BITS: u32 = 16;
 /// The version of one write: larger wins, compared by time and then by origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Version {
-    /// Hybrid logical time: milliseconds since 1970 shifted left by [`COUNTER_BITS`], plus a counter.
+    /// Hybrid logical time: milliseconds since 1970 shifted left by [`COUNTER_BITS`], plus a
+    /// counter.
     pub time: u64,
     /// Run id of the node that took the write.
     pub origin: u64,
@@ -60,7 +61,8 @@ impl HybridClock {
             let time = next(last);
             // Relaxed is enough: the shard's lock orders the writes of one key, and times of
             // different keys are never compared.
-            match self.last.compare_exchange_weak(last, time, Ordering::Relaxed, Ordering::Relaxed) {
+            match self.last.compare_exchange_weak(last, time, Ordering::Relaxed, Ordering::Relaxed)
+            {
                 Ok(_) => return time,
                 Err(seen) => last = seen,
             }
@@ -136,8 +138,9 @@ mod tests {
     fn threads_never_draw_the_same_stamp() {
         let clock = HybridClock::default();
         let mut times: Vec<u64> = std::thread::scope(|scope| {
-            let threads: Vec<_> =
-                (0..4).map(|_| scope.spawn(|| (0..5_000).map(|_| clock.stamp(1, 0)).collect::<Vec<_>>())).collect();
+            let threads: Vec<_> = (0..4)
+                .map(|_| scope.spawn(|| (0..5_000).map(|_| clock.stamp(1, 0)).collect::<Vec<_>>()))
+                .collect();
             threads.into_iter().flat_map(|thread| thread.join().expect("thread ran")).collect()
         });
         times.sort_unstable();

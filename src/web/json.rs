@@ -36,7 +36,10 @@ mod tests {
 
     #[test]
     fn strings_are_escaped() {
-        assert_eq!(string("a\"\\\n\u{0}ü</script>".as_bytes()), "\"a\\\"\\\\\\u000a\\u0000ü</script>\"");
+        assert_eq!(
+            string("a\"\\\n\u{0}ü</script>".as_bytes()),
+            "\"a\\\"\\\\\\u000a\\u0000ü</script>\""
+        );
         assert_eq!(string(b"\xff"), "\"\u{fffd}\"");
         assert_eq!(object([("a", array(["1".into(), "2".into()]))]), "{\"a\":[1,2]}");
     }

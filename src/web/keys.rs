@@ -8,8 +8,15 @@ use crate::protocol::resp::decimal;
 use crate::store::scan::Step;
 
 /// `/keys/<key>`: the key is all that follows, percent-encoded.
-pub fn one(request: &Request, key: &[u8], node: &Node, batch: &mut Batch, reply: &mut HttpReply) -> Result<()> {
-    let key = percent_decoded(key).ok_or_else(|| refused("400", "the key is not percent-encoded"))?;
+pub fn one(
+    request: &Request,
+    key: &[u8],
+    node: &Node,
+    batch: &mut Batch,
+    reply: &mut HttpReply,
+) -> Result<()> {
+    let key =
+        percent_decoded(key).ok_or_else(|| refused("400", "the key is not percent-encoded"))?;
     if key.is_empty() {
         return Err(refused("400", "key is empty"));
     }
@@ -17,42 +24,60 @@ pub fn one(request: &Request, key: &[u8], node: &Node, batch: &mut Batch, reply:
     match request.method {
         b"GET" | b"HEAD" => {
             return node.get(&key, batch, |value| {
-                reply.content("200", content::BYTES, value.ok_or_else(|| refused("404", "no such key"))?);
+                reply.content(
+                    "200",
+                    content::BYTES,
+                    value.ok_or_else(|| refused("404", "no such key"))?,
+                );
                 Ok(())
             });
         }
         b"PUT" => node.put(&key, request.body.unwrap_or_default(), batch)?,
         b"DELETE" => drop(node.delete(&key, batch)?),
-        _ => return Err(refused("405 GET, HEAD, PUT, DELETE", "a key takes GET, HEAD, PUT and DELETE")),
+        _ => {
+            return Err(refused(
+                "405 GET, HEAD, PUT, DELETE",
+                "a key takes GET, HEAD, PUT and DELETE",
+            ));
+        }
     }
     reply.no_content();
     Ok(())
 }
 
-/// `/keys?prefix=&cursor=&count=`: `{"keys":[…],"paths":[…],"cursor":n}`. A path is where its key's value is,
-/// exact also for keys that are no text. A page may have fewer keys than
-/// `count`, or none, because its work is bounded: the list goes on until the cursor is 0.
+/// `/keys?prefix=&cursor=&count=`: `{"keys":[…],"paths":[…],"cursor":n}`. A path is where its key's
+/// value is, exact also for keys that are no text. A page may have fewer keys than `count`, or
+/// none, because its work is bounded: the list goes on until the cursor is 0.
 pub fn list(query: &[u8], node: &Node, batch: &mut Batch, reply: &mut HttpReply) -> Result<()> {
     let limits = &node.configuration.limits;
     let (mut pattern, mut cursor, mut count) = (b"*".to_vec(), 0, LIST_COUNT);
     for pair in query.split(|&byte| byte == b'&').filter(|pair| !pair.is_empty()) {
         let at = pair.iter().position(|&byte| byte == b'=').unwrap_or(pair.len());
-        let value: Vec<u8> = pair[at..].iter().skip(1).map(|&byte| if byte == b'+' { b' ' } else { byte }).collect();
+        let value: Vec<u8> =
+            pair[at..].iter().skip(1).map(|&byte| if byte == b'+' { b' ' } else { byte }).collect();
         let value = percent_decoded(&value).ok_or_else(|| refused("400", "not percent-encoded"))?;
         let number = || decimal(&value).and_then(|number| u64::try_from(number).ok());
         match &pair[..at] {
             b"prefix" => pattern = starting_with(&value),
-            b"cursor" => cursor = number().ok_or_else(|| refused("400", "cursor is not a number"))?,
+            b"cursor" => {
+                cursor = number().ok_or_else(|| refused("400", "cursor is not a number"))?
+            }
             b"count" => {
                 let wanted = number().filter(|count| *count > 0);
-                count = wanted.ok_or_else(|| refused("400", "count is not a number from 1 on"))? as usize;
+                count = wanted.ok_or_else(|| refused("400", "count is not a number from 1 on"))?
+                    as usize;
             }
             _ => return Err(refused("400", "the options are prefix, cursor and count")),
         }
     }
     let count = count.min(limits.http_listing_keys_max);
     let mut keys: Vec<Vec<u8>> = Vec::new();
-    let step = Step { visits: LIST_VISITS_MAX, found: count, found_bytes: LIST_BYTES_MAX, pattern: Some(&pattern) };
+    let step = Step {
+        visits: LIST_VISITS_MAX,
+        found: count,
+        found_bytes: LIST_BYTES_MAX,
+        pattern: Some(&pattern),
+    };
     let cursor = node.scan(cursor, step, batch, |key| keys.push(key.to_vec())).next;
     let text = json::object([
         ("keys", json::array(keys.iter().map(|key| json::string(key)))),
@@ -65,7 +90,8 @@ pub fn list(query: &[u8], node: &Node, batch: &mut Batch, reply: &mut HttpReply)
 
 /// Keys of a page of the listing where nothing else is said.
 const LIST_COUNT: usize = 100;
-/// Keys that one page visits. With the bounded work of a step, a page takes some 0.1 s even if its client has left.
+/// Keys that one page visits. With the bounded work of a step, a page takes some 0.1 s even if its
+/// client has left.
 const LIST_VISITS_MAX: usize = 100_000;
 /// Bytes of the keys of one page.
 const LIST_BYTES_MAX: usize = 1024 * 1024;
@@ -80,7 +106,9 @@ fn starting_with(prefix: &[u8]) -> Vec<u8> {
 /// Where a key's value is.
 fn path(key: &[u8]) -> String {
     let encoded = key.iter().map(|&byte| match byte {
-        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+            char::from(byte).to_string()
+        }
         other => format!("%{other:02X}"),
     });
     format!("/keys/{}", encoded.collect::<String>())

@@ -1,11 +1,11 @@
 //! # Watching: the page, REST, health and metrics
 //!
 //! **The problem.** A store that nobody can look into is not trusted and not understood. The tools
-//! people have for looking are a browser, `curl`, probes and Prometheus. But a browser is also a way
-//! in: it sends requests to this port on behalf of any web page its owner visits.
+//! people have for looking are a browser, `curl`, probes and Prometheus. But a browser is also a
+//! way in: it sends requests to this port on behalf of any web page its owner visits.
 //!
-//! **The idea.** The same port speaks HTTP ([`crate::protocol::http`]). Every request passes [`admit`], then
-//! [`answer`] finds its route:
+//! **The idea.** The same port speaks HTTP ([`crate::protocol::http`]). Every request passes
+//! [`admit`], then [`answer`] finds its route:
 //!
 //! | request | answer |
 //! |---|---|
@@ -17,22 +17,28 @@
 //! | `GET /metrics` | the same for Prometheus |
 //! | `GET /livez`, `/readyz` | whether the process answers; whether to send it work, and if not, why |
 //!
-//! **The rules**, against the ways a hostile web page can use its visitor's browser. Each has a test.
-//! - *DNS rebinding* (a name of the attacker's that resolves to our address, so that his page is "same
-//!   origin" with us): the Host must be an IP address, `localhost` or the advertised name. With a password any Host is
-//!   served, because a browser does not send the password that it has for one name to another name. So is any Host for
-//!   the two probes, which show no data: orchestrators and proxies use names of their own.
-//! - *Requests from other sites*: whatever is not GET or HEAD must come from our own page or from no page
-//!   at all, by `Sec-Fetch-Site` and `Origin`. No answer allows another site to read it (no CORS).
+//! **The rules**, against the ways a hostile web page can use its visitor's browser. Each has a
+//! test.
+//! - *DNS rebinding* (a name of the attacker's that resolves to our address, so that his page is
+//!   "same origin" with us): the Host must be an IP address, `localhost` or the advertised name.
+//!   With a password any Host is served, because a browser does not send the password that it has
+//!   for one name to another name. So is any Host for the two probes, which show no data:
+//!   orchestrators and proxies use names of their own.
+//! - *Requests from other sites*: whatever is not GET or HEAD must come from our own page or from
+//!   no page at all, by `Sec-Fetch-Site` and `Origin`. No answer allows another site to read it (no
+//!   CORS).
 //! - *Stored values are hostile*: they are sent as bytes that may not be shown, guessed at, run or
 //!   framed; the page puts them in as text, and its policy runs only its own script.
 //! - *Commands in a body*: HTTP stays HTTP until the connection ends.
-//! - With a password set, everything but the two probes needs Basic authentication (user `default` or none).
+//! - With a password set, everything but the two probes needs Basic authentication (user `default`
+//!   or none).
 //!
-//! A refusal comes before the body is read. Reading and writing keys counts as commands, watching does not.
+//! A refusal comes before the body is read. Reading and writing keys counts as commands, watching
+//! does not.
 //!
-//! **What is left out.** TLS (a proxy in front can add it), compression, ranges, conditional requests.
-//! Read on: the Fetch Metadata specification, and the OWASP cheat sheets on CSRF and DNS rebinding.
+//! **What is left out.** TLS (a proxy in front can add it), compression, ranges, conditional
+//! requests. Read on: the Fetch Metadata specification, and the OWASP cheat sheets on CSRF and DNS
+//! rebinding.
 
 mod json;
 mod keys;
@@ -51,14 +57,22 @@ const PAGE: &str = include_str!("page.html");
 /// Whether a request may be answered at all; looked at before its body is read.
 ///
 /// `check_password` looks at a password that the request gives, or says why not.
-pub fn admit(request: &Request, node: &Node, mut check_password: impl FnMut(&[u8]) -> Result<bool>) -> Result<()> {
+pub fn admit(
+    request: &Request,
+    node: &Node,
+    mut check_password: impl FnMut(&[u8]) -> Result<bool>,
+) -> Result<()> {
     let is_probe = matches!(path(request), b"/livez" | b"/readyz");
     if node.configuration.password.is_some() {
         let is_short = request.len <= node.configuration.limits.unauthenticated_bytes_max;
-        let is_authorized = password(request).map_or(Ok(false), |password| check_password(&password))?;
+        let is_authorized =
+            password(request).map_or(Ok(false), |password| check_password(&password))?;
         let is_open = is_probe && is_short;
         if !is_authorized && !is_open {
-            return Err(refused("401", "the password is needed: user default, Basic authentication"));
+            return Err(refused(
+                "401",
+                "the password is needed: user default, Basic authentication",
+            ));
         }
     } else if !is_probe && !is_our_name(request.host, &node.replication.advertised_address()) {
         return Err(refused(
@@ -107,13 +121,21 @@ pub fn answer(
         b"/livez" => reply.content("200", content::TEXT, b"alive\n"),
         b"/readyz" => {
             let reasons = status::reasons_not_ready(node).into_iter();
-            match reasons.map(|reason| format!("not ready: {reason}\n")).collect::<String>().as_str() {
+            match reasons
+                .map(|reason| format!("not ready: {reason}\n"))
+                .collect::<String>()
+                .as_str()
+            {
                 "" => reply.content("200", content::TEXT, b"ready\n"),
                 text => reply.content("503", content::TEXT, text.as_bytes()),
             }
         }
-        b"/status.json" => reply.content("200", content::JSON, status::json(node, address, batch).as_bytes()),
-        b"/metrics" => reply.content("200", content::PROMETHEUS, status::prometheus(node, batch).as_bytes()),
+        b"/status.json" => {
+            reply.content("200", content::JSON, status::json(node, address, batch).as_bytes())
+        }
+        b"/metrics" => {
+            reply.content("200", content::PROMETHEUS, status::prometheus(node, batch).as_bytes())
+        }
         _ => return Err(refused("404", "no such page; try /, /keys, /status.json or /metrics")),
     }
     Ok(())
@@ -134,8 +156,8 @@ fn change_link(request: &Request, link: &[u8], node: &Node, reply: &mut HttpRepl
     Ok(())
 }
 
-/// The page with a policy that runs its own script and style, and no other: they carry a number that
-/// is new every time, which nothing that was stored can know.
+/// The page with a policy that runs its own script and style, and no other: they carry a number
+/// that is new every time, which nothing that was stored can know.
 fn page(reply: &mut HttpReply) {
     let nonce = format!("{:016x}{:016x}", random_id(), random_id());
     let policy = format!(
@@ -146,7 +168,8 @@ fn page(reply: &mut HttpReply) {
     reply.guarded("200", content::HTML, &policy, page.as_bytes());
 }
 
-/// A Host that no attacker's name can be: the name itself is what rebinding needs. A browser always sends one.
+/// A Host that no attacker's name can be: the name itself is what rebinding needs. A browser always
+/// sends one.
 fn is_our_name(host: Option<&[u8]>, advertised: &str) -> bool {
     let Some(host) = host else {
         return true;
@@ -241,7 +264,15 @@ mod tests {
 
     #[test]
     fn only_names_that_cannot_be_rebound_are_ours() {
-        for ours in ["localhost", "LocalHost:8080", "127.0.0.1", "127.0.0.1:80", "[::1]", "[::1]:8080", "10.1.2.3:1"] {
+        for ours in [
+            "localhost",
+            "LocalHost:8080",
+            "127.0.0.1",
+            "127.0.0.1:80",
+            "[::1]",
+            "[::1]:8080",
+            "10.1.2.3:1",
+        ] {
             assert!(is_our_name(Some(ours.as_bytes()), "node1:8080"), "{ours}");
         }
         for foreign in [

@@ -30,8 +30,8 @@ pub fn reasons_not_ready(node: &Node) -> Vec<String> {
     reasons
 }
 
-/// Whether this node's writes are stamped so far ahead of its machine's clock that others refuse them: that clock is or was
-/// wrong, and not theirs.
+/// Whether this node's writes are stamped so far ahead of its machine's clock that others refuse
+/// them: that clock is or was wrong, and not theirs.
 fn clock_is_ahead(node: &Node) -> Option<String> {
     let (ahead, limit) = (node.clock_ahead(), node.configuration.replication.clock_skew_max);
     let way_out = match node.durability() {
@@ -46,11 +46,12 @@ fn clock_is_ahead(node: &Node) -> Option<String> {
     })
 }
 
-/// Whether the machine's clock is the one that is wrong: it differs too much from those of most peers, of at least two. Their
-/// records would be refused here, or this node's there.
+/// Whether the machine's clock is the one that is wrong: it differs too much from those of most
+/// peers, of at least two. Their records would be refused here, or this node's there.
 fn clock_differs(node: &Node) -> Option<String> {
     let (peers, limit) = (node.replication.peers(), node.configuration.replication.clock_skew_max);
-    let differs = |peer: &&PeerStatus| u128::from(peer.clock_ahead_ms.unsigned_abs()) > limit.as_millis();
+    let differs =
+        |peer: &&PeerStatus| u128::from(peer.clock_ahead_ms.unsigned_abs()) > limit.as_millis();
     let (count, first) = (peers.iter().filter(differs).count(), peers.iter().find(differs)?);
     (peers.len() >= 2 && 2 * count > peers.len()).then(|| {
         format!(
@@ -66,8 +67,8 @@ fn read_only(node: &Node) -> Option<String> {
     Some(format!("read-only: {reason}"))
 }
 
-/// A name, what it means, its value. Names and units are those of `redis_exporter`, so that its dashboards need
-/// one replacement; what only grows ends in `_total`.
+/// A name, what it means, its value. Names and units are those of `redis_exporter`, so that its
+/// dashboards need one replacement; what only grows ends in `_total`.
 type Figure = (&'static str, &'static str, u64);
 
 #[rustfmt::skip]
@@ -130,7 +131,10 @@ pub fn json(node: &Node, address: SocketAddr, batch: &mut Batch) -> String {
     let rest = [
         ("version", text(env!("CARGO_PKG_VERSION"))),
         ("run_id", text(&format!("{:016x}", node.run_id))),
-        ("address", text(&Some(advertised).filter(|it| !it.is_empty()).unwrap_or(address.to_string()))),
+        (
+            "address",
+            text(&Some(advertised).filter(|it| !it.is_empty()).unwrap_or(address.to_string())),
+        ),
         ("not_ready", json::array(reasons_not_ready(node).iter().map(|reason| text(reason)))),
         ("read_only", read_only(node).map_or("null".into(), |reason| text(&reason))),
         ("log", node.durability().map_or("null".into(), |_| text(node.configuration.fsync.name()))),
@@ -139,8 +143,10 @@ pub fn json(node: &Node, address: SocketAddr, batch: &mut Batch) -> String {
         ("fault_injection", node.configuration.replication.fault_injection.to_string()),
         ("history", json::array(node.metrics.samples().iter().map(sample))),
     ];
-    let name = |name: &'static str| name.trim_start_matches("kvstore_").trim_start_matches("process_");
-    let figures = figures(node, batch).into_iter().map(|(long, _, value)| (name(long), value.to_string()));
+    let name =
+        |name: &'static str| name.trim_start_matches("kvstore_").trim_start_matches("process_");
+    let figures =
+        figures(node, batch).into_iter().map(|(long, _, value)| (name(long), value.to_string()));
     json::object(figures.chain(rest))
 }
 
@@ -170,7 +176,8 @@ fn peer(peer: &PeerStatus) -> String {
     ])
 }
 
-/// `/metrics`: Prometheus's text format (<https://prometheus.io/docs/instrumenting/exposition_formats/>).
+/// `/metrics`: Prometheus's text format
+/// (<https://prometheus.io/docs/instrumenting/exposition_formats/>).
 pub fn prometheus(node: &Node, batch: &mut Batch) -> String {
     let mut text = String::new();
     for (name, help, value) in figures(node, batch) {
@@ -181,8 +188,15 @@ pub fn prometheus(node: &Node, batch: &mut Batch) -> String {
     latency(&mut text, node);
     let peers = node.replication.peers();
     for (name, kind, help, value) in PER_PEER {
-        let label = |peer: &PeerStatus| format!("{{peer={}}}", json::string(peer.address.as_bytes()));
-        family(&mut text, name, kind, help, peers.iter().map(|peer| (label(peer), value(peer).to_string())));
+        let label =
+            |peer: &PeerStatus| format!("{{peer={}}}", json::string(peer.address.as_bytes()));
+        family(
+            &mut text,
+            name,
+            kind,
+            help,
+            peers.iter().map(|peer| (label(peer), value(peer).to_string())),
+        );
     }
     text
 }
@@ -200,7 +214,13 @@ const PER_PEER: [PerPeer; 6] = [
 ];
 
 /// All samples of one name stand together, behind their description.
-fn family(text: &mut String, name: &str, kind: &str, help: &str, samples: impl IntoIterator<Item = (String, String)>) {
+fn family(
+    text: &mut String,
+    name: &str,
+    kind: &str,
+    help: &str,
+    samples: impl IntoIterator<Item = (String, String)>,
+) {
     // Writing to a String cannot fail.
     let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
     for (labels, value) in samples {
@@ -208,7 +228,8 @@ fn family(text: &mut String, name: &str, kind: &str, help: &str, samples: impl I
     }
 }
 
-/// The histogram. Its bounds are powers of two, from a microsecond on: no bucket of ours crosses one.
+/// The histogram. Its bounds are powers of two, from a microsecond on: no bucket of ours crosses
+/// one.
 fn latency(text: &mut String, node: &Node) {
     let name = "kvstore_command_duration_seconds";
     let help = "From a command's arrival to its settled reply.";
@@ -218,7 +239,8 @@ fn latency(text: &mut String, node: &Node) {
         below.map(|(_, count)| count).sum::<u64>().to_string()
     };
     let bounds = (10..=34).map(|bits| 1_u64 << bits);
-    let bucket = |bound: u64| (format!("_bucket{{le=\"{}\"}}", bound as f64 / 1e9), count_below(bound));
+    let bucket =
+        |bound: u64| (format!("_bucket{{le=\"{}\"}}", bound as f64 / 1e9), count_below(bound));
     let count = count_below(u64::MAX);
     let samples = bounds.map(bucket).chain([
         ("_bucket{le=\"+Inf\"}".into(), count.clone()),

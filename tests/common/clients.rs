@@ -24,8 +24,8 @@ pub fn script(name: &str) -> std::path::PathBuf {
     repository().join("tests/clients").join(name)
 }
 
-/// Runs a program with the port of a server that has no password, and with the port and the password of one that has;
-/// the program prints `ok` in the end.
+/// Runs a program with the port of a server that has no password, and with the port and the
+/// password of one that has; the program prints `ok` in the end.
 pub fn drive(program: &[&OsStr]) {
     drive_with(PASSWORD, program);
 }

@@ -18,7 +18,8 @@ pub fn peers(of: &[&Server]) -> Vec<String> {
 
 pub fn start(options: &[&str], seeds: &[&Server]) -> Server {
     let peers = peers(seeds);
-    let options: Vec<&str> = options.iter().copied().chain(peers.iter().map(String::as_str)).collect();
+    let options: Vec<&str> =
+        options.iter().copied().chain(peers.iter().map(String::as_str)).collect();
     Server::start(&options)
 }
 
@@ -27,7 +28,9 @@ pub fn three(options: &[&str]) -> [Server; 3] {
     let first = start(options, &[]);
     let second = start(options, &[&first]);
     let third = start(options, &[&first]);
-    for (server, others) in [(&first, [&second, &third]), (&second, [&first, &third]), (&third, [&first, &second])] {
+    for (server, others) in
+        [(&first, [&second, &third]), (&second, [&first, &third]), (&third, [&first, &second])]
+    {
         others.iter().for_each(|other| wait_for(server, other.port, "live"));
     }
     [first, second, third]
@@ -80,9 +83,10 @@ pub fn state(server: &Server, port: u16) -> String {
 /// Waits until the peer at a port is in this state.
 #[track_caller]
 pub fn wait_for(server: &Server, port: u16, wanted: &str) {
-    poll(&format!("{port} is {wanted} on {}: {}", server.port, text(ask(server, &["PEERS"]))), || {
-        state(server, port).starts_with(wanted).then_some(())
-    });
+    poll(
+        &format!("{port} is {wanted} on {}: {}", server.port, text(ask(server, &["PEERS"]))),
+        || state(server, port).starts_with(wanted).then_some(()),
+    );
 }
 
 pub fn field(server: &Server, name: &str) -> String {
@@ -102,7 +106,9 @@ pub fn two_with_keys(count: usize) -> [Server; 2] {
     let second = start(&["--enable-fault-injection"], &[&first]);
     wait_for(&first, second.port, "live");
     put_all(&first, (0..count).map(|i| format!("key{i} value of key {i}")));
-    poll("the other has them", || (ask(&second, &["DBSIZE"]) == Response::Integer(count as i64)).then_some(()));
+    poll("the other has them", || {
+        (ask(&second, &["DBSIZE"]) == Response::Integer(count as i64)).then_some(())
+    });
     [first, second]
 }
 
@@ -124,7 +130,8 @@ pub fn introduce(wire: &mut Wire, id: &[u8]) {
 /// Introduces a connection as that of a peer at this address.
 pub fn introduce_as(wire: &mut Wire, id: &[u8], address: &str) {
     let run_id = b"00000000000000aa";
-    let words: [&[u8]; 9] = [b"2", b"kvstore", id, run_id, b"memory", b"0", address.as_bytes(), b"eventual", b"-"];
+    let words: [&[u8]; 9] =
+        [b"2", b"kvstore", id, run_id, b"memory", b"0", address.as_bytes(), b"eventual", b"-"];
     wire.send(resp(&[&[&b"PEER"[..], b"HELLO"], &words[..]].concat()));
     assert_eq!(wire.line(), "*3");
     let lists = [(); 3].map(|()| {
@@ -139,7 +146,8 @@ pub fn introduce_as(wire: &mut Wire, id: &[u8], address: &str) {
 pub fn records(keys: &[(&[u8], i64)]) -> Vec<u8> {
     let mut records = Vec::new();
     for (key, ahead_ms) in keys {
-        let version = Version { time: wall_clock_ms().saturating_add_signed(*ahead_ms) << 16, origin: 1 };
+        let version =
+            Version { time: wall_clock_ms().saturating_add_signed(*ahead_ms) << 16, origin: 1 };
         Record { version, key, value: Some(b"v") }.encode(&mut records);
     }
     records
@@ -152,10 +160,13 @@ pub fn merge_from_the_future(server: &Server, ahead_ms: i64) {
     wire.ask(resp(&[b"PEER", b"MERGE", &records(&[(b"future", ahead_ms)])]), "*2\r\n:1\r\n:0\r\n");
 }
 
-/// A free port. Not one of those that the system gives to whoever names none: another test may get that one at once.
+/// A free port. Not one of those that the system gives to whoever names none: another test may get
+/// that one at once.
 pub fn free_port() -> u16 {
-    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
-    let given_out_from = range.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(32_768);
+    let range =
+        std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let given_out_from =
+        range.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(32_768);
     free_port_in(if given_out_from > 11_000 { 10_000..given_out_from } else { 61_000..65_000 })
 }
 
@@ -164,7 +175,9 @@ pub fn free_port_in(ports: Range<u16>) -> u16 {
     static TRIED: AtomicU32 = AtomicU32::new(0);
     poll("a port is free", || {
         // Processes begin at different places, so that they seldom try the same port at a time.
-        let tried = std::process::id().wrapping_mul(101).wrapping_add(TRIED.fetch_add(1, Ordering::Relaxed));
+        let tried = std::process::id()
+            .wrapping_mul(101)
+            .wrapping_add(TRIED.fetch_add(1, Ordering::Relaxed));
         let port = ports.start + (tried % u32::from(ports.end - ports.start)) as u16;
         TcpListener::bind(("127.0.0.1", port)).is_ok().then_some(port)
     })

@@ -25,7 +25,8 @@ impl Tmpfs {
         if output.code == Some(0) {
             return Some(Tmpfs(directory));
         }
-        // Not a failure in CI: `a_log_that_cannot_grow_…` shows the same of the log wherever it runs.
+        // Not a failure in CI: `a_log_that_cannot_grow_…` shows the same of the log wherever it
+        // runs.
         let _ = writeln!(std::io::stderr(), "SKIPPED, no tmpfs can be mounted: {}", output.stderr);
         None
     }

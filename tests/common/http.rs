@@ -26,7 +26,8 @@ impl Response {
     }
 
     pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{error}: {}", self.text()))
     }
 }
 
@@ -40,8 +41,11 @@ pub fn read_response(wire: &mut Wire, method: &str) -> Response {
         }
     }
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-    let mut response =
-        Response { status: status.unwrap_or_else(|| panic!("no response: {head:?}")), head, body: vec![] };
+    let mut response = Response {
+        status: status.unwrap_or_else(|| panic!("no response: {head:?}")),
+        head,
+        body: vec![],
+    };
     let len = response.header("Content-Length").map_or(0, |len| len.parse().expect("a length"));
     if method != "HEAD" {
         response.body = vec![0; len];
@@ -66,7 +70,13 @@ pub fn ask(wire: &mut Wire, method: &str, target: &str, headers: &[&str], body: 
 }
 
 /// One request on a connection of its own.
-pub fn once(server: &Server, method: &str, target: &str, headers: &[&str], body: &[u8]) -> Response {
+pub fn once(
+    server: &Server,
+    method: &str,
+    target: &str,
+    headers: &[&str],
+    body: &[u8],
+) -> Response {
     ask(&mut server.connect(), method, target, headers, body)
 }
 

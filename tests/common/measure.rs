@@ -14,9 +14,13 @@ pub fn median(mut figures: Vec<f64>) -> f64 {
     figures[figures.len() / 2]
 }
 
-/// What a measurement says that must be good in one of three tries: other load can spoil a comparison, not make it
-/// better than it is.
-pub fn one_of_three<T: Debug>(what: &str, measure: impl Fn() -> T, is_good: impl Fn(&T) -> bool) -> T {
+/// What a measurement says that must be good in one of three tries: other load can spoil a
+/// comparison, not make it better than it is.
+pub fn one_of_three<T: Debug>(
+    what: &str,
+    measure: impl Fn() -> T,
+    is_good: impl Fn(&T) -> bool,
+) -> T {
     let mut tries = Vec::new();
     while tries.len() < 3 {
         let measured = measure();

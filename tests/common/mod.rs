@@ -108,7 +108,8 @@ impl Server {
         Wire::connect(self.port)
     }
 
-    /// Waits until the server has logged this: it may have done something before its words arrive here.
+    /// Waits until the server has logged this: it may have done something before its words arrive
+    /// here.
     #[track_caller]
     pub fn wait_for_log(&self, words: &str) {
         poll(&format!("the log says '{words}'"), || self.log().contains(words).then_some(()));
@@ -150,14 +151,15 @@ impl Drop for Server {
     }
 }
 
-/// Raises this process's soft limit of open files, which servers inherit, as `run_server.sh` does: with the usual 1,024
-/// a server says at its start that it takes fewer connections.
+/// Raises this process's soft limit of open files, which servers inherit, as `run_server.sh` does:
+/// with the usual 1,024 a server says at its start that it takes fewer connections.
 pub fn raise_descriptor_limit() {
     static RAISED: OnceLock<()> = OnceLock::new();
     RAISED.get_or_init(|| drop(rlimit::increase_nofile_limit(65_536)));
 }
 
-/// Sends a signal to a process. By the shell: the program `kill` is in a package that a base system lacks.
+/// Sends a signal to a process. By the shell: the program `kill` is in a package that a base system
+/// lacks.
 pub fn signal(pid: u32, name: &str) {
     let status = Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).status();
     assert!(status.expect("a shell").success(), "kill -{name} {pid}");
@@ -274,8 +276,9 @@ pub fn poll<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
 /// Whether a test can use a program. If not, says so where the test runner does not hide it; in CI
 /// a check that cannot run is a failure.
 pub fn have(program: &str, package: &str) -> bool {
-    let found = std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).is_file()));
+    let found = std::env::var_os("PATH").is_some_and(|path| {
+        std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+    });
     if !found {
         skip(&format!("{program} is not installed (Debian: {package})"));
     }
@@ -284,7 +287,8 @@ pub fn have(program: &str, package: &str) -> bool {
 
 /// Where `.ci/run` installs the clients that tests drive.
 pub fn clients_folder() -> PathBuf {
-    std::env::var_os("KVSTORE_TEST_CLIENTS").map_or_else(|| repository().join("target").join("clients"), PathBuf::from)
+    std::env::var_os("KVSTORE_TEST_CLIENTS")
+        .map_or_else(|| repository().join("target").join("clients"), PathBuf::from)
 }
 
 /// Says that a check is left out.
@@ -300,15 +304,22 @@ pub fn is_ci() -> bool {
     std::env::var("CI").is_ok_and(|value| value == "true")
 }
 
-/// How many rounds or seeds a test of full size does: all, or the part for which `.ci/run` has time on a slow machine.
+/// How many rounds or seeds a test of full size does: all, or the part for which `.ci/run` has time
+/// on a slow machine.
 pub fn full_size(rounds: u64) -> u64 {
-    let percent = std::env::var("KVSTORE_TEST_SHARE").ok().and_then(|percent| percent.parse().ok()).unwrap_or(100);
+    let percent = std::env::var("KVSTORE_TEST_SHARE")
+        .ok()
+        .and_then(|percent| percent.parse().ok())
+        .unwrap_or(100);
     if percent >= 100 {
         return rounds;
     }
     let part = (rounds * percent / 100).max(1);
     let name = thread::current().name().unwrap_or("test").to_string();
-    let _ = writeln!(std::io::stderr(), "SHORTENED {name}: {part} of {rounds}, as this machine is slow");
+    let _ = writeln!(
+        std::io::stderr(),
+        "SHORTENED {name}: {part} of {rounds}, as this machine is slow"
+    );
     part
 }
 
@@ -323,10 +334,12 @@ pub struct Output {
 /// Runs a command to its end with this input.
 pub fn run(command: &mut Command, input: impl AsRef<[u8]>) -> Output {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
+    let mut child =
+        command.spawn().unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
     let mut stdin = child.stdin.take().expect("piped");
     let input = input.as_ref().to_vec();
-    // In a thread, as the program may print before it has read everything; it may also not read at all.
+    // In a thread, as the program may print before it has read everything; it may also not read at
+    // all.
     let writer = thread::spawn(move || drop(stdin.write_all(&input)));
     let output = child.wait_with_output().expect("it ends");
     writer.join().expect("written");
@@ -367,13 +380,20 @@ impl Terminal {
     pub fn start(command: &str) -> Terminal {
         let mut script = Command::new("script");
         script.args(["-qfec", command, "/dev/null"]).env("TERM", "dumb");
-        let mut child =
-            script.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("script runs");
+        let mut child = script
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("script runs");
         let keyboard = child.stdin.take().expect("piped");
         let stdout = child.stdout.take().expect("piped");
         let (sender, screen) = channel();
         thread::spawn(move || {
-            BufReader::new(stdout).bytes().map_while(Result::ok).try_for_each(|byte| sender.send(byte))
+            BufReader::new(stdout)
+                .bytes()
+                .map_while(Result::ok)
+                .try_for_each(|byte| sender.send(byte))
         });
         Terminal { program: Program(child), keyboard, screen, shown: String::new(), typed_at: 0 }
     }

@@ -21,8 +21,18 @@ impl Redis {
         // It cannot pick one itself.
         let port = free_port();
         let mut command = Command::new("redis-server");
-        command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port", &port.to_string()]);
-        let program = Program(command.current_dir(folder.path()).stdout(Stdio::null()).spawn().unwrap());
+        command.args([
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--port",
+            &port.to_string(),
+        ]);
+        let program =
+            Program(command.current_dir(folder.path()).stdout(Stdio::null()).spawn().unwrap());
         super::poll("Redis answers", || {
             let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
             stream.write_all(b"PING\r\n").ok()?;

@@ -20,7 +20,8 @@ pub struct SlowPath {
 impl SlowPath {
     pub fn to(target: u16, bytes_a_second: u64) -> SlowPath {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let path = SlowPath { port: listener.local_addr().unwrap().port(), is_over: Arc::default() };
+        let path =
+            SlowPath { port: listener.local_addr().unwrap().port(), is_over: Arc::default() };
         let is_over = Arc::clone(&path.is_over);
         thread::spawn(move || {
             for client in listener.incoming().flatten() {

@@ -16,13 +16,15 @@ fn compacted() -> (Vec<(&'static str, &'static [u8])>, String, Map) {
 
 fn refusal(disk: &ModelDisk) -> String {
     let store = KeyValueStore::new();
-    let error = open_files(Arc::new(disk.clone()), opening(FsyncPolicy::Always), &store).expect_err("refused");
+    let error = open_files(Arc::new(disk.clone()), opening(FsyncPolicy::Always), &store)
+        .expect_err("refused");
     assert_eq!(disk.operations(), 0, "nothing touched");
     error.to_string()
 }
 
 fn salvaged(disk: &ModelDisk) -> Map {
-    let (store, options) = (KeyValueStore::new(), Opening { salvage: true, ..opening(FsyncPolicy::Always) });
+    let (store, options) =
+        (KeyValueStore::new(), Opening { salvage: true, ..opening(FsyncPolicy::Always) });
     drop(open_files(Arc::new(disk.clone()), options, &store).expect("salvaged"));
     store.drop_all_tombstones();
     assert_eq!(recovered_map(disk).expect("in order afterwards"), live(&store));
@@ -44,13 +46,18 @@ fn a_missing_snapshot_is_noticed() {
 fn files_of_another_directory_are_noticed() {
     let (files, snapshot, _) = compacted();
     let (others, _, _) = compacted();
-    for (name, foreign) in
-        others.into_iter().filter(|(name, bytes)| SegmentName::parse(name).is_some() && bytes.len() > 40)
+    for (name, foreign) in others
+        .into_iter()
+        .filter(|(name, bytes)| SegmentName::parse(name).is_some() && bytes.len() > 40)
     {
-        let replaced = files.iter().map(|(own, bytes)| (*own, if *own == name { foreign } else { *bytes }));
+        let replaced =
+            files.iter().map(|(own, bytes)| (*own, if *own == name { foreign } else { *bytes }));
         let disk = ModelDisk::with(&replaced.collect::<Vec<_>>());
         let said = refusal(&disk);
-        assert!(said.contains(name) && said.contains("belongs to another data directory"), "{said}");
+        assert!(
+            said.contains(name) && said.contains("belongs to another data directory"),
+            "{said}"
+        );
         let kept = salvaged(&disk);
         assert_eq!(kept.contains_key("after"), name == snapshot, "{name}: {kept:?}");
         assert_eq!(disk.bytes(&format!("{name}.damaged")), foreign);
@@ -61,7 +68,8 @@ fn files_of_another_directory_are_noticed() {
 fn removing_any_file_or_emptying_it_is_noticed() {
     let (files, _, map) = compacted();
     for (gone, bytes) in &files {
-        let is_last_log = *gone == files.iter().rev().find(|(name, _)| name.ends_with(".log")).unwrap().0;
+        let is_last_log =
+            *gone == files.iter().rev().find(|(name, _)| name.ends_with(".log")).unwrap().0;
         for emptied in [false, true] {
             let mut rest: Vec<_> = files.iter().filter(|(name, _)| name != gone).copied().collect();
             if emptied {
@@ -78,7 +86,9 @@ fn removing_any_file_or_emptying_it_is_noticed() {
                     let is_excused = is_last_log || !has_frames;
                     assert!(is_excused || live(&store) == map, "{gone} {emptied}");
                 }
-                Err(error) => assert!(matches!(error, Error::Corrupt(_)), "{gone} {emptied}: {error}"),
+                Err(error) => {
+                    assert!(matches!(error, Error::Corrupt(_)), "{gone} {emptied}: {error}")
+                }
             }
         }
     }
@@ -104,7 +114,10 @@ fn a_log_of_zeros_is_damage_and_not_an_empty_log() {
     for zeros in [len, len - 1, 36, 35, 20, 0] {
         let mut files = disk_files(&driver.disk);
         let bytes: &'static [u8] = vec![0; zeros].leak();
-        files.iter_mut().filter(|(file, _)| *file == name).for_each(|(_, content)| *content = bytes);
+        files
+            .iter_mut()
+            .filter(|(file, _)| *file == name)
+            .for_each(|(_, content)| *content = bytes);
         let said = refusal(&ModelDisk::with(&files));
         assert!(said.contains("--salvage"), "{zeros}: {said}");
     }
@@ -117,7 +130,10 @@ fn a_missing_file_node_is_noticed_and_the_id_comes_back_with_salvage() {
     let rest: Vec<_> = files.into_iter().filter(|(name, _)| *name != "node").collect();
     let disk = ModelDisk::with(&rest);
     let said = refusal(&disk);
-    assert!(said.contains("file node") && said.contains("an empty one") && said.contains("--salvage"), "{said}");
+    assert!(
+        said.contains("file node") && said.contains("an empty one") && said.contains("--salvage"),
+        "{said}"
+    );
     assert_eq!(salvaged(&disk), map);
     assert_eq!(directory_of(&disk).id, id);
 }
@@ -136,11 +152,15 @@ fn in_a_cluster_nothing_is_salvaged() {
     for salvage in [false, true] {
         let disk = ModelDisk::with(&files);
         let options = Opening { salvage, ..opening(FsyncPolicy::Always) };
-        let error = open_files(Arc::new(disk.clone()), options, &KeyValueStore::new()).expect_err("refused");
+        let error = open_files(Arc::new(disk.clone()), options, &KeyValueStore::new())
+            .expect_err("refused");
         assert_eq!(disk.operations(), 0, "nothing touched");
         let said = error.to_string();
         assert!(said.contains(&format!("PEER FORGET {:016x}", node.node_id)), "{said}");
-        assert!(said.contains("start with an empty one") && !said.contains("from a copy,"), "{said}");
+        assert!(
+            said.contains("start with an empty one") && !said.contains("from a copy,"),
+            "{said}"
+        );
     }
     // Without the file `node` nobody knows: with seeds there may be a cluster.
     let rest: Vec<_> = files.into_iter().filter(|(file, _)| *file != "node").collect();
@@ -153,10 +173,13 @@ fn in_a_cluster_nothing_is_salvaged() {
 fn a_record_that_this_version_does_not_know_is_no_damage_and_is_not_cut_away() {
     let (driver, _, name) = example_log(FsyncPolicy::Never);
     let mut record = Vec::new();
-    Record { version: Version { time: 99, origin: 1 }, key: b"k", value: Some(b"v") }.encode(&mut record);
+    Record { version: Version { time: 99, origin: 1 }, key: b"k", value: Some(b"v") }
+        .encode(&mut record);
     record[23] |= 0x40;
     record.splice(24..24, [0; 8]);
-    let header = Header::decode(Kind::Log, &header_bytes(&driver.disk, SegmentName::parse(&name).unwrap())).unwrap();
+    let header =
+        Header::decode(Kind::Log, &header_bytes(&driver.disk, SegmentName::parse(&name).unwrap()))
+            .unwrap();
     let mut frame = Frame::default();
     frame.push(&record);
     let bytes = [&driver.disk.bytes(&name), frame.seal(header.salt, 35)].concat();

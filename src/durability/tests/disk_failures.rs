@@ -40,7 +40,8 @@ fn a_failed_fsync_is_never_trusted_again() {
     driver.disk.set_faults(Faults { fsync_fails: true, ..Faults::default() });
     driver.write("unknown", Some(vec![1]));
     driver.commit().expect_err("fsync failed");
-    // The disk answers again, and a second fsync of the same file would succeed without having written anything.
+    // The disk answers again, and a second fsync of the same file would succeed without having
+    // written anything.
     driver.disk.set_faults(Faults::default());
     driver.commit().expect_err("not before a snapshot");
     driver.fsync().expect_err("not before a snapshot");
@@ -62,7 +63,9 @@ fn is_lost_after_a_failed_fsync_and_a_crash(is_written_again: bool) -> bool {
     driver.write("unknown", Some(vec![1]));
     driver.commit().expect_err("fsync failed");
     // The process is killed; the next one reads the page cache and shows what it read.
-    driver.disk.set_faults(Faults { nothing_written_again: !is_written_again, ..Faults::default() });
+    driver
+        .disk
+        .set_faults(Faults { nothing_written_again: !is_written_again, ..Faults::default() });
     let (store, _log) = Driver::open(&driver.disk, FsyncPolicy::Always).expect("starts");
     let shown = live(&store);
     assert!(shown.contains_key("unknown"));
@@ -78,7 +81,8 @@ fn what_recovery_read_beyond_the_known_end_is_written_again() {
     assert!(is_lost_after_a_failed_fsync_and_a_crash(false), "the test can tell");
 }
 
-/// Writers, fsyncs, a disk that fails again and again, and healing, all at the same time; then the power goes.
+/// Writers, fsyncs, a disk that fails again and again, and healing, all at the same time; then the
+/// power goes.
 #[test]
 fn a_disk_that_fails_under_load_loses_nothing_promised() {
     for (policy, round) in POLICIES.into_iter().zip(0u64..) {
@@ -97,7 +101,8 @@ fn a_disk_that_fails_under_load_loses_nothing_promised() {
                         let stamp = |floor| Version { time: floor + 1, origin: writer };
                         let (key, value) = (writer.to_string(), number.to_le_bytes());
                         let journal = |record: &[u8]| log.append(record);
-                        let written = store.write(key.as_bytes(), Some(&value), false, stamp, journal);
+                        let written =
+                            store.write(key.as_bytes(), Some(&value), false, stamp, journal);
                         if log.commit(written.position).is_ok() {
                             promised = number;
                         }

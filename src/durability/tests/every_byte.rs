@@ -1,4 +1,5 @@
-//! A log or a snapshot that is cut or changed at any byte: it is noticed, or cut away where a crash can have done it.
+//! A log or a snapshot that is cut or changed at any byte: it is noticed, or cut away where a crash
+//! can have done it.
 
 use super::*;
 
@@ -49,11 +50,15 @@ fn a_flipped_byte_is_noticed_or_cut_away() {
                 match &found {
                     // Nothing says that the last frame was synced; with `never` nothing was.
                     Ok(map) => assert!(
-                        *map == map_at(&ends, at) && (at >= last_frame || policy == FsyncPolicy::Never),
+                        *map == map_at(&ends, at)
+                            && (at >= last_frame || policy == FsyncPolicy::Never),
                         "byte {at} ^ {bits}: {map:?}"
                     ),
                     Err(Error::Corrupt(message)) => {
-                        assert!(message.contains(&name) && message.contains("--salvage"), "{message}")
+                        assert!(
+                            message.contains(&name) && message.contains("--salvage"),
+                            "{message}"
+                        )
                     }
                     Err(error) => panic!("{error}"),
                 }
@@ -84,7 +89,10 @@ fn a_log_that_is_not_the_last_must_be_whole() {
     let (driver, _, name) = example_log(FsyncPolicy::Never);
     let bytes = driver.disk.bytes(&name);
     let mut frame = Frame::default();
-    frame.push(Entry::new(&Record { version: Version { time: 99, origin: 1 }, key: b"k", value: None }).bytes());
+    frame.push(
+        Entry::new(&Record { version: Version { time: 99, origin: 1 }, key: b"k", value: None })
+            .bytes(),
+    );
     let directory = directory_of(&driver.disk).id.unwrap();
     let mut next = Header { salt: 7, directory, stands_on: 0 }.encode(Kind::Log);
     let next_name = SegmentName { number: 3, kind: Kind::Log }.to_string();
@@ -148,8 +156,12 @@ fn a_newer_format_is_refused_and_nothing_touched() {
     newer[30] ^= 1;
     let disk = ModelDisk::with(&[(&name, &newer), ("0000000002.snapshot.tmp", b"")]);
     for salvage in [false, true] {
-        let error = recover(&disk, &KeyValueStore::new(), &Directory { salvage, ..directory_of(&driver.disk) })
-            .expect_err("newer");
+        let error = recover(
+            &disk,
+            &KeyValueStore::new(),
+            &Directory { salvage, ..directory_of(&driver.disk) },
+        )
+        .expect_err("newer");
         assert!(error.to_string().contains("format version 3"), "{error}");
         assert_eq!(disk.operations(), 0);
     }

@@ -9,15 +9,19 @@ fn a_start_on_a_full_disk_is_read_only_and_heals() {
     let disk = ModelDisk::with(&disk_files(&driver.disk));
     disk.set_faults(Faults { space: Some(10), ..Faults::default() });
     let store = KeyValueStore::new();
-    let (log, _, _) = open_files(Arc::new(disk.clone()), opening(FsyncPolicy::Everysec), &store).expect("starts");
+    let (log, _, _) =
+        open_files(Arc::new(disk.clone()), opening(FsyncPolicy::Everysec), &store).expect("starts");
     store.drop_all_tombstones();
     assert_eq!(live(&store), ends.last().unwrap().1, "all of it can be read");
-    assert!(log.read_only_reason().is_some_and(|reason| reason.contains("cannot write at the start")));
+    assert!(
+        log.read_only_reason().is_some_and(|reason| reason.contains("cannot write at the start"))
+    );
     snapshot::heal(&log, &store).expect_err("no room");
     drop(log);
     // A second start finds the same, whatever the first one tried.
     let again = KeyValueStore::new();
-    let (log, _, _) = open_files(Arc::new(disk.clone()), opening(FsyncPolicy::Everysec), &again).expect("starts");
+    let (log, _, _) =
+        open_files(Arc::new(disk.clone()), opening(FsyncPolicy::Everysec), &again).expect("starts");
     again.drop_all_tombstones();
     assert_eq!(live(&again), live(&store));
     disk.set_faults(Faults::default());
@@ -33,7 +37,8 @@ fn a_start_on_a_full_disk_is_read_only_and_heals() {
 fn a_new_directory_on_a_full_disk_is_refused() {
     let disk = ModelDisk::default();
     disk.set_faults(Faults { space: Some(10), ..Faults::default() });
-    open_files(Arc::new(disk), opening(FsyncPolicy::Always), &KeyValueStore::new()).expect_err("nothing to read");
+    open_files(Arc::new(disk), opening(FsyncPolicy::Always), &KeyValueStore::new())
+        .expect_err("nothing to read");
 }
 
 #[test]

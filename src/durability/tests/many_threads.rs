@@ -1,4 +1,5 @@
-//! Writers, commits, fsyncs and compactions at the same time, and the orders in which their steps can happen.
+//! Writers, commits, fsyncs and compactions at the same time, and the orders in which their steps
+//! can happen.
 
 use super::*;
 
@@ -19,7 +20,8 @@ fn a_record_is_in_the_buffer_or_in_a_frame() {
                         let stamp = |floor| Version { time: floor + 1, origin: writer };
                         let value = i.to_le_bytes();
                         let journal = |record: &[u8]| log.append(record);
-                        let written = store.write(key.as_bytes(), Some(&value), false, stamp, journal);
+                        let written =
+                            store.write(key.as_bytes(), Some(&value), false, stamp, journal);
                         if i % 7 == 0 {
                             log.commit(written.position).expect("commits");
                         }
@@ -49,7 +51,8 @@ fn orders(first: &[char], second: &[char]) -> Vec<String> {
     }
 }
 
-/// Carries out steps by hand: `a`ppend, `m`erge, `r`otate, `c`opy, `d`elete; whether the record is lost.
+/// Carries out steps by hand: `a`ppend, `m`erge, `r`otate, `c`opy, `d`elete; whether the record is
+/// lost.
 fn is_lost(order: &str) -> bool {
     let (mut in_map, mut in_copy) = (false, false);
     // Of the old log and of the new one.

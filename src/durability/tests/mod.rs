@@ -1,6 +1,8 @@
-//! The promises of the log, against a disk that loses power, a disk that fails, and files that were changed.
+//! The promises of the log, against a disk that loses power, a disk that fails, and files that were
+//! changed.
 //!
-//! Here is what the tests share: a node without threads that remembers what it promised, and an example of a log.
+//! Here is what the tests share: a node without threads that remembers what it promised, and an
+//! example of a log.
 
 mod belonging;
 mod disk_failures;
@@ -46,9 +48,11 @@ fn recovered_map(disk: &ModelDisk) -> Result<Map> {
     recover(disk, &store, &directory_of(disk)).map(|_| live(&store))
 }
 
-/// What the file `node` says; where a test put segments alone, it is as if there were one that fits.
+/// What the file `node` says; where a test put segments alone, it is as if there were one that
+/// fits.
 fn directory_of(disk: &ModelDisk) -> Directory {
-    let segments: Vec<SegmentName> = disk.names().unwrap().iter().filter_map(|name| SegmentName::parse(name)).collect();
+    let segments: Vec<SegmentName> =
+        disk.names().unwrap().iter().filter_map(|name| SegmentName::parse(name)).collect();
     let headers = segments.iter().map(|name| Header::decode(name.kind, &header_bytes(disk, *name)));
     let stored = NodeFile::load(disk).ok().flatten().map(|file| file.node_id);
     let id = stored.or(headers.flatten().map(|header| header.directory).next()).or(Some(DIRECTORY));
@@ -199,7 +203,8 @@ impl Driver {
     }
 }
 
-/// A log of several frames with every kind of record, the map after each frame, and where each frame ends.
+/// A log of several frames with every kind of record, the map after each frame, and where each
+/// frame ends.
 fn example_log(policy: FsyncPolicy) -> (Driver, Vec<(usize, Map)>, String) {
     let disk = ModelDisk::default();
     let mut driver = Driver::start(disk, policy, Mistake::None).unwrap();
@@ -217,7 +222,8 @@ fn example_log(policy: FsyncPolicy) -> (Driver, Vec<(usize, Map)>, String) {
     }
     driver.write("key", None);
     end_frame(&mut driver);
-    // A value that holds the whole log so far, salt and all: frames that are valid where they stood.
+    // A value that holds the whole log so far, salt and all: frames that are valid where they
+    // stood.
     let copy = driver.disk.bytes(&name);
     driver.write("frames", Some(copy));
     end_frame(&mut driver);

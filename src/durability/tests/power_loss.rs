@@ -1,9 +1,15 @@
-//! The power goes during any operation on the disk; what was promised is there after the next start.
+//! The power goes during any operation on the disk; what was promised is there after the next
+//! start.
 
 use super::*;
 
-/// Runs the same steps again and again and cuts the power during every single operation on the disk.
-fn power_loss(policy: FsyncPolicy, mistake: Mistake, seeds: std::ops::Range<u64>) -> Option<String> {
+/// Runs the same steps again and again and cuts the power during every single operation on the
+/// disk.
+fn power_loss(
+    policy: FsyncPolicy,
+    mistake: Mistake,
+    seeds: std::ops::Range<u64>,
+) -> Option<String> {
     for seed in seeds {
         for cut in 0.. {
             let disk = ModelDisk::default();
@@ -38,7 +44,9 @@ fn power_loss(policy: FsyncPolicy, mistake: Mistake, seeds: std::ops::Range<u64>
                 }
                 assert_eq!(first.ok(), recovered_map(&after).ok(), "recovery is repeatable");
                 if let Err(error) = Driver::open(&after, policy) {
-                    return Some(format!("seed {seed}, power lost in operation {cut}: does not start: {error}"));
+                    return Some(format!(
+                        "seed {seed}, power lost in operation {cut}: does not start: {error}"
+                    ));
                 }
             }
         }
@@ -63,9 +71,12 @@ fn a_power_loss_takes_nothing_that_was_promised_full_size() {
 
 #[test]
 fn planted_mistakes_are_noticed_by_the_power_loss_test() {
-    for mistake in
-        [Mistake::ReplyBeforeCommit, Mistake::FsyncSkipped, Mistake::DirectoryFsyncSkipped, Mistake::DeleteBeforeRename]
-    {
+    for mistake in [
+        Mistake::ReplyBeforeCommit,
+        Mistake::FsyncSkipped,
+        Mistake::DirectoryFsyncSkipped,
+        Mistake::DeleteBeforeRename,
+    ] {
         let noticed = power_loss(FsyncPolicy::Always, mistake, 0..20);
         assert!(noticed.is_some(), "{mistake:?} was not noticed");
     }

@@ -32,7 +32,8 @@ fn open(disk: &ModelDisk, restamp: bool) -> Result<(KeyValueStore, Recovered)> {
     Ok((store, recovered))
 }
 
-/// A directory with records of the past, within the limit and of tomorrow, as a wrong clock leaves them.
+/// A directory with records of the past, within the limit and of tomorrow, as a wrong clock leaves
+/// them.
 fn poisoned() -> ModelDisk {
     let disk = ModelDisk::default();
     let (store, log) = Driver::open(&disk, FsyncPolicy::Always).unwrap();
@@ -47,8 +48,15 @@ fn poisoned() -> ModelDisk {
         ("future gone", Some("was there"), DAY_MS),
         ("future gone", None, DAY_MS + 1),
     ] {
-        let version = Version { time: now_ms.saturating_add_signed(ahead_ms) << COUNTER_BITS, origin: 0xA1 };
-        store.write(key.as_bytes(), value.map(str::as_bytes), true, |_| version, |record| log.append(record));
+        let version =
+            Version { time: now_ms.saturating_add_signed(ahead_ms) << COUNTER_BITS, origin: 0xA1 };
+        store.write(
+            key.as_bytes(),
+            value.map(str::as_bytes),
+            true,
+            |_| version,
+            |record| log.append(record),
+        );
         log.commit(log.end()).unwrap();
     }
     disk
@@ -59,7 +67,10 @@ fn records_from_the_future_are_stamped_again_once_and_nothing_else_changes() {
     let disk = poisoned();
     let (before, recovered) = open(&disk, false).unwrap();
     let before = stored(&before);
-    assert!(recovered.time_max > (wall_clock_ms() + 365 * DAY_MS as u64) << COUNTER_BITS, "a start changes nothing");
+    assert!(
+        recovered.time_max > (wall_clock_ms() + 365 * DAY_MS as u64) << COUNTER_BITS,
+        "a start changes nothing"
+    );
 
     let began_ms = wall_clock_ms();
     let (store, recovered) = open(&disk, true).unwrap();
@@ -71,14 +82,18 @@ fn records_from_the_future_are_stamped_again_once_and_nothing_else_changes() {
         if key.contains("past") || key == "within" {
             assert_eq!(version, old_version, "{key}");
         } else {
-            assert!((began_ms..=wall_clock_ms()).contains(&version.wall_ms()), "{key}: {version:?}");
+            assert!(
+                (began_ms..=wall_clock_ms()).contains(&version.wall_ms()),
+                "{key}: {version:?}"
+            );
             assert_ne!(version.origin, old_version.origin, "{key}");
         }
     }
     let max = after.values().map(|(version, _)| version.time).max().unwrap();
     assert_eq!(recovered.time_max, max, "the clock starts at what is there");
 
-    // The next start finds the same, with the option or without, and its digests are those of the records.
+    // The next start finds the same, with the option or without, and its digests are those of the
+    // records.
     for restamp in [true, false] {
         let (again, recovered) = open(&disk, restamp).unwrap();
         assert_eq!(stored(&again), after);
@@ -93,7 +108,8 @@ fn records_from_the_future_are_stamped_again_once_and_nothing_else_changes() {
 fn a_power_loss_while_stamping_leaves_all_records_as_they_were_or_all_stamped() {
     let files = poisoned();
     let files = disk_files(&files);
-    let values = |all: Stored| -> Vec<_> { all.into_iter().map(|(key, (_, value))| (key, value)).collect() };
+    let values =
+        |all: Stored| -> Vec<_> { all.into_iter().map(|(key, (_, value))| (key, value)).collect() };
     let expected = values(stored(&open(&ModelDisk::with(&files), false).unwrap().0));
     let mut was_lost = false;
     for cut in 0.. {
@@ -107,7 +123,10 @@ fn a_power_loss_while_stamping_leaves_all_records_as_they_were_or_all_stamped() 
             let found = stored(&open(&after, false).expect("starts").0);
             let future = found.values().filter(|(version, _)| version.time > limit).count();
             assert!(future == 3 || future == 0, "{future} after operation {cut}");
-            assert!(opened.is_err() || future == 0, "stamped, and back after a power loss in operation {cut}");
+            assert!(
+                opened.is_err() || future == 0,
+                "stamped, and back after a power loss in operation {cut}"
+            );
             assert_eq!(values(found), expected);
         }
         if opened.is_ok() && disk.operations() < cut {
@@ -130,7 +149,8 @@ fn a_start_that_cannot_store_the_stamped_records_fails() {
 fn a_clock_that_cannot_be_right_stamps_nothing() {
     let (store, mut recovered) = open(&poisoned(), false).unwrap();
     let (before, max) = (stored(&store), recovered.time_max);
-    let refused = check_times(&store, &mut recovered, (1_000, SKEW_MAX), true).expect_err("it is 1970");
+    let refused =
+        check_times(&store, &mut recovered, (1_000, SKEW_MAX), true).expect_err("it is 1970");
     assert!(refused.to_string().contains("set the clock right"), "{refused}");
     assert_eq!((stored(&store), recovered.time_max), (before, max));
 }
