@@ -8,13 +8,19 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::durability::FsyncPolicy;
-use crate::store::record::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use clap::ValueEnum;
 
 /// The port where nothing else is said, as in the original.
 pub const DEFAULT_PORT: u16 = 8080;
 /// The host a client asks where nothing else is said.
 pub const DEFAULT_HOST: &str = "localhost";
+/// Longest key, in bytes. A fixed part of the format, since every node must agree on it.
+pub const KEY_BYTES_MAX: usize = 65_536;
+/// Longest value, in bytes. A fixed part of the format, since every node must agree on it.
+pub const VALUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Banned node ids that a node keeps, and that an answer to a HELLO may name. With them the answer
+/// stays far below its limit of a MiB, and so does the file `node`.
+pub const BANS_MAX: usize = 10_000;
 
 /// All that a node is told at its start.
 #[derive(Clone, Debug)]
@@ -44,6 +50,29 @@ pub struct Configuration {
     pub replication: ReplicationOptions,
     /// Sizes and times.
     pub limits: Limits,
+}
+
+/// When written records are brought from the operating system to the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum FsyncPolicy {
+    /// Before every reply that shows them: survives a power loss
+    Always,
+    /// Once a second: a power loss takes the last second
+    #[default]
+    Everysec,
+    /// When the operating system likes
+    Never,
+}
+
+impl FsyncPolicy {
+    /// As it is written on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            FsyncPolicy::Always => "always",
+            FsyncPolicy::Everysec => "everysec",
+            FsyncPolicy::Never => "never",
+        }
+    }
 }
 
 /// What a node is told about the cluster.

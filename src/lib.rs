@@ -49,18 +49,21 @@
 #![warn(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod addresses;
 pub mod bench;
 pub mod client;
 pub mod config;
 pub mod durability;
 pub mod error;
 pub mod export;
+pub mod glob;
 pub mod guard;
 pub mod metrics;
 pub mod node;
 pub mod options;
 pub mod passwords;
 pub mod protocol;
+pub mod random;
 pub mod replication;
 pub mod server;
 pub mod sizes;

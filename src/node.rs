@@ -44,20 +44,21 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use log::trace;
 
-use crate::config::{Configuration, Limits};
+use crate::config::{Configuration, FsyncPolicy, Limits};
 use crate::durability::identity::NodeFile;
 use crate::durability::write_ahead_log::WriteAheadLog;
-use crate::durability::{Durability, FsyncPolicy, Opening};
+use crate::durability::{Durability, Opening};
 use crate::error::{Error, Result};
 use crate::guard::Guard;
 use crate::metrics::{self, Metrics};
+use crate::random::random_id;
 use crate::replication::members::{KnownBy, Stored, StoredMember};
 use crate::replication::sync::{self, Merged};
 use crate::replication::{Greeted, KnownLinks, Memory, ReplicationManager};
 use crate::stopping::GentleStop;
 use crate::store::digest::SHARDS;
 use crate::store::scan::{Scanned, Step};
-use crate::store::version::{HybridClock, Version, random_id, wall_clock_ms};
+use crate::store::version::{HybridClock, Version, wall_clock_ms};
 use crate::store::{KeyValueStore, Size};
 
 /// One process of the cluster.

@@ -9,14 +9,16 @@ use clap::Args;
 use clap::builder::BoolishValueParser;
 use log::warn;
 
+use crate::addresses::{parse_cluster, parse_host_port};
 use crate::client::SILENCE_TIMEOUT;
-use crate::config::{Configuration, DEFAULT_HOST, DEFAULT_PORT, Dials, Limits, ReplicationOptions};
-use crate::durability::FsyncPolicy;
+use crate::config::{
+    Configuration, DEFAULT_HOST, DEFAULT_PORT, Dials, FsyncPolicy, Limits, ReplicationOptions,
+    VALUE_BYTES_MAX,
+};
 use crate::error::{Error, Result};
 use crate::metrics::open_files;
 use crate::passwords::{Passwords, warn_if_readable};
 use crate::sizes::parse_size;
-use crate::store::record::VALUE_BYTES_MAX;
 
 /// `kvstore server`: what a person can say about a node. Every option also as a `KVSTORE_…`
 /// variable.
@@ -254,35 +256,6 @@ fn parse_address(text: &str) -> std::result::Result<IpAddr, String> {
     }
     text.parse()
         .map_err(|_| "not an IP address; try 127.0.0.1, or 0.0.0.0 for all interfaces".into())
-}
-
-/// `host:port`, where the host is no wildcard and the port no 0: an address that can be connected
-/// to.
-pub fn parse_host_port(text: &str) -> std::result::Result<String, String> {
-    let (host, port) = text.rsplit_once(':').unwrap_or_default();
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    let has_brackets = host.starts_with('[') && host.ends_with(']');
-    let fits = port.parse::<u16>().is_ok_and(|port| port > 0)
-        && !bare.is_empty()
-        && bare.contains(':') == has_brackets
-        && text.len() <= ADDRESS_BYTES_MAX
-        && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'@');
-    match bare.parse::<IpAddr>() {
-        _ if !fits => Err("not HOST:PORT; try localhost:8080".into()),
-        Ok(address) if address.is_unspecified() => {
-            Err(format!("{address} stands for every interface and cannot be connected to"))
-        }
-        _ => Ok(text.into()),
-    }
-}
-
-/// Longest address: the longest host name and a port.
-const ADDRESS_BYTES_MAX: usize = 262;
-
-/// The name of a cluster.
-pub fn parse_cluster(text: &str) -> std::result::Result<String, String> {
-    let fits = (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
-    fits.then(|| text.into()).ok_or_else(|| "1 to 64 printable characters without spaces".into())
 }
 
 /// As many connections as were asked for, or as the machine allows.

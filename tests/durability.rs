@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use kvstore::config::FsyncPolicy;
 use kvstore::config::{Configuration, Limits};
-use kvstore::durability::FsyncPolicy;
 use kvstore::node::{Batch, Node};
 
 use common::disk::Tmpfs;

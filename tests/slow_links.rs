@@ -15,10 +15,11 @@ use common::slow::SlowPath;
 use common::{SOON, Server, Wire, binary, poll, resp};
 use kvstore::client::Response;
 use kvstore::config::Configuration;
+use kvstore::config::KEY_BYTES_MAX;
 use kvstore::node::Node;
 use kvstore::server::NodeServer;
 use kvstore::store::digest::{SHARDS, bucket_of, key_hash, shard_of};
-use kvstore::store::record::{KEY_BYTES_MAX, Record};
+use kvstore::store::record::Record;
 use kvstore::store::version::{Version, wall_clock_ms};
 
 /// A server that is reached by a slow path, and the path.

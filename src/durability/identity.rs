@@ -23,6 +23,7 @@ use super::crc32::crc32;
 use super::files::FileLayer;
 use super::private;
 use super::snapshot::{TEMPORARY, publish};
+use crate::config::BANS_MAX;
 use crate::error::{Error, Result};
 
 const NODE: &str = "node";
@@ -30,9 +31,6 @@ const FIRST_LINE: &str = "kvstore node 1";
 /// Longest `node` file, in bytes: some ten thousand members and all bans. A longer one is neither
 /// read nor written.
 const NODE_FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
-/// Bans at most. A list with more is neither read nor written, so that what was written can always
-/// be read.
-pub const BANS_MAX: usize = 10_000;
 
 /// What a node remembers of itself and its cluster besides the data.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

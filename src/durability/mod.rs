@@ -62,43 +62,20 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
-use clap::ValueEnum;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use log::info;
 
-use crate::config::Limits;
+use crate::config::{FsyncPolicy, Limits};
 use crate::error::{Error, Result};
+use crate::random::random_id;
 use crate::store::KeyValueStore;
-use crate::store::version::{random_id, wall_clock_ms};
+use crate::store::version::wall_clock_ms;
 use compactor::Compactor;
 use files::{DiskFiles, FileLayer};
 use identity::NodeFile;
 use recovery::Recovered;
 use survey::Directory;
 use write_ahead_log::{Ground, WriteAheadLog};
-
-/// When written records are brought from the operating system to the disk.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum FsyncPolicy {
-    /// Before every reply that shows them: survives a power loss
-    Always,
-    /// Once a second: a power loss takes the last second
-    #[default]
-    Everysec,
-    /// When the operating system likes
-    Never,
-}
-
-impl FsyncPolicy {
-    /// As it is written on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            FsyncPolicy::Always => "always",
-            FsyncPolicy::Everysec => "everysec",
-            FsyncPolicy::Never => "never",
-        }
-    }
-}
 
 /// How a data directory is opened.
 #[derive(Clone, Copy, Debug, Default)]

@@ -24,9 +24,10 @@ use log::{info, warn};
 
 use super::recovery::Recovered;
 use crate::error::{Error, Result};
+use crate::random::random_id;
 use crate::store::KeyValueStore;
 use crate::store::digest::SHARDS;
-use crate::store::version::{COUNTER_BITS, Version, latest_plausible, random_id};
+use crate::store::version::{COUNTER_BITS, Version, latest_plausible};
 
 /// 1 January 2025, in milliseconds since 1970: this program is younger. A machine without a battery
 /// starts at 1970, or at the date of its firmware.

@@ -53,8 +53,9 @@ use std::fmt;
 use std::io::{self, BufReader, Read};
 
 use super::crc32::crc32;
+use crate::config::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::error::{Error, Result};
-use crate::store::record::{HEADER_BYTES, KEY_BYTES_MAX, Layout, VALUE_BYTES_MAX, u32_at, u64_at};
+use crate::store::record::{HEADER_BYTES, Layout, u32_at, u64_at};
 
 /// The format version that is written, and the only one that is read.
 pub const FORMAT_VERSION: u32 = 2;

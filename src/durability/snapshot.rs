@@ -26,9 +26,9 @@ use super::files::{AppendFile, FileLayer};
 use super::segment::{Frame, Header, Kind, SegmentName};
 use super::write_ahead_log::{Cut, WriteAheadLog};
 use crate::error::Result;
+use crate::random::random_id;
 use crate::store::KeyValueStore;
 use crate::store::digest::SHARDS;
-use crate::store::version::random_id;
 
 /// What the name of an unfinished file ends in; such a file means nothing.
 pub const TEMPORARY: &str = ".tmp";

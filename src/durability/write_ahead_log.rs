@@ -16,11 +16,11 @@ use std::thread;
 
 use log::{error, info};
 
-use super::FsyncPolicy;
 use super::files::{AppendFile, FileLayer};
 use super::segment::{Frame, Header, Kind, SegmentName};
+use crate::config::FsyncPolicy;
 use crate::error::{Error, Result};
-use crate::store::version::random_id;
+use crate::random::random_id;
 
 /// The log of a node. Safe to share between threads.
 ///

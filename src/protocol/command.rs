@@ -5,10 +5,10 @@
 //! that is not here is answered as Redis answers it, because client libraries look at the text.
 
 use super::Words;
+use crate::config::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::error::{Error, Result};
+use crate::glob::PATTERN_BYTES_MAX;
 use crate::store::digest::{BUCKETS, SHARDS};
-use crate::store::glob::PATTERN_BYTES_MAX;
-use crate::store::record::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 
 /// One request. Everything in it is borrowed from the read buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

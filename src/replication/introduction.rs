@@ -13,10 +13,11 @@
 //! [`HELLO_BYTES_MAX`].
 
 use super::members::parse_id;
+use crate::addresses::{parse_cluster, parse_host_port};
 use crate::client::Response;
+use crate::config::BANS_MAX;
 use crate::error::{Error, Result};
 use crate::guard::shown;
-use crate::options::{parse_cluster, parse_host_port};
 
 /// The version of this conversation.
 pub const PROTOCOL_VERSION: &str = "2";
@@ -30,9 +31,6 @@ const NO_CLUSTER_ID: &str = "-";
 pub const WORDS: usize = 9;
 /// Members in an answer: as many as a node has links.
 pub const MEMBERS_MAX: usize = 64;
-/// Banned ids that a node keeps, and that an answer may name. With them an answer stays far below
-/// [`HELLO_BYTES_MAX`], and the file `node` below a MiB.
-pub const BANS_MAX: usize = 10_000;
 /// Bytes of a HELLO, and of its answer.
 pub const HELLO_BYTES_MAX: usize = 1024 * 1024;
 

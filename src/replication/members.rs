@@ -33,9 +33,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::Introduction;
-use super::introduction::{BANS_MAX, MEMBERS_MAX};
+use super::introduction::MEMBERS_MAX;
 use super::runs::Runs;
-use crate::config::Dials;
+use crate::config::{BANS_MAX, Dials};
 use crate::error::{Error, Result};
 use crate::guard::shown;
 

@@ -18,9 +18,9 @@ use std::io::Write;
 use super::introduction::{HELLO_BYTES_MAX, Introduction, explained};
 use super::versions::{Listed, Place};
 use crate::client::Response;
+use crate::config::KEY_BYTES_MAX;
 use crate::error::{Error, Result};
 use crate::guard::sentence;
-use crate::store::record::KEY_BYTES_MAX;
 
 /// What a list of versions may have besides its part: an entry that is longer than that, the key to
 /// go on after, headers.

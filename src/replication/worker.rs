@@ -18,7 +18,7 @@ use super::wire::Wire;
 use super::{Introduction, Request};
 use crate::error::{Error, Result};
 use crate::metrics;
-use crate::store::version::random_id;
+use crate::random::random_id;
 
 /// Longest sleep of an idle link: then it looks whether its peer has hung up.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);

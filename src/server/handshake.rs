@@ -5,11 +5,11 @@
 //! hints.
 
 use crate::error::{Error, Result};
+use crate::glob;
 use crate::guard::{Turn, shown};
 use crate::node::Node;
 use crate::protocol::command::{Row, TABLE, row};
 use crate::protocol::{Command, Reply, Words};
-use crate::store::glob;
 
 use super::execute::Session;
 

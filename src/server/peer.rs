@@ -3,10 +3,10 @@
 use std::sync::atomic::AtomicU64;
 
 use super::execute::Session;
+use crate::addresses::parse_host_port;
 use crate::error::{Error, Result};
 use crate::metrics::read;
 use crate::node::Node;
-use crate::options::parse_host_port;
 use crate::protocol::{Command, Reply, Words};
 use crate::replication::versions::{self, Place};
 use crate::replication::{Introduction, PeerStatus};

@@ -22,7 +22,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
 use super::record::{u32_at, u64_at};
-use super::version::random_id;
+use crate::random::random_id;
 
 /// Makes the hashers of one store. All its maps share the secrets, so these stay in the cache.
 #[derive(Clone, Debug)]

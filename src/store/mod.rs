@@ -28,11 +28,10 @@
 //!
 //! Files: [`version`] says when a write happened, [`record`] is its one byte format, [`digest`]
 //! where a key lives and what a place looks like from afar, [`hasher`] finds it there, [`prefetch`]
-//! hides how long memory takes, [`scan`] lists keys, [`glob`] filters them; [`tombstones`] is how
+//! hides how long memory takes, [`scan`] lists keys; [`tombstones`] is how
 //! the traces of deletes age and go; `restamping` gives records other versions.
 
 pub mod digest;
-pub mod glob;
 pub mod hasher;
 pub mod prefetch;
 pub mod record;

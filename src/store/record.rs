@@ -32,6 +32,7 @@ use std::borrow::Borrow;
 use std::hash::{Hash, Hasher};
 
 use super::version::Version;
+use crate::config::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::error::{Error, Result};
 
 /// Bytes before the key.
@@ -43,10 +44,6 @@ const END_FOLLOWS: u32 = 1 << 30;
 const _: () = assert!(VALUE_BYTES_MAX < END_FOLLOWS as usize);
 /// Bytes of an end.
 const END_BYTES: usize = 8;
-/// Longest key, in bytes. A fixed part of the format, since every node must agree on it.
-pub const KEY_BYTES_MAX: usize = 65_536;
-/// Longest value, in bytes. A fixed part of the format, since every node must agree on it.
-pub const VALUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// A record whose key and value are borrowed from somewhere else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,7 +13,7 @@
 
 use super::KeyValueStore;
 use super::digest::key_hash;
-use super::glob::Matcher;
+use crate::glob::Matcher;
 
 const SHARD_SHIFT: u32 = 38;
 const PLACES: u64 = 1 << 48;

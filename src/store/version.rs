@@ -16,7 +16,6 @@
 //! **What is left out.** The paper's message rules with separate `l` and `c`: packed into one
 //! integer they are one `max` and one addition.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -97,14 +96,6 @@ pub fn wall_clock_ms() -> u64 {
     since.as_millis() as u64
 }
 
-/// 64 random bits. `std` has no generator of its own, but each [`RandomState`] draws its keys
-/// from the operating system, and a keyed hash of the time spreads them over the result.
-pub fn random_id() -> u64 {
-    let mut hasher = RandomState::new().build_hasher();
-    hasher.write_u128(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos());
-    hasher.finish()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,10 +146,5 @@ mod tests {
         assert!(clock.stamp(1_000, 0) > ahead);
         clock.observe(9_000 << COUNTER_BITS);
         assert!(clock.stamp(1_000, 0) > 9_000 << COUNTER_BITS);
-    }
-
-    #[test]
-    fn run_ids_differ() {
-        assert_ne!(random_id(), random_id());
     }
 }

@@ -134,7 +134,7 @@ fn percent_decoded(text: &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::glob;
+    use crate::glob;
     use proptest::prelude::*;
 
     #[test]

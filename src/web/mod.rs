@@ -49,7 +49,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::error::{Error, Result};
 use crate::node::{Batch, Node};
 use crate::protocol::http::{HttpReply, Request, content};
-use crate::store::version::random_id;
+use crate::random::random_id;
 
 /// The whole page: markup, style and script in one file, with nothing loaded from elsewhere.
 const PAGE: &str = include_str!("page.html");
