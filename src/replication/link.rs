@@ -83,7 +83,7 @@ struct Run {
 
 /// The state of the conversation.
 ///
-/// Invariants, checked by the simulation in `tests/simulation.rs`:
+/// Invariants, checked by the simulation in `tests/simulation`:
 /// - No change is lost: the peer holds it, or it is in the queue, under way or marked, or a
 ///   comparison of everything is due or running.
 /// - `held` never counts a change that the peer refused or may not have.

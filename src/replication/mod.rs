@@ -47,7 +47,7 @@
 //! Files: [`link`] is the conversation with a peer as a state machine, [`sync`] finds what differs,
 //! [`members`] decides who is in the cluster, [`tombstones`] when a delete may be forgotten: none
 //! of them knows sockets, threads or clocks, so one seed can drive them all through any trouble
-//! (`tests/simulation.rs`). [`queue`] is the channel, [`introduction`] and [`messages`] the wire
+//! (`tests/simulation`). [`queue`] is the channel, [`introduction`] and [`messages`] the wire
 //! format, [`versions`] its long lists, [`inbound`] the connections that peers have made to us,
 //! `skewed` whose clocks are wrong; `worker` drives a link over a socket, which `wire` reads and
 //! writes.

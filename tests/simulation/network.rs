@@ -1,0 +1,101 @@
+//! The network, the clock and the dice: they know nothing of what the nodes say to each other.
+//!
+//! One promise of TCP is kept by the receiver, who knows connections: on one connection nothing
+//! arrives behind what was sent later.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Numbers that one seed decides.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    pub fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+}
+/// Messages `M` on their way between nodes, which are known by their indexes.
+pub struct Network<M> {
+    pub random: Random,
+    pub now_ms: u64,
+    /// By time of arrival: the receiver and the message.
+    pub under_way: BTreeMap<(u64, u64), (usize, M)>,
+    next_id: u64,
+    /// Pairs of nodes, the smaller index first, between which nothing passes.
+    pub cuts: BTreeSet<(usize, usize)>,
+    /// Who cannot connect to whom, though the other may: NAT, a firewall, a wrong `--advertise`.
+    pub one_way: BTreeSet<(usize, usize)>,
+    /// Nothing is lost or late any more.
+    pub is_healthy: bool,
+}
+
+impl<M> Network<M> {
+    pub fn new(seed: u64) -> Self {
+        Network {
+            random: Random(seed),
+            now_ms: 0,
+            under_way: BTreeMap::new(),
+            next_id: 1,
+            cuts: BTreeSet::new(),
+            one_way: BTreeSet::new(),
+            is_healthy: false,
+        }
+    }
+
+    /// A number that was not given out before.
+    pub fn id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    pub fn can_talk(&self, one: usize, other: usize) -> bool {
+        !self.cuts.contains(&(one.min(other), one.max(other)))
+    }
+
+    pub fn can_connect(&self, from: usize, to: usize) -> bool {
+        self.can_talk(from, to) && !self.one_way.contains(&(from, to))
+    }
+
+    pub fn cut(&mut self, one: usize, other: usize) {
+        self.cuts.insert((one.min(other), one.max(other)));
+    }
+
+    pub fn heal(&mut self) {
+        self.cuts.clear();
+        self.one_way.clear();
+        self.is_healthy = true;
+    }
+
+    pub fn delay(&mut self) -> u64 {
+        match self.random.below(20) {
+            _ if self.is_healthy => 5 + self.random.below(40),
+            // Longer than patience: it arrives when its connection is long gone.
+            0 => {
+                let longest_ms = if self.random.one_in(2) { 20_000 } else { 400_000 };
+                4_000 + self.random.below(longest_ms)
+            }
+            _ => 5 + self.random.below(500),
+        }
+    }
+
+    pub fn send(&mut self, to: usize, message: M) {
+        let at = (self.now_ms + self.delay(), self.id());
+        self.under_way.insert(at, (to, message));
+    }
+
+    /// The next message that has arrived by now, and its receiver.
+    pub fn arrived(&mut self) -> Option<(usize, M)> {
+        let entry = self.under_way.first_entry()?;
+        (entry.key().0 <= self.now_ms).then(|| entry.remove())
+    }
+}
