@@ -39,7 +39,7 @@
 //! 8. [`web`], watching: the page, REST, health and metrics, and how a browser is kept from being a
 //!    way in.
 //! 9. [`guard`], what strangers may take, and what becomes of their words.
-//! 10. [`mod@bench`], how fast it is and how long its clients wait; [`export`], the way out.
+//! 10. [`tools`]: how fast a server is and how long its clients wait; the way out for the data.
 //!
 //! Beside them: [`options`] is the command line, with [`passwords`] and [`sizes`], [`config`] has
 //! every limit with its reason, [`error`] every way to fail, [`metrics`] what is counted and timed.
@@ -50,12 +50,10 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod addresses;
-pub mod bench;
 pub mod client;
 pub mod config;
 pub mod durability;
 pub mod error;
-pub mod export;
 pub mod glob;
 pub mod guard;
 pub mod metrics;
@@ -69,4 +67,5 @@ pub mod server;
 pub mod sizes;
 pub mod stopping;
 pub mod store;
+pub mod tools;
 pub mod web;

@@ -13,14 +13,13 @@ use std::thread;
 use clap::error::{ContextKind, ContextValue};
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use kvstore::bench;
 use kvstore::client::Client;
 use kvstore::client::shell::{self, complain, print};
 use kvstore::error::{Error, Result};
-use kvstore::export;
 use kvstore::node::Node;
 use kvstore::options::{BenchOptions, ClientOptions, ServerOptions, Target};
 use kvstore::server::NodeServer;
+use kvstore::tools::{bench, export};
 
 /// A distributed key-value store
 #[derive(Parser)]
