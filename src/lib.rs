@@ -42,7 +42,8 @@
 //! 10. [`tools`]: how fast a server is and how long its clients wait; the way out for the data.
 //!
 //! Beside them: [`options`] is the command line, with [`passwords`] and [`sizes`], [`config`] has
-//! every limit with its reason, [`error`] every way to fail, [`metrics`] what is counted and timed.
+//! every limit with its reason, [`error`] every way to fail, [`metrics`] what is counted and timed,
+//! [`locks`] how threads take a lock and wait for an event.
 //! In each directory read `mod.rs` first.
 
 #![forbid(unsafe_code)]
@@ -56,6 +57,7 @@ pub mod durability;
 pub mod error;
 pub mod glob;
 pub mod guard;
+pub mod locks;
 pub mod metrics;
 pub mod node;
 pub mod options;

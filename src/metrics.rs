@@ -6,9 +6,11 @@
 //! counter.
 
 use std::collections::VecDeque;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+
+use crate::locks::lock;
 
 /// Counts from the start of the process; they only grow, but for [`Metrics::connections_open`].
 #[derive(Debug, Default)]
@@ -53,7 +55,7 @@ pub struct Sample {
 impl Metrics {
     /// Notes what has happened since the last sample, and keeps `samples_max` of them.
     pub fn take_sample(&self, uptime: Duration, samples_max: usize) {
-        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut history = lock(&self.history);
         let (commands, seconds) = (read(&self.commands), (uptime - history.uptime).as_secs_f64());
         let latency = history.latency.catch_up(&self.latency);
         let sample = Sample {
@@ -69,7 +71,7 @@ impl Metrics {
 
     /// The samples, oldest first.
     pub fn samples(&self) -> Vec<Sample> {
-        let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let history = lock(&self.history);
         history.samples.iter().copied().collect()
     }
 }

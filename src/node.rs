@@ -37,11 +37,11 @@
 
 use std::fmt::Display;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
+use crossbeam_channel::bounded;
 use log::trace;
 
 use crate::config::{Configuration, FsyncPolicy, Limits};
@@ -50,6 +50,7 @@ use crate::durability::write_ahead_log::WriteAheadLog;
 use crate::durability::{Durability, Opening};
 use crate::error::{Error, Result};
 use crate::guard::Guard;
+use crate::locks::Latch;
 use crate::metrics::{self, Metrics};
 use crate::random::random_id;
 use crate::replication::members::{KnownBy, Stored, StoredMember};
@@ -87,8 +88,8 @@ pub struct Node {
     clock: Arc<HybridClock>,
     /// Whether the process was asked to stop.
     pub stop: GentleStop,
-    /// The sender goes when the node serves clients.
-    serving: (Mutex<Option<Sender<()>>>, Receiver<()>),
+    /// Opens when the node serves clients.
+    serving: Latch,
 }
 
 /// What one connection did since its last replies left: what [`Node::commit`] must settle.
@@ -182,7 +183,6 @@ impl Node {
         let ids = (node_id, run_id);
         let replication =
             ReplicationManager::new(&configuration, ids, store.clone(), clock.clone(), memory);
-        let (sender, receiver) = bounded(0);
         let guard =
             Guard::new(configuration.limits.connections_max, configuration.reply_memory_bytes);
         let limits_of_strangers = configuration.limits.of_strangers();
@@ -199,7 +199,7 @@ impl Node {
             durability,
             clock,
             stop: GentleStop::default(),
-            serving: (Mutex::new(Some(sender)), receiver),
+            serving: Latch::default(),
         }
     }
 
@@ -442,21 +442,19 @@ impl Node {
 
     /// From now on the node serves clients.
     pub fn start_serving(&self) {
-        let mut sender = self.serving.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *sender = None;
+        self.serving.open();
     }
 
     /// Whether the node serves clients.
     pub fn is_serving(&self) -> bool {
-        self.serving.1.try_recv() == Err(TryRecvError::Disconnected)
+        self.serving.is_open()
     }
 
     /// Returns when the node serves clients: when it has links to all it knows of, and each of them
     /// has answered or failed, at most a second after its start. A delete that was served before
     /// would leave no tombstone.
     pub fn wait_until_serving(&self) {
-        // Nothing is ever sent: this ends when the sender has gone.
-        let _ = self.serving.1.recv();
+        self.serving.wait();
     }
 
     /// Whether `password` is a valid one; without a configured password nothing is.

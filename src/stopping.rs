@@ -13,43 +13,31 @@
 //! was set. So either the connection found the flag unset, and the drain waits for its write, or it
 //! found the flag set, and the client hears that the outcome is unknown.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
-
 use crate::error::{Error, Result};
+use crate::locks::Latch;
 
 /// Whether the process was asked to stop, and who waits for that.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct GentleStop {
-    is_asked: AtomicBool,
-    asked: (Sender<()>, Receiver<()>),
-}
-
-impl Default for GentleStop {
-    fn default() -> Self {
-        GentleStop { is_asked: AtomicBool::new(false), asked: bounded(1) }
-    }
+    asked: Latch,
 }
 
 impl GentleStop {
     /// From now on no client's write is acknowledged.
     pub fn ask(&self) {
-        self.is_asked.store(true, Ordering::SeqCst);
-        // Full means that somebody asked already.
-        let _ = self.asked.0.try_send(());
+        self.asked.open();
     }
 
     /// Whether somebody asked.
     pub fn is_asked(&self) -> bool {
-        self.is_asked.load(Ordering::SeqCst)
+        self.asked.is_open()
     }
 
     /// Waits until somebody asks, or for `timeout`; whether somebody asked.
     pub fn wait(&self, timeout: Duration) -> bool {
-        // The sender lives as long as this, so it is the time that ends this early.
-        self.asked.1.recv_timeout(timeout).is_ok()
+        self.asked.wait_timeout(timeout)
     }
 
     /// Refuses a write that was not begun.

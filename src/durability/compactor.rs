@@ -6,13 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Receiver;
 use log::{info, warn};
 
-use super::passed;
 use super::snapshot::{self, ROOM};
 use super::write_ahead_log::WriteAheadLog;
 use crate::error::Error;
+use crate::locks::Latch;
 use crate::store::KeyValueStore;
 
 /// See the module.
@@ -32,9 +31,9 @@ pub struct Compactor {
 
 impl Compactor {
     /// Runs until it is stopped.
-    pub fn run(mut self, stopped: &Receiver<()>) {
+    pub fn run(mut self, stop: &Latch) {
         let mut failed: Option<Instant> = None;
-        while passed(LOOK_INTERVAL, stopped) {
+        while !stop.wait_timeout(LOOK_INTERVAL) {
             let is_read_only = self.log.read_only_reason().is_some();
             // Nobody waits for a compaction, and each attempt leaves a small log behind.
             let pause = self.retry_pause * if is_read_only { 1 } else { 60 };

@@ -62,11 +62,11 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use log::info;
 
 use crate::config::{FsyncPolicy, Limits};
 use crate::error::{Error, Result};
+use crate::locks::Latch;
 use crate::random::random_id;
 use crate::store::KeyValueStore;
 use crate::store::version::wall_clock_ms;
@@ -102,8 +102,8 @@ pub struct Durability {
     /// Who this node was at the start; a directory without a `node` file got a new id.
     pub node_file: NodeFile,
     files: Arc<dyn FileLayer>,
-    /// Held while this exists; the threads end when it is gone.
-    _stop: Sender<()>,
+    /// Opens when this is dropped: the threads end.
+    stop: Latch,
     _lock: File,
 }
 
@@ -119,10 +119,10 @@ impl Durability {
         let files = Arc::new(DiskFiles { directory: directory.into() });
         let opened = open_files(files.clone(), options, store);
         let (log, recovered, node_file) = opened.map_err(|error| in_directory(directory, error))?;
-        let (log, (stop, stopped)) = (Arc::new(log), bounded(0));
+        let (log, stop) = (Arc::new(log), Latch::default());
         if options.policy == FsyncPolicy::Everysec {
-            let (log, stopped, interval) = (log.clone(), stopped.clone(), limits.fsync_interval);
-            spawn("log-sync", move || fsync_regularly(&log, interval, &stopped))?;
+            let (log, stop, interval) = (log.clone(), stop.clone(), limits.fsync_interval);
+            spawn("log-sync", move || fsync_regularly(&log, interval, &stop))?;
         }
         let compactor = Compactor {
             log: log.clone(),
@@ -131,13 +131,21 @@ impl Durability {
             retry_pause: limits.disk_retry_pause,
             lacks_room: false,
         };
-        spawn("compaction", move || compactor.run(&stopped))?;
-        Ok(Durability { log, recovered, node_file, files, _stop: stop, _lock: lock })
+        let durability =
+            Durability { log, recovered, node_file, files, stop: stop.clone(), _lock: lock };
+        spawn("compaction", move || compactor.run(&stop))?;
+        Ok(durability)
     }
 
     /// Stores who this node and its cluster are; safe when this returns.
     pub fn save_node_file(&self, file: &NodeFile) -> io::Result<()> {
         file.save(self.files.as_ref())
+    }
+}
+
+impl Drop for Durability {
+    fn drop(&mut self) {
+        self.stop.open();
     }
 }
 
@@ -227,14 +235,9 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether so much time passed without a call to stop.
-fn passed(time: Duration, stopped: &Receiver<()>) -> bool {
-    stopped.recv_timeout(time) == Err(RecvTimeoutError::Timeout)
-}
-
 /// The thread `log-sync`.
-fn fsync_regularly(log: &WriteAheadLog, interval: Duration, stopped: &Receiver<()>) {
-    while passed(interval, stopped) {
+fn fsync_regularly(log: &WriteAheadLog, interval: Duration, stop: &Latch) {
+    while !stop.wait_timeout(interval) {
         if log.read_only_reason().is_none() {
             // A failure is logged where it happens, and makes the node read-only.
             let _ = log.sync();

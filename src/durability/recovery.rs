@@ -19,7 +19,7 @@
 //! once more before it is fsynced.
 
 use std::io::{self, Read};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,7 @@ use super::files::FileLayer;
 use super::segment::{FRAME_HEADER_BYTES, FrameReader, Kind, Next, SegmentName, find_frames};
 use super::survey::{Directory, Segment, survey};
 use crate::error::{Error, Result};
+use crate::locks::{lock, unpoisoned};
 use crate::store::KeyValueStore;
 
 /// What recovery found.
@@ -179,7 +180,7 @@ fn read_segment(
         recovered.records += records;
         recovered.time_max = recovered.time_max.max(time_max);
     }
-    let reader = reader.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let reader = unpoisoned(reader.into_inner());
     Ok(Extent { synced: reader.frames.synced, bad: reader.end.flatten() })
 }
 
@@ -231,7 +232,7 @@ fn merge_batches(
     let (mut batch, mut records, mut time_max) = (Vec::new(), 0, 0);
     loop {
         let offset = {
-            let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut reader = lock(reader);
             let offset = reader.frames.offset;
             reader.fill(&mut batch)?;
             offset

@@ -11,7 +11,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 
 use log::{error, info};
@@ -20,6 +20,7 @@ use super::files::{AppendFile, FileLayer};
 use super::segment::{Frame, Header, Kind, SegmentName};
 use crate::config::FsyncPolicy;
 use crate::error::{Error, Result};
+use crate::locks::{lock, unpoisoned};
 use crate::random::random_id;
 
 /// The log of a node. Safe to share between threads.
@@ -207,7 +208,7 @@ impl WriteAheadLog {
         }
         let is_early = |is_taken: &mut bool| *is_taken && position > self.safe();
         let turn = self.turn_over.wait_while(lock(&self.turn), is_early);
-        let mut is_taken = turn.unwrap_or_else(PoisonError::into_inner);
+        let mut is_taken = unpoisoned(turn);
         if position <= self.safe() {
             return Ok(());
         }
@@ -452,9 +453,4 @@ impl Segment {
         // Below a log with frames an unfinished one would look like damage.
         create().inspect_err(|_: &io::Error| drop(files.remove(&name.to_string())))
     }
-}
-
-/// A panic ends the process, so nobody meets a lock that a panicking thread left behind.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -7,12 +7,13 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use log::warn;
 
 use super::LogLimiter;
+use crate::locks::lock;
 use crate::metrics;
 
 /// Wrong passwords of an address before its tries are delayed.
@@ -140,8 +141,7 @@ impl Attempts {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, Record>> {
-        // A panic ends the process, so nobody meets a lock that a panicking thread left behind.
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.table)
     }
 }
 

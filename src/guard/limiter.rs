@@ -1,8 +1,10 @@
 //! At most one line of log a second for what others can cause.
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
+
+use crate::locks::lock;
 
 /// Shortest time between two lines.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -29,7 +31,7 @@ impl LogLimiter {
     }
 
     fn admit_at(&self, now: Instant) -> Option<LeftOut> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.0);
         if state.logged.is_some_and(|logged| now.saturating_duration_since(logged) < PAUSE) {
             state.left_out += 1;
             return None;

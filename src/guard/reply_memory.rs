@@ -8,12 +8,13 @@
 use std::collections::BTreeMap;
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use log::warn;
 
 use super::LogLimiter;
 use crate::error::{Error, Result};
+use crate::locks::lock;
 use crate::metrics;
 
 /// Replies from this length on are counted before they are sent, also if the client takes them at
@@ -79,8 +80,7 @@ impl ReplyMemory {
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
-        // A panic ends the process, so nobody meets a lock that a panicking thread left behind.
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.table)
     }
 }
 

@@ -8,12 +8,13 @@
 use std::collections::BTreeMap;
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use log::warn;
 
 use super::LogLimiter;
+use crate::locks::lock;
 use crate::metrics;
 
 /// All connections whose client has not given the password.
@@ -93,8 +94,7 @@ impl Strangers {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Table> {
-        // A panic ends the process, so nobody meets a lock that a panicking thread left behind.
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.table)
     }
 }
 

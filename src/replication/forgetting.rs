@@ -13,9 +13,9 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
-use super::lock;
 use super::shared::Shared;
 use crate::error::Result;
+use crate::locks::lock;
 use crate::metrics;
 
 /// How long a node waits for others to introduce themselves before it counts as alone. Links try at

@@ -8,9 +8,9 @@ use crossbeam_channel::Sender;
 use log::{info, warn};
 
 use super::link::Held;
-use super::lock;
 use super::queue::Queue;
 use crate::config::Limits;
+use crate::locks::{Latch, lock};
 use crate::metrics;
 use crate::store::version::wall_clock_ms;
 
@@ -63,6 +63,8 @@ pub(super) struct Handle {
     pub(super) number: u64,
     pub(super) queue: Queue,
     wake: Sender<()>,
+    /// Opens after the first attempt to reach the peer: a starting node waits for it.
+    pub(super) tried: Latch,
     pub(super) sent_bytes: AtomicU64,
     pub(super) received_bytes: AtomicU64,
     /// Conversations that have ended, those among them that never began included.
@@ -94,6 +96,7 @@ impl Handle {
             number,
             queue: Queue::new(limits.queue_keys_max, limits.queue_bytes_max),
             wake,
+            tried: Latch::default(),
             sent_bytes: AtomicU64::default(),
             received_bytes: AtomicU64::default(),
             ended: AtomicU64::default(),

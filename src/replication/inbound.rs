@@ -5,8 +5,8 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::lock;
 use crate::error::{Error, Result};
+use crate::locks::lock;
 
 /// A peer that introduces itself again after less time compares everything again and again.
 const RESTLESS: Duration = Duration::from_secs(8);

@@ -75,15 +75,15 @@ mod worker;
 
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::bounded;
 use log::{info, trace, warn};
 
 use crate::config::Configuration;
 use crate::error::{Error, Result};
 use crate::guard::{LogLimiter, shown};
+use crate::locks::{lock, unpoisoned};
 use crate::metrics;
 use crate::store::KeyValueStore;
 use crate::store::version::{COUNTER_BITS, HybridClock, wall_clock_ms};
@@ -233,11 +233,11 @@ impl ReplicationManager {
     /// ones. If nobody answers, it could, and the log says so.
     pub fn start(&self) -> Result<()> {
         forgetting::start(&self.shared)?;
-        let (tried, all_tried) = bounded::<()>(0);
-        self.shared.update_links(Some(&tried))?;
-        drop(tried);
-        // Nobody sends: it ends when the last link has dropped its sender, or with the time.
-        let _ = all_tried.recv_timeout(self.shared.limits.seeds_timeout);
+        self.shared.update_links()?;
+        let deadline = Instant::now() + self.shared.limits.seeds_timeout;
+        for link in self.shared.links().values() {
+            link.tried.wait_timeout(deadline.saturating_duration_since(Instant::now()));
+        }
         let peers = self.peers();
         let answering =
             peers.iter().filter(|peer| peer.last_sync_ms.is_some() || peer.id.is_some());
@@ -370,7 +370,7 @@ impl ReplicationManager {
     pub fn forget(&self, target: &str) -> Result<()> {
         let ended = lock(&self.shared.members).forget(target)?;
         info!("forgot {target}: {} links end", ended.len());
-        self.shared.update_links(None)?;
+        self.shared.update_links()?;
         self.shared.save_members()?;
         self.shared.forget_if_alone();
         // All come back at once, and learn of the ban from the answer to their HELLO.
@@ -448,10 +448,7 @@ impl ReplicationManager {
             let Some(left) = timeout.checked_sub(began.elapsed()) else {
                 break;
             };
-            guard = match condvar.wait_timeout(guard, left) {
-                Ok((guard, _)) => guard,
-                Err(poisoned) => poisoned.into_inner().0,
-            };
+            guard = unpoisoned(condvar.wait_timeout(guard, left)).0;
         }
         drop(guard);
         self.shared.waiting.fetch_sub(1, Ordering::SeqCst);
@@ -504,9 +501,4 @@ fn advertised(wanted: Option<&str>, listening: SocketAddr) -> std::result::Resul
         None if listening.ip().is_loopback() => Ok(format!("localhost:{}", listening.port())),
         None => Ok(listening.to_string()),
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A panic ends the process, so nobody meets a lock that a panicking thread left behind.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

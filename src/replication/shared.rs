@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, RwLock};
 use std::thread;
 use std::time::Instant;
 
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::bounded;
 use log::warn;
 
 use super::handle::{Handle, State};
@@ -16,10 +16,11 @@ use super::members::{Members, Stored, Verdict};
 use super::skewed::SkewedPeers;
 use super::sync::{self, Revived, View};
 use super::tombstones::Rounds;
-use super::{Counters, Introduction, SaveFunction, lock, worker};
+use super::{Counters, Introduction, SaveFunction, worker};
 use crate::config::{Limits, ReplicationOptions};
 use crate::error::{Error, Result};
 use crate::guard::LogLimiter;
+use crate::locks::{lock, unpoisoned};
 use crate::metrics;
 use crate::store::KeyValueStore;
 use crate::store::version::{COUNTER_BITS, HybridClock, wall_clock_ms};
@@ -85,7 +86,7 @@ impl Shared {
     }
 
     pub(super) fn links(&self) -> Arc<Links> {
-        let links = self.links.read().unwrap_or_else(PoisonError::into_inner);
+        let links = unpoisoned(self.links.read());
         Arc::clone(&links)
     }
 
@@ -132,7 +133,7 @@ impl Shared {
         let known_to = members.links_to(from.node_id, &from.address);
         drop(members);
         self.adopt_clock(from);
-        self.update_links(None)?;
+        self.update_links()?;
         let links = self.links();
         let known = known_to.iter().filter_map(|number| links.get(number));
         known.for_each(|link| link.wake());
@@ -150,7 +151,7 @@ impl Shared {
         if verdict == Verdict::Member {
             lock(&link.shown).clock_ahead_ms = self.adopt_clock(by);
         }
-        self.update_links(None)?;
+        self.update_links()?;
         self.inbound.close(|id, _| by.bans.contains(&id));
         Ok(verdict)
     }
@@ -164,11 +165,10 @@ impl Shared {
         (of.clock >> COUNTER_BITS) as i64 - wall_ms as i64
     }
 
-    /// Starts links to contacts that have none, and ends those whose contacts are gone. `tried`
-    /// goes to the new links, which drop it after their first attempt.
-    pub(super) fn update_links(self: &Arc<Self>, tried: Option<&Sender<()>>) -> Result<()> {
+    /// Starts links to contacts that have none, and ends those whose contacts are gone.
+    pub(super) fn update_links(self: &Arc<Self>) -> Result<()> {
         let members = lock(&self.members);
-        let mut links = self.links.write().unwrap_or_else(PoisonError::into_inner);
+        let mut links = unpoisoned(self.links.write());
         let (mut gone, mut new) = (Vec::new(), Vec::new());
         let mut next = (**links).clone();
         next.retain(|number, link| {
@@ -203,10 +203,10 @@ impl Shared {
         }
         gone.iter().for_each(|link| link.interrupt());
         for (link, woken) in new {
-            let (shared, tried) = (Arc::clone(self), tried.cloned());
+            let shared = Arc::clone(self);
             thread::Builder::new()
                 .name(format!("link-{}", link.number))
-                .spawn(move || worker::run(&link, &shared, &woken, tried))?;
+                .spawn(move || worker::run(&link, &shared, &woken))?;
         }
         Ok(())
     }

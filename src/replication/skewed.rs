@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use super::lock;
+use crate::locks::lock;
 
 /// A peer sends a refused record again every few seconds, a long one every minute. After so long
 /// without one it counts as put right, in milliseconds.

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, select};
+use crossbeam_channel::{Receiver, RecvTimeoutError, select};
 use log::trace;
 
 use super::handle::{Handle, State};
@@ -48,16 +48,10 @@ impl From<io::Error> for End {
     }
 }
 
-/// The body of the thread `link-N`. `tried` is dropped after the first attempt: a starting node
-/// waits for it.
-pub(super) fn run(
-    handle: &Handle,
-    shared: &Arc<Shared>,
-    wake: &Receiver<()>,
-    tried: Option<Sender<()>>,
-) {
+/// The body of the thread `link-N`.
+pub(super) fn run(handle: &Handle, shared: &Arc<Shared>, wake: &Receiver<()>) {
     let mut worker =
-        Worker { handle, shared, wake, link: Link::default(), tried, strangers: BTreeMap::new() };
+        Worker { handle, shared, wake, link: Link::default(), strangers: BTreeMap::new() };
     let limits = &shared.limits;
     let (mut attempt, mut pause) = (0, limits.link_back_off.0);
     while let Some(addresses) = shared.addresses(handle.number) {
@@ -70,7 +64,7 @@ pub(super) fn run(
         worker.publish();
         handle.set_socket(None);
         shared.reached(handle, None);
-        worker.tried = None;
+        handle.tried.open();
         handle.ended.fetch_add(1, Ordering::SeqCst);
         let mut is_refused = false;
         match end {
@@ -122,7 +116,6 @@ struct Worker<'a> {
     shared: &'a Arc<Shared>,
     wake: &'a Receiver<()>,
     link: Link,
-    tried: Option<Sender<()>>,
     /// Who answered at an address instead of this link's peer.
     strangers: BTreeMap<String, Stranger>,
 }
@@ -194,7 +187,7 @@ impl Worker<'_> {
 
     fn introduced(&mut self, address: &str, by: &Introduction) -> Result<Verdict> {
         let verdict = self.shared.answered(self.handle, address, by)?;
-        self.tried = None;
+        self.handle.tried.open();
         if verdict == Verdict::Member {
             self.strangers.clear();
             self.shared.reached(self.handle, Some(by.node_id));

@@ -41,7 +41,7 @@ pub mod tombstones;
 pub mod version;
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use digest::{BUCKETS, SHARDS, bucket_of, entry_digest, key_hash, shard_of};
 use hasher::Secrets;
@@ -49,6 +49,7 @@ use record::{Entry, Record};
 use version::Version;
 
 use crate::error::Result;
+use crate::locks::lock;
 
 /// The map: bytes to bytes, versioned, safe to share between threads.
 ///
@@ -261,8 +262,7 @@ impl KeyValueStore {
     }
 
     fn lock(&self, index: usize) -> MutexGuard<'_, Shard> {
-        // A panic ends the process, so nobody meets a lock that a panicking thread left behind.
-        self.shards[index].0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.shards[index].0)
     }
 }
 
