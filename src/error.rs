@@ -1,4 +1,5 @@
-//! One error type for the whole store, grouped by what the caller does next.
+//! One error type for the whole store, grouped by what the caller does next; and the one place
+//! that says which code an error has in each protocol.
 
 use std::fmt;
 use std::io;
@@ -24,36 +25,85 @@ pub enum Error {
     Usage(String),
     /// The process cannot go on. Report it: exit code 1.
     Fatal(String),
-    /// The operating system said no.
+    /// A call to the operating system failed.
     Io(io::Error),
 }
 
-/// An error reply: a code word for programs and a sentence for people.
+/// An error reply: a code for programs and a sentence for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// Redis's code word where Redis has one (`NOAUTH`, `WRONGPASS`, …), otherwise `ERR`.
-    pub code: &'static str,
+    /// What a program may want to tell apart.
+    pub code: Code,
     /// One line without CR or LF.
     pub message: String,
 }
 
-impl Error {
-    /// A refused request with the general code `ERR`.
-    pub fn refused(message: impl Into<String>) -> Self {
-        Error::refused_as("ERR", message)
+/// The kinds of refusal that a program may want to tell apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Code {
+    /// Anything else: the message says it.
+    General,
+    /// The password is missing.
+    NoPassword,
+    /// The password is wrong.
+    WrongPassword,
+    /// `HELLO` asked for a version of RESP that is not spoken here.
+    NoSuchVersion,
+    /// A transaction was given up.
+    TransactionAborted,
+    /// This node takes no writes now: its disk failed, or it stops.
+    ReadOnly,
+    /// A status of HTTP, in a request that exists only there.
+    Http(&'static str),
+}
+
+impl Code {
+    /// The first word of an error reply in RESP, as Redis has it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Code::General | Code::Http(_) => "ERR",
+            Code::NoPassword => "NOAUTH",
+            Code::WrongPassword => "WRONGPASS",
+            Code::NoSuchVersion => "NOPROTO",
+            Code::TransactionAborted => "EXECABORT",
+            Code::ReadOnly => "MISCONF",
+        }
     }
 
-    /// A refused request with a code word of its own.
-    pub fn refused_as(code: &'static str, message: impl Into<String>) -> Self {
+    /// The status of an HTTP response. After 405 follow the methods that are allowed.
+    pub fn http_status(self) -> &'static str {
+        match self {
+            Code::Http(status) => status,
+            Code::NoPassword | Code::WrongPassword => "401",
+            Code::ReadOnly => "503",
+            Code::General | Code::NoSuchVersion | Code::TransactionAborted => "400",
+        }
+    }
+}
+
+impl Error {
+    /// A refused request with the general code.
+    pub fn refused(message: impl Into<String>) -> Self {
+        Error::refused_as(Code::General, message)
+    }
+
+    /// A refused request with a code of its own.
+    pub fn refused_as(code: Code, message: impl Into<String>) -> Self {
         Error::Refused(Refusal { code, message: one_line(message.into()) })
     }
 
     /// Bytes that cannot be followed: `Protocol error: <message>`.
     pub fn protocol(message: impl fmt::Display) -> Self {
-        Error::Protocol(Refusal {
-            code: "ERR",
-            message: one_line(format!("Protocol error: {message}")),
-        })
+        let message = one_line(format!("Protocol error: {message}"));
+        Error::Protocol(Refusal { code: Code::General, message })
+    }
+
+    /// The reply to a request that failed with this error.
+    pub fn refusal(&self) -> Refusal {
+        match self {
+            Error::Refused(refusal) | Error::Protocol(refusal) => refusal.clone(),
+            other => Refusal { code: Code::General, message: other.to_string() },
+        }
     }
 }
 
@@ -76,7 +126,14 @@ impl fmt::Display for Error {
     }
 }
 
-impl std::error::Error for Error {}
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::Io(error) => Some(error),
+            _ => None,
+        }
+    }
+}
 
 impl From<io::Error> for Error {
     fn from(error: io::Error) -> Self {

@@ -48,7 +48,7 @@ use crate::config::{Configuration, FsyncPolicy, Limits};
 use crate::durability::identity::NodeFile;
 use crate::durability::write_ahead_log::WriteAheadLog;
 use crate::durability::{Durability, Opening};
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::guard::Guard;
 use crate::locks::Latch;
 use crate::metrics::{self, Metrics};
@@ -576,7 +576,7 @@ const BY_MEMBER: &str = "introduced";
 const BY_ITS_WORD: &str = "unmet";
 
 fn read_only(reason: &impl Display, outcome: &str) -> Error {
-    Error::refused_as("MISCONF", format!("read-only: {reason} ({outcome})"))
+    Error::refused_as(Code::ReadOnly, format!("read-only: {reason} ({outcome})"))
 }
 
 /// Compares without stopping at the first difference, so that the time taken says nothing about

@@ -15,7 +15,7 @@
 
 use std::time::Duration;
 
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::locks::Latch;
 
 /// Whether the process was asked to stop, and who waits for that.
@@ -53,7 +53,7 @@ impl GentleStop {
     fn check(&self, outcome: &str) -> Result<()> {
         if self.is_asked() {
             return Err(Error::refused_as(
-                "MISCONF",
+                Code::ReadOnly,
                 format!("stopping: ask another node ({outcome})"),
             ));
         }

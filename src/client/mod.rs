@@ -50,7 +50,7 @@ use failure::Failure;
 pub use failure::{cannot_connect, with_hint};
 pub use response::{Response, foreign, is_reply};
 
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Refusal, Result};
 use crate::protocol::command;
 use crate::protocol::resp::decimal;
 
@@ -174,9 +174,9 @@ impl Client {
     /// As [`Client::request`], but an error reply is an error.
     pub fn checked(&mut self, words: &[&[u8]]) -> Result<Response> {
         match self.request(words)? {
-            Response::Error(code, message) => Err(Error::Refused(crate::error::Refusal {
+            Response::Error(code, message) => Err(Error::Refused(Refusal {
                 message: with_hint(&code, &message),
-                code: if code == "NOAUTH" { "NOAUTH" } else { "ERR" },
+                code: if code == "NOAUTH" { Code::NoPassword } else { Code::General },
             })),
             response => Ok(response),
         }

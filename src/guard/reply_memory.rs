@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use log::warn;
 
 use super::LogLimiter;
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Refusal, Result};
 use crate::locks::lock;
 use crate::metrics;
 
@@ -132,8 +132,8 @@ impl ReplyMemory {
     }
 
     fn exceeded(&self) -> Error {
-        Error::Protocol(crate::error::Refusal {
-            code: "ERR",
+        Error::Protocol(Refusal {
+            code: Code::General,
             message: format!(
                 "replies not yet taken exceed {} bytes, and this connection holds most of them; ask for less at a time, \
                  or start the server with a larger --reply-memory",

@@ -7,13 +7,13 @@
 //! spoken (501).
 //!
 //! A connection that began with HTTP stays HTTP until it ends, so a body is never read as a
-//! command. Errors carry their status code as the code word of their
-//! [`Refusal`]; those of the framing close the connection.
+//! command. Errors are a [`Refusal`] with their status as its [`Code::Http`]; those of the framing
+//! close the connection.
 
 use super::line::trimmed;
 use super::resp::decimal;
 use crate::config::Limits;
-use crate::error::{Error, Refusal, Result};
+use crate::error::{Code, Error, Refusal, Result};
 
 /// Reads requests from the unread bytes. A head is short, so it is simply read again when more of
 /// it has arrived.
@@ -204,7 +204,7 @@ fn is_token(byte: u8) -> bool {
 
 /// A refusal after which the connection cannot be followed.
 fn closing(status: &'static str, message: impl Into<String>) -> Error {
-    Error::Protocol(Refusal { code: status, message: message.into() })
+    Error::Protocol(Refusal { code: Code::Http(status), message: message.into() })
 }
 
 /// Tells a client that asked to go on with its body.
@@ -266,14 +266,9 @@ impl HttpReply<'_> {
         self.head("204", "");
     }
 
-    /// A refusal; its code is the status where it is one.
+    /// A refusal, with the status of its code.
     pub fn error(&mut self, refusal: &Refusal) {
-        let status = match refusal.code {
-            "NOAUTH" | "WRONGPASS" => "401",
-            "MISCONF" => "503",
-            code if code.starts_with(|first: char| first.is_ascii_digit()) => code,
-            _ => "400",
-        };
+        let status = refusal.code.http_status();
         self.content(status, content::TEXT, format!("{}\n", refusal.message).as_bytes());
     }
 
@@ -328,7 +323,9 @@ mod tests {
         for end in cuts.iter().copied().chain([bytes.len()]) {
             loop {
                 match parser.parse(&bytes[start..end.max(start)], &limits) {
-                    Err(Error::Protocol(refusal)) => return (found, Some(refusal.code)),
+                    Err(Error::Protocol(refusal)) => {
+                        return (found, Some(refusal.code.http_status()));
+                    }
                     Err(other) => panic!("{other}"),
                     Ok(Some(request)) if request.body.is_some() => {
                         found.push(shown(&request));

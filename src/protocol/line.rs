@@ -18,7 +18,7 @@
 use super::words::{Span, Words};
 use super::{Command, Reply, command};
 use crate::config::Limits;
-use crate::error::{Error, Refusal, Result};
+use crate::error::{Code, Error, Refusal, Result};
 
 /// Finds lines in the unread bytes and says what they mean.
 #[derive(Debug, Default)]
@@ -43,7 +43,7 @@ impl Parser {
         }
         if len > limits.line_bytes_max {
             let message = format!("line too long: at most {} bytes", limits.line_bytes_max);
-            return Err(Error::Protocol(Refusal { code: "ERR", message }));
+            return Err(Error::Protocol(Refusal { code: Code::General, message }));
         }
         self.scanned = if found.is_some() { 0 } else { bytes.len() };
         Ok(found.map(|_| len + 1))

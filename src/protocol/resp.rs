@@ -21,7 +21,7 @@
 use super::Reply;
 use super::words::{Span, Words};
 use crate::config::Limits;
-use crate::error::{Error, Refusal, Result};
+use crate::error::{Code, Error, Refusal, Result};
 
 /// Finds requests in the unread bytes. It goes on where it stopped when more bytes have come.
 ///
@@ -329,7 +329,7 @@ pub fn decimal(digits: &[u8]) -> Option<i64> {
 
 /// The answer to everything before the password.
 pub fn no_auth() -> Refusal {
-    Refusal { code: "NOAUTH", message: "Authentication required.".into() }
+    Refusal { code: Code::NoPassword, message: "Authentication required.".into() }
 }
 
 /// Writes results in RESP.
@@ -373,7 +373,9 @@ impl Reply for RespReply<'_> {
     }
 
     fn error(&mut self, refusal: &Refusal) {
-        self.out.extend_from_slice(format!("-{} {}\r\n", refusal.code, refusal.message).as_bytes());
+        self.out.extend_from_slice(
+            format!("-{} {}\r\n", refusal.code.word(), refusal.message).as_bytes(),
+        );
     }
 
     fn text(&mut self, text: &str) {

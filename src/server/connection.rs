@@ -18,7 +18,7 @@ use super::handshake::check_password;
 use super::progress::{self, Progress};
 use super::transport::{ReadBuffer, Transport};
 use crate::config::Limits;
-use crate::error::{Error, Refusal, Result};
+use crate::error::{Code, Error, Refusal, Result};
 use crate::guard::LARGE_BYTES;
 use crate::metrics::{self, Histogram};
 use crate::node::Node;
@@ -219,7 +219,7 @@ impl<'n> Connection<'n> {
                     metrics::add(&self.node.metrics.protocol_errors, 1);
                     debug!("closing: {error}");
                     if let Error::Protocol(refusal) = &error {
-                        if refusal.code == no_auth().code {
+                        if refusal.code == Code::NoPassword {
                             self.note_refused_stranger();
                         }
                         self.reply_error(refusal);
@@ -356,7 +356,7 @@ impl<'n> Connection<'n> {
         {
             // Too much waits for clients, most of it for this one. There is room for saying so.
             self.output = Vec::new();
-            self.write_error(&refusal_of(&error));
+            self.write_error(&error.refusal());
             is_admitted = Err(io::Error::other(error));
         }
         let session = &mut self.session;
@@ -374,7 +374,7 @@ impl<'n> Connection<'n> {
     /// Puts an error in place of every reply. A client counts its replies, so there must be as many
     /// as there were.
     fn replace_replies(&mut self, replies: u64, error: &Error) {
-        let refusal = refusal_of(error);
+        let refusal = error.refusal();
         self.output.clear();
         (0..replies).for_each(|_| self.write_error(&refusal));
     }
@@ -417,7 +417,7 @@ impl<'n> Connection<'n> {
         // value.
         if matches!(self.protocol, Protocol::Line { .. }) && !self.input.unread().is_empty() {
             let message = "request not ended by a newline, nothing was done".to_string();
-            self.reply_error(&Refusal { code: "ERR", message });
+            self.reply_error(&Refusal { code: Code::General, message });
             self.flush()?;
         }
         Ok(())
@@ -492,14 +492,6 @@ impl Stopwatch {
     }
 }
 
-/// What a client is told of an error.
-fn refusal_of(error: &Error) -> Refusal {
-    match error {
-        Error::Refused(refusal) | Error::Protocol(refusal) => refusal.clone(),
-        other => Refusal { code: "ERR", message: other.to_string() },
-    }
-}
-
 /// Carries out a request, or says why not.
 fn answer<R: Reply>(
     command: Result<Command>,
@@ -510,17 +502,9 @@ fn answer<R: Reply>(
     session.batch.commands += 1;
     match command.and_then(|command| execute(command, node, session, reply)) {
         Ok(next) => next,
-        Err(Error::Refused(refusal)) => {
-            reply.error(&refusal);
-            Next::Continue
-        }
-        Err(Error::Protocol(refusal)) => {
-            reply.error(&refusal);
-            Next::Close
-        }
-        Err(other) => {
-            reply.error(&Refusal { code: "ERR", message: other.to_string() });
-            Next::Continue
+        Err(error) => {
+            reply.error(&error.refusal());
+            if matches!(error, Error::Protocol(_)) { Next::Close } else { Next::Continue }
         }
     }
 }

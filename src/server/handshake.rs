@@ -4,7 +4,7 @@
 //! node-redis 6 need a real `HELLO 3`, ioredis needs `INFO`, `redis-cli` shows `COMMAND DOCS` as
 //! hints.
 
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::glob;
 use crate::guard::{Turn, shown};
 use crate::node::Node;
@@ -109,7 +109,10 @@ fn authenticate(
     if is_right {
         return Ok(());
     }
-    Err(Error::refused_as("WRONGPASS", "invalid username-password pair or user is disabled."))
+    Err(Error::refused_as(
+        Code::WrongPassword,
+        "invalid username-password pair or user is disabled.",
+    ))
 }
 
 /// Looks at a password when it is the turn of the client's address. With a right one the client is
@@ -119,7 +122,7 @@ pub fn check_password(password: &[u8], node: &Node, session: &mut Session) -> Re
     let turn = session.client.map_or(Turn::Now, |client| attempts.turn(client));
     if turn == Turn::Never || matches!(turn, Turn::After(wait) if !session.wait_for_turn(wait)) {
         return Err(Error::refused_as(
-            "WRONGPASS",
+            Code::WrongPassword,
             "too many wrong passwords from this address, this one was not looked at; try again in a few seconds",
         ));
     }
@@ -149,7 +152,7 @@ fn hello<R: Reply>(
         Some(b"2") => 2,
         Some(b"3") => 3,
         Some(other) if other.iter().all(u8::is_ascii_digit) => {
-            return Err(Error::refused_as("NOPROTO", "unsupported protocol version"));
+            return Err(Error::refused_as(Code::NoSuchVersion, "unsupported protocol version"));
         }
         Some(_) => {
             return Err(Error::refused("Protocol version is not an integer or out of range"));
@@ -178,7 +181,7 @@ fn hello<R: Reply>(
     }
     if !session.authenticated {
         return Err(Error::refused_as(
-            "NOAUTH",
+            Code::NoPassword,
             "HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time",
         ));
     }

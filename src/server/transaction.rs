@@ -10,7 +10,7 @@
 //! costs one flag, however long it is.
 
 use super::execute::Session;
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::protocol::{Command, Reply};
 
 /// Whether a connection has sent `MULTI`.
@@ -36,7 +36,7 @@ pub fn inside<R: Reply>(command: &Command, session: &mut Session, reply: &mut R)
         Command::Exec => {
             session.transaction = Transaction::None;
             return Err(Error::refused_as(
-                "EXECABORT",
+                Code::TransactionAborted,
                 format!("Transaction discarded: {NONE_EXECUTED}"),
             ));
         }

@@ -46,7 +46,7 @@ mod status;
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::node::{Batch, Node};
 use crate::protocol::http::{HttpReply, Request, content};
 use crate::random::random_id;
@@ -235,7 +235,7 @@ fn base64_decoded(text: &[u8]) -> Option<Vec<u8>> {
 
 /// An answer with a status of its own.
 fn refused(status: &'static str, message: &str) -> Error {
-    Error::refused_as(status, message)
+    Error::refused_as(Code::Http(status), message)
 }
 
 #[cfg(test)]
