@@ -32,7 +32,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Mode {
     /// Run a node
-    Server(ServerOptions),
+    Server(Box<ServerOptions>),
     /// Talk to a node: at a prompt, from a pipe, or one command
     Client(ClientOptions),
     /// Put a server under load and measure it
@@ -133,8 +133,8 @@ fn variable_of(command: &clap::Command, flag: &str) -> Option<String> {
     Some(format!("{}, a variable of the environment", name.display()))
 }
 
-fn run_server(options: ServerOptions) -> Result<bool> {
-    print(&format!("Starting node on port {}\n", options.port))?;
+fn run_server(options: Box<ServerOptions>) -> Result<bool> {
+    print(&format!("Starting node on port {}\n", options.configuration.port))?;
     let server = NodeServer::start(Node::open(options.into_configuration()?)?)?;
     print(&format!("Server started on port {}\n", server.address.port()))?;
     server.node.wait_for_shutdown();

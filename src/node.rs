@@ -52,6 +52,7 @@ use crate::error::{Code, Error, Result};
 use crate::guard::Guard;
 use crate::locks::Latch;
 use crate::metrics::{self, Metrics};
+use crate::passwords::Passwords;
 use crate::random::random_id;
 use crate::replication::members::{KnownBy, Stored, StoredMember};
 use crate::replication::sync::{self, Merged};
@@ -139,6 +140,14 @@ impl Batch {
     }
 }
 
+/// Longest wait for `SHUTDOWN` to settle what is under way. Then the process ends all the same.
+pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time between two samples of the counters for the page's charts: fine enough to see a stall, and
+/// idle it costs one short look a second.
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
+/// Samples kept: five minutes. More: the oldest goes.
+const SAMPLES_MAX: usize = 300;
+
 impl Node {
     /// A node as configured: with a data directory it starts with all that is stored there.
     pub fn open(configuration: Configuration) -> Result<Self> {
@@ -154,7 +163,7 @@ impl Node {
             clock_skew_max: configuration.replication.clock_skew_max,
             restamp: configuration.restamp,
         };
-        let durability = Durability::open(directory, opening, &configuration.limits, &store)?;
+        let durability = Durability::open(directory, opening, &store)?;
         if is_alone && durability.node_file.members.is_empty() {
             // They were needed while records came in any order. Nobody else can bring an older
             // value back.
@@ -183,8 +192,7 @@ impl Node {
         let ids = (node_id, run_id);
         let replication =
             ReplicationManager::new(&configuration, ids, store.clone(), clock.clone(), memory);
-        let guard =
-            Guard::new(configuration.limits.connections_max, configuration.reply_memory_bytes);
+        let guard = Guard::new(configuration.connections_max, configuration.reply_memory_bytes);
         let limits_of_strangers = configuration.limits.of_strangers();
         Node {
             guard,
@@ -388,16 +396,16 @@ impl Node {
         self.log().map_or(Ok(()), WriteAheadLog::sync)
     }
 
-    /// [`Node::sync`] for a gentle stop: waits at most `shutdown_timeout`.
+    /// [`Node::sync`] for a gentle stop: waits at most [`SHUTDOWN_TIMEOUT`].
     pub fn close(self: &Arc<Self>) -> Result<()> {
-        let timeout = self.configuration.limits.shutdown_timeout;
         let (node, (done, result)) = (Arc::clone(self), bounded(1));
         // In a thread, because an fsync on a dying disk may take for ever.
         thread::Builder::new().name("shutdown".into()).spawn(move || {
             let _ = done.send(node.sync());
         })?;
-        result.recv_timeout(timeout).unwrap_or_else(|_| {
-            let message = format!("the disk took longer than {timeout:?} for the last fsync");
+        result.recv_timeout(SHUTDOWN_TIMEOUT).unwrap_or_else(|_| {
+            let message =
+                format!("the disk took longer than {SHUTDOWN_TIMEOUT:?} for the last fsync");
             Err(Error::Fatal(message))
         })
     }
@@ -459,7 +467,7 @@ impl Node {
 
     /// Whether `password` is a valid one; without a configured password nothing is.
     pub fn is_password(&self, password: &[u8]) -> bool {
-        let Configuration { password: first, second_password: second, .. } = &self.configuration;
+        let Passwords { first, second } = &self.configuration.passwords;
         let is_it = |expected: &Option<Vec<u8>>| {
             expected.as_ref().is_some_and(|expected| same_in_constant_time(expected, password))
         };
@@ -475,9 +483,8 @@ impl Node {
     /// Returns when somebody asked for a gentle stop. Until then it samples the counters for the
     /// page's charts.
     pub fn wait_for_shutdown(&self) {
-        let limits = &self.configuration.limits;
-        while !self.stop.wait(limits.sample_interval) {
-            self.metrics.take_sample(self.started.elapsed(), limits.samples_max);
+        while !self.stop.wait(SAMPLE_INTERVAL) {
+            self.metrics.take_sample(self.started.elapsed(), SAMPLES_MAX);
         }
     }
 

@@ -1,85 +1,34 @@
 //! Options: what a person can say on the command line, and how it becomes a [`Configuration`].
 
 use std::ffi::OsString;
-use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use clap::builder::BoolishValueParser;
 use log::warn;
 
-use crate::addresses::{parse_cluster, parse_host_port};
-use crate::client::SILENCE_TIMEOUT;
+use crate::addresses::{parse_host, parse_host_port};
 use crate::config::{
-    Configuration, DEFAULT_HOST, DEFAULT_PORT, Dials, FsyncPolicy, Limits, ReplicationOptions,
-    VALUE_BYTES_MAX,
+    Configuration, DEFAULT_HOST, DEFAULT_PORT, FsyncPolicy, SILENCE_TIMEOUT, VALUE_BYTES_MAX,
 };
 use crate::error::{Error, Result};
 use crate::metrics::open_files;
 use crate::passwords::{Passwords, warn_if_readable};
-use crate::sizes::parse_size;
 
 /// `kvstore server`: what a person can say about a node. Every option also as a `KVSTORE_…`
 /// variable.
 #[derive(Args, Clone, Debug)]
 pub struct ServerOptions {
-    /// Port to listen on; 0 picks a free one
-    #[arg(default_value_t = DEFAULT_PORT, value_parser = parse_port)]
-    pub port: u16,
-    /// Address to listen on; any but loopback needs a password
-    #[arg(long, env = "KVSTORE_BIND", value_name = "ADDR", default_value = "127.0.0.1", value_parser = parse_address)]
-    pub bind: IpAddr,
-    /// Connections at one time
-    #[arg(long, env = "KVSTORE_MAX_CONNECTIONS", value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
-    pub max_connections: u32,
-    /// Keep the data in this directory; without it everything is in memory only
-    #[arg(long, env = "KVSTORE_DATA_DIR", value_name = "DIR")]
-    pub data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)] // Would be taken for a text of the help.
+    pub configuration: Configuration,
     /// When writes are brought to the disk [default: everysec]
     #[arg(long, env = "KVSTORE_FSYNC", value_name = "POLICY")]
     pub fsync: Option<FsyncPolicy>,
-    /// Start with what is readable of a damaged data directory, and say what is lost; not for a
-    /// node of a cluster, which starts with an empty directory
-    #[arg(long, env = "KVSTORE_SALVAGE", value_parser = BoolishValueParser::new())]
-    pub salvage: bool,
-    /// Stamp records of this data directory that lie too far in the future again, with the time of
-    /// now; only when this machine's clock is right, and on all nodes that hold such records before
-    /// clients write
-    #[arg(long, env = "KVSTORE_RESTAMP", value_parser = BoolishValueParser::new())]
-    pub restamp: bool,
-    /// Close clients that send nothing for so long; 0, the default, never does
-    #[arg(long, env = "KVSTORE_IDLE_TIMEOUT", value_name = "SECS", default_value_t = 0)]
-    pub idle_timeout: u64,
     /// File with the password that clients must give, or with two, one to a line, while it is
     /// changed; KVSTORE_PASSWORD holds the password itself
     #[arg(long, env = "KVSTORE_PASSWORD_FILE", value_name = "FILE")]
     pub password_file: Option<PathBuf>,
-    /// Bytes of replies that clients have not taken, all together; beyond it the connection that
-    /// holds most is closed
-    #[arg(long, env = "KVSTORE_REPLY_MEMORY", value_name = "SIZE", default_value = "1GiB", value_parser = parse_size)]
-    pub reply_memory: u64,
-    /// Other nodes to replicate with; one that lives is enough; may be repeated
-    #[arg(long, env = "KVSTORE_PEER", value_name = "HOST:PORT", value_delimiter = ',', value_parser = parse_host_port)]
-    pub peer: Vec<String>,
-    /// Address under which the other nodes reach this one
-    #[arg(long, env = "KVSTORE_ADVERTISE", value_name = "HOST:PORT", value_parser = parse_host_port)]
-    pub advertise: Option<String>,
-    /// Name of the cluster; nodes of another one are refused
-    #[arg(long, env = "KVSTORE_CLUSTER", value_name = "NAME", default_value = "kvstore", value_parser = parse_cluster)]
-    pub cluster: String,
-    /// Refuse records that are further ahead of this machine's clock
-    #[arg(long, env = "KVSTORE_MAX_CLOCK_SKEW", value_name = "SECS", default_value_t = 60)]
-    pub max_clock_skew: u32,
-    /// How long deletes are remembered before they may be dropped
-    #[arg(long, env = "KVSTORE_TOMBSTONE_GRACE", value_name = "SECS", default_value_t = 600)]
-    pub tombstone_grace: u32,
-    /// Allow PARTITION and HEAL, to watch what a cut network does
-    #[arg(long, env = "KVSTORE_ENABLE_FAULT_INJECTION", value_parser = BoolishValueParser::new())]
-    pub enable_fault_injection: bool,
-    /// Listen on any address without a password
-    #[arg(long, env = "KVSTORE_INSECURE", value_parser = BoolishValueParser::new())]
-    pub insecure: bool,
 }
 
 /// Whom a client asks: all of `kvstore export`'s options.
@@ -169,59 +118,36 @@ pub struct BenchOptions {
 impl ServerOptions {
     /// Checks the options against each other and this machine.
     pub fn into_configuration(self) -> Result<Configuration> {
-        let Passwords { first: password, second: second_password } =
-            Passwords::read(self.password_file.as_deref())?;
-        self.password_file.as_deref().into_iter().for_each(warn_if_readable);
-        if !self.bind.is_loopback() && password.is_none() && !self.insecure {
+        let ServerOptions { mut configuration, fsync, password_file } = self;
+        configuration.passwords = Passwords::read(password_file.as_deref())?;
+        password_file.as_deref().into_iter().for_each(warn_if_readable);
+        let (bind, replication) = (configuration.bind, &configuration.replication);
+        let has_password = configuration.passwords.first.is_some();
+        if !bind.is_loopback() && !has_password && !configuration.insecure {
             return Err(Error::Usage(format!(
-                "{} can be reached from other machines, and there is no password. Set one with --password-file FILE \
-                 or KVSTORE_PASSWORD, or say --insecure, or listen on 127.0.0.1",
-                self.bind
+                "{bind} can be reached from other machines, and there is no password. Set one with \
+                 --password-file FILE or KVSTORE_PASSWORD, or say --insecure, or listen on 127.0.0.1"
             )));
         }
-        if self.data_dir.is_none() && (self.fsync.is_some() || self.salvage || self.restamp) {
+        let says_how_to_store = fsync.is_some() || configuration.salvage || configuration.restamp;
+        if configuration.data_dir.is_none() && says_how_to_store {
             return Err(Error::Usage(
-                "--fsync, --salvage and --restamp are about stored data; say where it is with --data-dir DIR".into(),
+                "--fsync, --salvage and --restamp are about stored data; say where it is with \
+                 --data-dir DIR"
+                    .into(),
             ));
         }
-        if self.bind.is_unspecified() && self.advertise.is_none() && !self.peer.is_empty() {
+        let has_peers = !replication.seeds.is_empty();
+        if bind.is_unspecified() && replication.advertise.is_none() && has_peers {
             return Err(Error::Usage(format!(
-                "{} stands for every interface, so the peers cannot be told where this node is; say --advertise HOST:PORT",
-                self.bind
+                "{bind} stands for every interface, so the peers cannot be told where this node \
+                 is; say --advertise HOST:PORT"
             )));
         }
-        let is_trusted = password.is_some() || self.insecure;
-        let dials = if is_trusted { Dials::Everybody } else { Dials::ThisMachineAndSeeds };
-        let connections_max = fitting_connections(self.max_connections as usize);
-        let idle_timeout = (self.idle_timeout > 0).then(|| Duration::from_secs(self.idle_timeout));
-        let limits = Limits { connections_max, idle_timeout, ..Limits::default() };
-        Ok(Configuration {
-            port: self.port,
-            bind: self.bind,
-            password,
-            second_password,
-            reply_memory_bytes: self.reply_memory,
-            data_dir: self.data_dir,
-            fsync: self.fsync.unwrap_or_default(),
-            salvage: self.salvage,
-            restamp: self.restamp,
-            replication: ReplicationOptions {
-                seeds: self.peer,
-                advertise: self.advertise,
-                cluster: self.cluster,
-                clock_skew_max: Duration::from_secs(self.max_clock_skew.into()),
-                tombstone_grace: Duration::from_secs(self.tombstone_grace.into()),
-                fault_injection: self.enable_fault_injection,
-                dials,
-            },
-            limits,
-        })
+        configuration.fsync = fsync.unwrap_or_default();
+        configuration.connections_max = fitting_connections(configuration.connections_max);
+        Ok(configuration)
     }
-}
-
-fn parse_port(text: &str) -> std::result::Result<u16, String> {
-    text.parse()
-        .map_err(|_| "not a port; ports are numbers up to 65535, and 0 picks a free one".into())
 }
 
 /// A port that can be connected to.
@@ -230,32 +156,6 @@ fn parse_port_of_server(text: &str) -> std::result::Result<u16, String> {
     port.ok_or_else(|| {
         "not a port (1 to 65535); HOST and PORT come first, as in localhost 8080".into()
     })
-}
-
-/// A host name or IP address without a port; an IPv6 address may stand in brackets.
-fn parse_host(text: &str) -> std::result::Result<String, String> {
-    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
-    if bare.parse::<IpAddr>().is_ok() {
-        return Ok(bare.into());
-    }
-    match text.rsplit_once(':') {
-        Some((host, port)) if parse_host_port(text).is_ok() => Err(format!(
-            "HOST and PORT are two words; say {} {port}",
-            host.trim_matches(['[', ']'])
-        )),
-        None if parse_host_port(&format!("{text}:1")).is_ok() && !text.contains('/') => {
-            Ok(text.into())
-        }
-        _ => Err("not a host name or IP address; try localhost".into()),
-    }
-}
-
-fn parse_address(text: &str) -> std::result::Result<IpAddr, String> {
-    if text == "localhost" {
-        return Ok(IpAddr::V4(Ipv4Addr::LOCALHOST));
-    }
-    text.parse()
-        .map_err(|_| "not an IP address; try 127.0.0.1, or 0.0.0.0 for all interfaces".into())
 }
 
 /// As many connections as were asked for, or as the machine allows.
@@ -312,12 +212,13 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_of_options_and_limits_agree() {
+    fn the_default_configuration_is_that_of_no_options() {
         let from_options = configuration(&[]).expect("defaults work");
         let expected = Configuration::default();
-        assert_eq!((from_options.port, from_options.bind), (expected.port, expected.bind));
-        assert!(from_options.limits.connections_max <= expected.limits.connections_max);
-        assert_eq!(from_options.limits.idle_timeout, expected.limits.idle_timeout);
+        assert!(from_options.connections_max <= expected.connections_max);
+        let from_options =
+            Configuration { connections_max: expected.connections_max, ..from_options };
+        assert_eq!(format!("{from_options:?}"), format!("{expected:?}"));
     }
 
     #[test]
@@ -356,47 +257,9 @@ mod tests {
 
     #[test]
     fn addresses_of_peers_are_checked() {
-        for good in ["localhost:8080", "10.0.0.1:1", "[::1]:8080", "kv-1.example:65535"] {
-            assert!(parse_host_port(good).is_ok(), "{good}");
-        }
-        for bad in [
-            "",
-            "localhost",
-            ":8080",
-            "h:0",
-            "h:65536",
-            "h:x",
-            "::1:8080",
-            "0.0.0.0:8080",
-            "[::]:8080",
-            "a b:1",
-            "a@b:1",
-        ] {
-            assert!(parse_host_port(bad).is_err(), "{bad}");
-        }
         let several = configuration(&["--peer", "a:1,b:2", "--peer", "c:3"]).expect("works");
         assert_eq!(several.replication.seeds, ["a:1", "b:2", "c:3"]);
         let refused = configuration(&["--bind", "0.0.0.0", "--insecure", "--peer", "a:1"]);
         assert!(refused.expect_err("no address to tell").to_string().contains("--advertise"));
-    }
-
-    #[test]
-    fn a_host_has_no_port() {
-        for (good, host) in
-            [("localhost", "localhost"), ("10.0.0.1", "10.0.0.1"), ("::1", "::1"), ("[::1]", "::1")]
-        {
-            assert_eq!(parse_host(good).as_deref(), Ok(host));
-        }
-        for (bad, way_out) in [
-            ("localhost:7000", "say localhost 7000"),
-            ("[::1]:7000", "say ::1 7000"),
-            ("", "try localhost"),
-            ("a b", "try localhost"),
-            ("http://localhost", "try localhost"),
-            ("localhost/", "try localhost"),
-            ("localhost:x", "try localhost"),
-        ] {
-            assert!(parse_host(bad).is_err_and(|reason| reason.contains(way_out)), "{bad}");
-        }
     }
 }

@@ -13,8 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use kvstore::config::FsyncPolicy;
-use kvstore::config::{Configuration, Limits};
+use kvstore::config::{Configuration, FsyncPolicy, Limits};
 use kvstore::node::{Batch, Node};
 
 use common::disk::Tmpfs;

@@ -199,7 +199,7 @@ fn idle_clients_stay_unless_told_otherwise() {
         serve(Limits { partial_request_timeout: Duration::from_millis(50), ..Limits::default() });
     let mut wire = Wire::connect(port);
     wire.ask("PING\n", "PONG\n");
-    assert!(Configuration::default().limits.idle_timeout.is_none());
+    assert!(Configuration::default().idle_timeout.is_zero());
     let impatient = Server::start(&["--idle-timeout", "1"]);
     assert_eq!(impatient.connect().rest(), b"", "closed for its silence");
     // Meanwhile the other was silent for as long.

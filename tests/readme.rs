@@ -15,7 +15,8 @@
 mod common;
 
 use common::{Server, Terminal, quoted, repository};
-use kvstore::config::Limits;
+use kvstore::config::{Configuration, KEY_BYTES_MAX, Limits, VALUE_BYTES_MAX};
+use kvstore::protocol::UNAUTHENTICATED_ELEMENTS_MAX;
 use kvstore::protocol::command::TABLE;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -318,14 +319,14 @@ fn the_command_table_is_the_sources() {
 fn the_limits_table_is_the_sources() {
     let (text, limits) = (readme(), Limits::default());
     for figure in [
-        format!("1 to {}", with_commas(limits.key_bytes_max)),
-        format!("{} MiB", limits.value_bytes_max >> 20),
+        format!("1 to {}", with_commas(KEY_BYTES_MAX)),
+        format!("{} MiB", VALUE_BYTES_MAX >> 20),
         with_commas(limits.request_elements_max),
-        with_commas(limits.connections_max),
+        with_commas(Configuration::default().connections_max),
         format!("{} MiB in all", limits.request_bytes_max >> 20),
         format!(
             "{} elements, {} KiB",
-            limits.unauthenticated_elements_max,
+            UNAUTHENTICATED_ELEMENTS_MAX,
             limits.unauthenticated_bytes_max >> 10
         ),
         format!("{} s between two bytes", limits.partial_request_timeout.as_secs()),

@@ -14,8 +14,7 @@ use common::cluster::{
 use common::slow::SlowPath;
 use common::{SOON, Server, Wire, binary, poll, resp};
 use kvstore::client::Response;
-use kvstore::config::Configuration;
-use kvstore::config::KEY_BYTES_MAX;
+use kvstore::config::{Configuration, KEY_BYTES_MAX};
 use kvstore::node::Node;
 use kvstore::server::NodeServer;
 use kvstore::store::digest::{SHARDS, bucket_of, key_hash, shard_of};

@@ -6,6 +6,7 @@ mod common;
 use common::{SOON, Server, Wire, http, poll, resp};
 use kvstore::config::{Configuration, Limits};
 use kvstore::node::Node;
+use kvstore::passwords::Passwords;
 use kvstore::server::NodeServer;
 use kvstore::store::digest::{key_hash, shard_of};
 use std::io::{ErrorKind, Read, Write};
@@ -17,8 +18,8 @@ const WRONG: &str = "-WRONGPASS invalid username-password pair or user is disabl
 
 /// A server in this process that wants the password `secret`, with limits of its own; its port.
 fn serve(limits: Limits) -> u16 {
-    let password = Some(b"secret".to_vec());
-    let configuration = Configuration { port: 0, password, limits, ..Configuration::default() };
+    let passwords = Passwords { first: Some(b"secret".to_vec()), second: None };
+    let configuration = Configuration { port: 0, passwords, limits, ..Configuration::default() };
     NodeServer::start(Node::new(configuration)).expect("it starts").address.port()
 }
 

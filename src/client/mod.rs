@@ -50,15 +50,13 @@ use failure::Failure;
 pub use failure::{cannot_connect, with_hint};
 pub use response::{Response, foreign, is_reply};
 
+pub use crate::config::SILENCE_TIMEOUT;
 use crate::error::{Code, Error, Refusal, Result};
 use crate::protocol::command;
 use crate::protocol::resp::decimal;
 
 /// Longest wait for one address to accept a connection.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a server may say nothing while it owes a reply, where nothing else is said. Then it
-/// counts as lost.
-pub const SILENCE_TIMEOUT: Duration = Duration::from_secs(5);
 /// What is added to it for commands that visit all keys, or settle everything before they end the
 /// server.
 const LONG_COMMAND_TIMEOUT: Duration = Duration::from_secs(60);

@@ -21,10 +21,6 @@ pub struct Compactor {
     pub log: Arc<WriteAheadLog>,
     /// What it is a log of.
     pub store: Arc<KeyValueStore>,
-    /// A shorter log is left alone, in bytes.
-    pub bytes_min: u64,
-    /// Between two attempts to heal.
-    pub retry_pause: Duration,
     /// Whether the last attempt to hold room for a snapshot found too little.
     pub lacks_room: bool,
 }
@@ -36,7 +32,7 @@ impl Compactor {
         while !stop.wait_timeout(LOOK_INTERVAL) {
             let is_read_only = self.log.read_only_reason().is_some();
             // Nobody waits for a compaction, and each attempt leaves a small log behind.
-            let pause = self.retry_pause * if is_read_only { 1 } else { 60 };
+            let pause = RETRY_PAUSE * if is_read_only { 1 } else { 60 };
             let is_pausing = failed.is_some_and(|when| when.elapsed() < pause);
             if is_pausing {
                 continue;
@@ -44,7 +40,7 @@ impl Compactor {
             if !is_read_only {
                 self.hold_room();
             }
-            if !(is_read_only || self.lacks_room || self.is_longer_than(2.0, self.bytes_min)) {
+            if !(is_read_only || self.lacks_room || self.is_longer_than(2.0, LOG_BYTES_MIN)) {
                 continue;
             }
             let counts = &self.log.counts;
@@ -95,7 +91,7 @@ impl Compactor {
     /// all at once, since the log grows meanwhile. Where there is none, the compaction is due at
     /// once: later there is still less.
     fn hold_room(&mut self) {
-        if !self.is_longer_than(1.5, self.bytes_min / 2) {
+        if !self.is_longer_than(1.5, LOG_BYTES_MIN / 2) {
             return;
         }
         let files = self.log.files.as_ref();
@@ -114,5 +110,11 @@ impl Compactor {
     }
 }
 
+/// Compaction starts when log and snapshot together exceed this and twice the live data: below it
+/// a start takes less than a second, and a snapshot would be a waste.
+const LOG_BYTES_MIN: u64 = 64 * 1024 * 1024;
+/// Pause between two attempts to write a snapshot while the disk fails, since each may write all
+/// there is; 60 times as long when only compaction fails.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// How often the compactor looks.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);

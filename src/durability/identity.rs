@@ -130,9 +130,9 @@ pub fn bad(reason: &str) -> Error {
     ))
 }
 
-/// Makes the directory if it is missing and takes it for this process, waiting at most `timeout`
-/// for another to end. The lock ends with the returned file, also when the process is killed.
-pub fn take_directory(directory: &Path, timeout: Duration) -> Result<File> {
+/// Makes the directory if it is missing and takes it for this process, waiting for
+/// another to end. The lock ends with the returned file, also when the process is killed.
+pub fn take_directory(directory: &Path) -> Result<File> {
     if directory.is_file() {
         let shown = directory.display();
         return Err(Error::Fatal(format!(
@@ -166,7 +166,9 @@ pub fn take_directory(directory: &Path, timeout: Duration) -> Result<File> {
         match lock.try_lock() {
             Ok(()) => return Ok(lock),
             Err(TryLockError::Error(error)) => return Err(failed(error)),
-            Err(TryLockError::WouldBlock) if start.elapsed() < timeout => thread::sleep(LOCK_PAUSE),
+            Err(TryLockError::WouldBlock) if start.elapsed() < LOCK_TIMEOUT => {
+                thread::sleep(LOCK_PAUSE)
+            }
             Err(TryLockError::WouldBlock) => {
                 return Err(Error::Fatal(format!(
                     "the data directory {} is used by another server; stop that, or choose another with --data-dir DIR",
@@ -177,6 +179,9 @@ pub fn take_directory(directory: &Path, timeout: Duration) -> Result<File> {
     }
 }
 
+/// Longest wait for a server that is ending to let go of the data directory, as after `kill -9`
+/// and an immediate restart. Then: refused.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Between two attempts to take the lock.
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 

@@ -64,7 +64,7 @@ use std::time::Duration;
 
 use log::info;
 
-use crate::config::{FsyncPolicy, Limits};
+use crate::config::FsyncPolicy;
 use crate::error::{Error, Result};
 use crate::locks::Latch;
 use crate::random::random_id;
@@ -109,28 +109,17 @@ pub struct Durability {
 
 impl Durability {
     /// Takes a data directory, merges what it holds into `store` and starts to log.
-    pub fn open(
-        directory: &Path,
-        options: Opening,
-        limits: &Limits,
-        store: &Arc<KeyValueStore>,
-    ) -> Result<Self> {
-        let lock = identity::take_directory(directory, limits.lock_timeout)?;
+    pub fn open(directory: &Path, options: Opening, store: &Arc<KeyValueStore>) -> Result<Self> {
+        let lock = identity::take_directory(directory)?;
         let files = Arc::new(DiskFiles { directory: directory.into() });
         let opened = open_files(files.clone(), options, store);
         let (log, recovered, node_file) = opened.map_err(|error| in_directory(directory, error))?;
         let (log, stop) = (Arc::new(log), Latch::default());
         if options.policy == FsyncPolicy::Everysec {
-            let (log, stop, interval) = (log.clone(), stop.clone(), limits.fsync_interval);
-            spawn("log-sync", move || fsync_regularly(&log, interval, &stop))?;
+            let (log, stop) = (log.clone(), stop.clone());
+            spawn("log-sync", move || fsync_regularly(&log, &stop))?;
         }
-        let compactor = Compactor {
-            log: log.clone(),
-            store: store.clone(),
-            bytes_min: limits.compaction_bytes_min,
-            retry_pause: limits.disk_retry_pause,
-            lacks_room: false,
-        };
+        let compactor = Compactor { log: log.clone(), store: store.clone(), lacks_room: false };
         let durability =
             Durability { log, recovered, node_file, files, stop: stop.clone(), _lock: lock };
         spawn("compaction", move || compactor.run(&stop))?;
@@ -236,14 +225,17 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
 }
 
 /// The thread `log-sync`.
-fn fsync_regularly(log: &WriteAheadLog, interval: Duration, stop: &Latch) {
-    while !stop.wait_timeout(interval) {
+fn fsync_regularly(log: &WriteAheadLog, stop: &Latch) {
+    while !stop.wait_timeout(FSYNC_INTERVAL) {
         if log.read_only_reason().is_none() {
             // A failure is logged where it happens, and makes the node read-only.
             let _ = log.sync();
         }
     }
 }
+
+/// Pause between two fsyncs with `everysec`.
+const FSYNC_INTERVAL: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod disk_model;

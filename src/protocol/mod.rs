@@ -37,6 +37,9 @@ use crate::error::{Error, Refusal, Result};
 pub use command::Command;
 pub use words::Words;
 
+/// Elements of a request before the password was given, as in Redis. More: `-NOAUTH`, closed.
+pub const UNAUTHENTICATED_ELEMENTS_MAX: usize = 10;
+
 /// Writes results in the form of one protocol. One method per shape; the shapes of RESP, of which
 /// lines show what can be shown in a line.
 pub trait Reply {

@@ -18,9 +18,9 @@
 //! Error texts are Redis's own where it has them: its test suite and several clients look at them.
 //! Specification: <https://redis.io/docs/latest/develop/reference/protocol-spec/>.
 
-use super::Reply;
 use super::words::{Span, Words};
-use crate::config::Limits;
+use super::{Reply, UNAUTHENTICATED_ELEMENTS_MAX};
+use crate::config::{Limits, VALUE_BYTES_MAX};
 use crate::error::{Code, Error, Refusal, Result};
 
 /// Finds requests in the unread bytes. It goes on where it stopped when more bytes have come.
@@ -110,8 +110,7 @@ impl Parser {
                 )));
             }
         }
-        let Some((len, after)) = header_line(bytes, 0, limits, "too big mbulk count string")?
-        else {
+        let Some((len, after)) = header_line(bytes, 0, "too big mbulk count string")? else {
             return Ok(false);
         };
         // A negative count asks for nothing, as in Redis.
@@ -119,7 +118,7 @@ impl Parser {
         if len > limits.request_elements_max as u64 {
             return Err(Error::protocol("invalid multibulk length"));
         }
-        if !authenticated && len > limits.unauthenticated_elements_max as u64 {
+        if !authenticated && len > UNAUTHENTICATED_ELEMENTS_MAX as u64 {
             return Err(Error::Protocol(no_auth()));
         }
         self.position = after;
@@ -141,7 +140,7 @@ impl Parser {
         };
         let mut start = 0;
         for word in bytes[..end].split(|byte| byte.is_ascii_whitespace()) {
-            if !authenticated && self.spans.len() > limits.unauthenticated_elements_max {
+            if !authenticated && self.spans.len() > UNAUTHENTICATED_ELEMENTS_MAX {
                 break;
             }
             if !word.is_empty() {
@@ -149,7 +148,7 @@ impl Parser {
             }
             start += word.len() + 1;
         }
-        if !authenticated && self.spans.len() > limits.unauthenticated_elements_max {
+        if !authenticated && self.spans.len() > UNAUTHENTICATED_ELEMENTS_MAX {
             return Err(Error::Protocol(no_auth()));
         }
         self.position = end + 1;
@@ -174,17 +173,12 @@ impl Parser {
                 )));
             }
         }
-        let Some((len, after)) =
-            header_line(bytes, self.position, limits, "too big bulk count string")?
+        let Some((len, after)) = header_line(bytes, self.position, "too big bulk count string")?
         else {
             return Ok(false);
         };
         let len = len.and_then(|len| usize::try_from(len).ok());
-        let len_max = if self.is_merge(bytes, left) {
-            limits.merge_bytes_max
-        } else {
-            limits.value_bytes_max
-        };
+        let len_max = if self.is_merge(bytes, left) { MERGE_BYTES_MAX } else { VALUE_BYTES_MAX };
         let len = len
             .filter(|len| *len <= len_max)
             .ok_or_else(|| Error::protocol("invalid bulk length"))?;
@@ -239,6 +233,10 @@ impl Parser {
     }
 }
 
+/// Longest header line (`*3`, `$5`): 20 digits and some. Longer: protocol error.
+const HEADER_BYTES_MAX: usize = 64;
+/// Longest records of a `PEER MERGE`: one record of the longest key and value must fit.
+const MERGE_BYTES_MAX: usize = VALUE_BYTES_MAX + 128 * 1024;
 /// As in Redis.
 const INLINE_BYTES_MAX: usize = 64 * 1024;
 
@@ -247,18 +245,13 @@ const SPANS_KEPT: usize = 256;
 
 /// Reads the header line at `start`: the number behind its first byte (`None` if it is no number)
 /// and where the next line starts. `None` until the line is complete.
-fn header_line(
-    bytes: &[u8],
-    start: usize,
-    limits: &Limits,
-    too_long: &str,
-) -> Result<Option<(Option<i64>, usize)>> {
+fn header_line(bytes: &[u8], start: usize, too_long: &str) -> Result<Option<(Option<i64>, usize)>> {
     if let Some((number, after)) = short_header_line(bytes, start) {
         return Ok(Some((Some(number), after)));
     }
-    let line = &bytes[start..bytes.len().min(start + limits.header_bytes_max)];
+    let line = &bytes[start..bytes.len().min(start + HEADER_BYTES_MAX)];
     let Some(end) = line.iter().position(|&byte| byte == b'\r') else {
-        let full = line.len() == limits.header_bytes_max;
+        let full = line.len() == HEADER_BYTES_MAX;
         return if full { Err(Error::protocol(too_long)) } else { Ok(None) };
     };
     match bytes.get(start + end + 1) {

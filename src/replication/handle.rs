@@ -90,11 +90,15 @@ pub(super) struct Shown {
     pub(super) clock_ahead_ms: i64,
 }
 
+/// Bytes of the keys that wait for one peer. When full, the key's shard is marked and compared
+/// later.
+const QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
+
 impl Handle {
     pub(super) fn new(number: u64, address: &str, wake: Sender<()>, limits: &Limits) -> Self {
         Handle {
             number,
-            queue: Queue::new(limits.queue_keys_max, limits.queue_bytes_max),
+            queue: Queue::new(limits.queue_keys_max, QUEUE_BYTES_MAX),
             wake,
             tried: Latch::default(),
             sent_bytes: AtomicU64::default(),

@@ -25,6 +25,13 @@ use crate::config::Limits;
 use crate::error::{Error, Result};
 use crate::store::prefetch::PREFETCH_KEYS_MAX;
 
+/// A link that was idle for so long compares digests once, so that a small loss is soon found.
+const SYNC_IDLE_MS: u64 = 10_000;
+/// When a peer is lost, the others are compared with so soon: it may have told one of them what
+/// it told nobody else. A new connection is compared again so soon.
+const SYNC_AFTER_CHANGE_MS: u64 = 1_000;
+/// Every link compares digests this often, busy or not.
+const SYNC_INTERVAL_MS: u64 = 60_000;
 /// While a member cannot be reached, everything is compared so often: what it was sent may come by
 /// way of another.
 const APART_SYNC_MS: u64 = 5_000;
@@ -283,11 +290,10 @@ impl Link {
         self.now_ms = now_ms;
         self.pace.acknowledged(now_ms, limits.batch_bytes);
         if queue.take_stir() {
-            self.idle_sync_ms = Some(now_ms + limits.sync_idle.as_millis() as u64);
+            self.idle_sync_ms = Some(now_ms + SYNC_IDLE_MS);
         }
         if queue.take_loss() {
-            let soon_ms = now_ms + limits.sync_after_change.as_millis() as u64;
-            self.next_sync_ms = self.next_sync_ms.min(soon_ms);
+            self.next_sync_ms = self.next_sync_ms.min(now_ms + SYNC_AFTER_CHANGE_MS);
         }
         if queue.take_nudge() {
             self.nudged_ms = Some(now_ms.max(self.compared_ms.unwrap_or(0) + APART_SYNC_MS));
@@ -312,13 +318,13 @@ impl Link {
         }
         let is_due = is_scheduled || self.nudged_ms.is_some_and(|at| now_ms >= at);
         if self.sync.is_none() && (is_due || queue.has_marks()) {
-            self.start_sync(is_due, now_ms, queue, limits);
+            self.start_sync(is_due, now_ms, queue);
         }
         let allowed = self.pace.allowed(now_ms, limits.batch_bytes, self.refusals.from_ms());
         if self.sync.is_none() || std::mem::take(&mut self.changes_go_next) {
             let batch = self.drain(queue, view, &allowed);
             if !batch.is_empty() {
-                self.idle_sync_ms = Some(now_ms + limits.sync_idle.as_millis() as u64);
+                self.idle_sync_ms = Some(now_ms + SYNC_IDLE_MS);
                 return self.send(vec![Request::Merge(batch)]);
             }
         }
@@ -332,7 +338,7 @@ impl Link {
             return self.send(requests);
         }
         match self.sync.take() {
-            Some(done) => self.finish_sync(done, now_ms, limits),
+            Some(done) => self.finish_sync(done, now_ms),
             None => Step::Wait { until_ms: now_ms },
         }
     }
@@ -424,7 +430,7 @@ impl Link {
     }
 
     /// Begins a comparison: of everything, or of the marked shards.
-    fn start_sync(&mut self, is_full: bool, now_ms: u64, queue: &Queue, limits: &Limits) {
+    fn start_sync(&mut self, is_full: bool, now_ms: u64, queue: &Queue) {
         // First the count, then the marks, and only then, in `Sync::next`, the digests: what
         // changes later is in the queue or marks its shard again.
         let overflows = queue.overflows();
@@ -434,8 +440,8 @@ impl Link {
             // A new connection is greeted twice: nodes that joined a moment apart may have missed
             // each other's name.
             let is_new = self.is_unsettled && !self.is_refused;
-            let interval = if is_new { limits.sync_after_change } else { limits.sync_interval };
-            self.next_sync_ms = now_ms + interval.as_millis() as u64;
+            let interval = if is_new { SYNC_AFTER_CHANGE_MS } else { SYNC_INTERVAL_MS };
+            self.next_sync_ms = now_ms + interval;
             (self.idle_sync_ms, self.nudged_ms, self.compared_ms) = (None, None, Some(now_ms));
             if self.is_unsettled {
                 // What is queued now was merged before: this comparison will find it.
@@ -454,15 +460,14 @@ impl Link {
         });
     }
 
-    fn finish_sync(&mut self, done: Running, now_ms: u64, limits: &Limits) -> Step {
+    fn finish_sync(&mut self, done: Running, now_ms: u64) -> Step {
         self.changes_go_next = false;
         self.revived.extend(done.sync.revived);
         self.answered = self.handled();
         if done.is_refused || done.sync.has_refused {
             // The clocks may come together by themselves: a probe will tell.
             self.refused();
-            self.next_sync_ms =
-                self.next_sync_ms.max(now_ms + limits.sync_interval.as_millis() as u64);
+            self.next_sync_ms = self.next_sync_ms.max(now_ms + SYNC_INTERVAL_MS);
             return Step::Wait { until_ms: now_ms };
         }
         if !done.is_full {

@@ -97,7 +97,11 @@ use queue::{Change, Overflows};
 use shared::{Save, Shared};
 use skewed::SkewedPeers;
 use sync::View;
-use tombstones::{CLEAN_ROUNDS, Rounds};
+use tombstones::{CLEAN_ROUNDS, ROUND_MS, Rounds};
+
+/// Peers this node has links to. Each costs a thread and a queue. Further ones are refused and
+/// counted.
+const PEERS_MAX: usize = 64;
 
 /// Counts since the start of the node.
 #[derive(Debug, Default)]
@@ -185,20 +189,20 @@ impl ReplicationManager {
             is_durable: memory.is_some(),
             address: Err("it does not listen yet".into()),
         };
-        let rounds = Rounds::new(limits.tombstone_round.as_millis() as u64, CLEAN_ROUNDS);
+        let rounds = Rounds::new(ROUND_MS, CLEAN_ROUNDS);
         let (stored, save) = match memory {
             Some(Memory { stored, save }) => (stored, Some(save)),
             None => (Stored::default(), None),
         };
         let members =
-            Members::new(identity, &options.seeds, options.dials, &stored, limits.peers_max);
+            Members::new(identity, &options.seeds, configuration.dials(), &stored, PEERS_MAX);
         ReplicationManager {
             shared: Arc::new(Shared {
                 store,
                 clock,
                 limits: limits.clone(),
                 options: options.clone(),
-                password: configuration.password.clone(),
+                password: configuration.passwords.first.clone(),
                 began: Instant::now(),
                 saved: Mutex::new(stored),
                 save: save.map(Save),
@@ -316,7 +320,7 @@ impl ReplicationManager {
         let Some(left_out) = self.shared.refusal_lines.admit() else {
             return;
         };
-        if refusals.len() >= self.shared.limits.peers_max {
+        if refusals.len() >= PEERS_MAX {
             refusals.clear();
         }
         warn!("refused the peer '{who}': {reason}{left_out}");
@@ -352,7 +356,7 @@ impl ReplicationManager {
     fn refused_records(&self, from: &Greeted, time_max: u64) {
         let (shared, (id, address)) = (&self.shared, from.peer.name());
         let ahead_s = (time_max >> COUNTER_BITS).saturating_sub(wall_clock_ms()) / 1_000;
-        shared.skewed.refused(id, shared.monotonic_ms(), shared.limits.peers_max, || {
+        shared.skewed.refused(id, shared.monotonic_ms(), PEERS_MAX, || {
             let Some(left_out) = shared.refusal_lines.admit() else {
                 return false;
             };

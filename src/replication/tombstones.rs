@@ -32,7 +32,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::sync::{Revived, View};
+use crate::config::PEER_IDLE_TIMEOUT;
 use crate::store::KeyValueStore;
+
+/// Shortest time between two rounds of asking every member about old tombstones. Longer than a
+/// peer's connection may be silent, so that what is under way in one round has arrived, or never
+/// will, before the next.
+pub const ROUND_MS: u64 = 120_000;
+const _: () = assert!(ROUND_MS > PEER_IDLE_TIMEOUT.as_millis() as u64);
 
 /// Rounds without a find, in succession, after which a tombstone goes.
 pub const CLEAN_ROUNDS: u32 = 2;

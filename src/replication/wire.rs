@@ -23,6 +23,8 @@ use crate::error::{Error, Result};
 use crate::guard::sentence;
 use crate::metrics;
 
+/// Longest wait for a peer to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest sleep in one `write`; between two the time limit is looked at.
 const WRITE_SLICE: Duration = Duration::from_millis(100);
 /// Longest reply to AUTH: one line.
@@ -62,7 +64,7 @@ struct Reading {
 
 impl<'a> Wire<'a> {
     pub(super) fn connect(address: &str, handle: &'a Handle, limits: &Limits) -> io::Result<Self> {
-        let stream = Arc::new(open(address, limits.link_connect_timeout, WRITE_SLICE)?);
+        let stream = Arc::new(open(address, CONNECT_TIMEOUT, WRITE_SLICE)?);
         let incoming = Incoming {
             stream,
             handle,

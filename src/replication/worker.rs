@@ -23,6 +23,12 @@ use crate::random::random_id;
 /// Longest sleep of an idle link: then it looks whether its peer has hung up.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
+/// First and longest pause between two attempts to reach a peer. The pause doubles between the two,
+/// and a random part of up to a half keeps nodes from trying in step. It starts again after a
+/// conversation; a HELLO of the peer ends it early, but not after a refusal.
+const BACK_OFF_MIN: Duration = Duration::from_millis(100);
+const BACK_OFF_MAX: Duration = Duration::from_secs(2);
+
 /// A conversation that ended sooner is one more failure for the back-off.
 const CONVERSATION_MIN: Duration = Duration::from_secs(1);
 
@@ -52,8 +58,7 @@ impl From<io::Error> for End {
 pub(super) fn run(handle: &Handle, shared: &Arc<Shared>, wake: &Receiver<()>) {
     let mut worker =
         Worker { handle, shared, wake, link: Link::default(), strangers: BTreeMap::new() };
-    let limits = &shared.limits;
-    let (mut attempt, mut pause) = (0, limits.link_back_off.0);
+    let (mut attempt, mut pause) = (0, BACK_OFF_MIN);
     while let Some(addresses) = shared.addresses(handle.number) {
         let address = &addresses[attempt % addresses.len()];
         let began = Instant::now();
@@ -81,7 +86,7 @@ pub(super) fn run(handle: &Handle, shared: &Arc<Shared>, wake: &Receiver<()>) {
                 }
                 // After a conversation, and not one that the other side ended at once.
                 if was_live || was_introduced && !is_refused && began.elapsed() > CONVERSATION_MIN {
-                    pause = limits.link_back_off.0;
+                    pause = BACK_OFF_MIN;
                 }
                 handle.set_state(match error {
                     Error::Refused(refusal) => State::Refused(refusal.message),
@@ -92,9 +97,9 @@ pub(super) fn run(handle: &Handle, shared: &Arc<Shared>, wake: &Receiver<()>) {
         let jitter = pause.as_millis() as u64 / 2;
         let longest = pause - Duration::from_millis(random_id() % jitter.max(1));
         // Two nodes that refuse each other would wake each other for ever.
-        let shortest = if is_refused { longest } else { longest.min(limits.link_back_off.0) };
+        let shortest = if is_refused { longest } else { longest.min(BACK_OFF_MIN) };
         sleep(wake, shortest, longest);
-        pause = (pause * 2).min(limits.link_back_off.1);
+        pause = (pause * 2).min(BACK_OFF_MAX);
     }
 }
 

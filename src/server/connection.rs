@@ -17,7 +17,7 @@ use super::execute::{Next, Session, execute};
 use super::handshake::check_password;
 use super::progress::{self, Progress};
 use super::transport::{ReadBuffer, Transport};
-use crate::config::Limits;
+use crate::config::{Limits, PEER_IDLE_TIMEOUT};
 use crate::error::{Code, Error, Refusal, Result};
 use crate::guard::LARGE_BYTES;
 use crate::metrics::{self, Histogram};
@@ -26,10 +26,13 @@ use crate::protocol::http::{self, HttpReply};
 use crate::protocol::line::{self, HttpLike, LineReply};
 use crate::protocol::resp::no_auth;
 use crate::protocol::resp::{self, KeysAhead, RespReply};
-use crate::protocol::{self, Choice, Command, Reply};
+use crate::protocol::{self, Choice, Command, Reply, UNAUTHENTICATED_ELEMENTS_MAX};
 use crate::store::prefetch::PREFETCH_KEYS_MAX;
 use crate::web;
 
+/// How long a refused connection may go on sending before it is reset, so that the error reaches the
+/// client: a reset can overtake it.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest sleep in `WAIT`; between two the client is looked after, which may have hung up.
 const WAIT_SLICE: Duration = Duration::from_millis(100);
 
@@ -136,8 +139,8 @@ impl<'n> Connection<'n> {
         let mut patience = if self.input.unread().is_empty() {
             self.request_began = None;
             match self.session.peer {
-                Some(_) => Some(limits.peer_idle_timeout),
-                None => limits.idle_timeout,
+                Some(_) => Some(PEER_IDLE_TIMEOUT),
+                None => Some(self.node.configuration.idle_timeout).filter(|idle| !idle.is_zero()),
             }
         } else {
             let began = *self.request_began.get_or_insert_with(Instant::now);
@@ -310,7 +313,7 @@ impl<'n> Connection<'n> {
                     }
                 }
                 if !session.is_authenticated()
-                    && line::has_more_words(line, limits.unauthenticated_elements_max)
+                    && line::has_more_words(line, UNAUTHENTICATED_ELEMENTS_MAX)
                 {
                     return Err(Error::Protocol(no_auth()));
                 }
@@ -399,8 +402,7 @@ impl<'n> Connection<'n> {
             if self.transport.has_ended() {
                 // It is gone, or it has said all and listens: that cannot be told apart, so it gets
                 // a moment.
-                timeout =
-                    timeout.min(began.elapsed().max(self.node.configuration.limits.linger_timeout));
+                timeout = timeout.min(began.elapsed().max(LINGER_TIMEOUT));
             }
         }
         let held = holding() as i64;
@@ -443,15 +445,12 @@ impl<'n> Connection<'n> {
     /// Reads on for a moment after the last reply: closing a socket with unread bytes resets the
     /// connection, and the reset can overtake the error that says why.
     fn linger(&mut self) {
-        let limits: &Limits = &self.node.configuration.limits;
         let mut stream: &TcpStream = self.transport.stream();
         let _ = stream.shutdown(Shutdown::Write);
         let _ = stream.set_nonblocking(false);
-        let _ = stream.set_read_timeout(Some(limits.linger_timeout));
+        let _ = stream.set_read_timeout(Some(LINGER_TIMEOUT));
         let start = Instant::now();
-        while start.elapsed() < limits.linger_timeout
-            && matches!(stream.read(&mut [0; 4096]), Ok(1..))
-        {}
+        while start.elapsed() < LINGER_TIMEOUT && matches!(stream.read(&mut [0; 4096]), Ok(1..)) {}
     }
 }
 

@@ -4,6 +4,7 @@
 //! node-redis 6 need a real `HELLO 3`, ioredis needs `INFO`, `redis-cli` shows `COMMAND DOCS` as
 //! hints.
 
+use crate::config::VALUE_BYTES_MAX;
 use crate::error::{Code, Error, Result};
 use crate::glob;
 use crate::guard::{Turn, shown};
@@ -66,8 +67,11 @@ pub fn execute<R: Reply>(
         Command::Select { index: b"0" } => reply.ok(),
         Command::Select { .. } => return Err(Error::refused("DB index is out of range")),
         Command::Reset => {
-            let fresh =
-                Session::new(session.id, session.address, node.configuration.password.is_none());
+            let fresh = Session::new(
+                session.id,
+                session.address,
+                node.configuration.passwords.first.is_none(),
+            );
             let (batch, holding) = (std::mem::take(&mut session.batch), session.holding.take());
             let (socket, client) = (session.socket.take(), session.client);
             // Without its password it is a stranger again, or still.
@@ -93,7 +97,7 @@ fn authenticate(
     node: &Node,
     session: &mut Session,
 ) -> Result<()> {
-    if node.configuration.password.is_none() && user.is_none() {
+    if node.configuration.passwords.first.is_none() && user.is_none() {
         return Err(Error::refused(
             "AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?",
         ));
@@ -102,7 +106,7 @@ fn authenticate(
     // As in Redis, the default user of a server without a password takes any. Another user has no
     // password.
     let password = if is_default { password } else { b"" };
-    let is_right = match &node.configuration.password {
+    let is_right = match &node.configuration.passwords.first {
         Some(_) => check_password(password, node, session)?,
         None => is_default,
     };
@@ -277,18 +281,18 @@ fn command_docs<R: Reply>(names: Words, reply: &mut R) {
 
 /// What `CONFIG GET` shows: the names that clients and tools ask for.
 fn settings(node: &Node, session: &Session) -> Vec<(&'static str, String)> {
-    let limits = &node.configuration.limits;
+    let configuration = &node.configuration;
     vec![
-        ("appendfsync", node.configuration.fsync.name().replace("never", "no")),
+        ("appendfsync", configuration.fsync.name().replace("never", "no")),
         ("appendonly", if node.durability().is_some() { "yes" } else { "no" }.into()),
-        ("bind", node.configuration.bind.to_string()),
+        ("bind", configuration.bind.to_string()),
         ("databases", "1".into()),
-        ("maxclients", limits.connections_max.to_string()),
+        ("maxclients", configuration.connections_max.to_string()),
         ("maxmemory", "0".into()),
         ("port", session.address.port().to_string()),
-        ("proto-max-bulk-len", limits.value_bytes_max.to_string()),
+        ("proto-max-bulk-len", VALUE_BYTES_MAX.to_string()),
         ("save", String::new()),
-        ("timeout", limits.idle_timeout.map_or(0, |time| time.as_secs()).to_string()),
+        ("timeout", configuration.idle_timeout.as_secs().to_string()),
     ]
 }
 

@@ -56,7 +56,7 @@ fn sections(node: &Node, address: SocketAddr) -> Vec<Section> {
             vec![
                 ("connected_clients", count(&metrics.connections_open)),
                 ("clients_without_password", guard.strangers.count().to_string()),
-                ("maxclients", node.configuration.limits.connections_max.to_string()),
+                ("maxclients", node.configuration.connections_max.to_string()),
                 ("blocked_clients", node.replication.waiting().to_string()),
             ],
         ),

@@ -46,11 +46,17 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use log::{info, warn};
 
-use crate::config::{Limits, STACK_BYTES};
 use crate::error::{Error, Result};
 use crate::guard::{LogLimiter, Stranger};
 use crate::metrics;
-use crate::node::Node;
+use crate::node::{Node, SHUTDOWN_TIMEOUT};
+
+/// Accepted connections that wait for their thread. When full, accepting pauses and the kernel's own
+/// queue fills.
+const STARTING_CONNECTIONS_MAX: usize = 1_024;
+/// Stack of a connection's thread. Requests are executed without recursion or large arrays, and
+/// only pages that are touched cost memory.
+const STACK_BYTES: usize = 256 * 1024;
 
 /// A node that listens. Its threads end with the process.
 #[derive(Debug)]
@@ -68,7 +74,7 @@ impl NodeServer {
         let listener = TcpListener::bind(wanted).map_err(|error| bind_error(wanted, error))?;
         let address = listener.local_addr()?;
         let node = Arc::new(node);
-        let (sender, receiver) = bounded(node.configuration.limits.starting_connections_max);
+        let (sender, receiver) = bounded(STARTING_CONNECTIONS_MAX);
         let (accepting, starting) = (Arc::clone(&node), Arc::clone(&node));
         thread::Builder::new()
             .name("accept".into())
@@ -88,13 +94,12 @@ impl NodeServer {
     /// The gentle stop, once [`crate::stopping::GentleStop::ask`] was called: takes no more
     /// connections, brings to the peers and to the disk what they lack.
     pub fn stop(&self) -> Result<()> {
-        let timeout = self.node.configuration.limits.shutdown_timeout;
         self.wake_accept();
-        let lacking = self.node.replication.drain(timeout);
+        let lacking = self.node.replication.drain(SHUTDOWN_TIMEOUT);
         if !lacking.is_empty() {
             let peers = lacking.join(", ");
             warn!(
-                "stopping, but what was written last may be missing at {peers}: no confirmation within {timeout:?}"
+                "stopping, but what was written last may be missing at {peers}: no confirmation within {SHUTDOWN_TIMEOUT:?}"
             );
         }
         self.node.close()
@@ -119,7 +124,7 @@ impl NodeServer {
 /// Longest wait for the connection to our own port, which only a full queue of connections delays.
 const WAKE_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// A connection's place among [`Limits::connections_max`]; free again when this is dropped.
+/// A connection's place among [`Configuration::connections_max`](crate::config::Configuration::connections_max); free again when this is dropped.
 #[derive(Debug)]
 struct Place(Arc<Node>);
 
@@ -141,7 +146,7 @@ pub struct Accepted {
     place: Place,
 }
 
-/// Connections beyond [`Limits::connections_max`] while strangers that were closed for them are on
+/// Connections beyond [`Configuration::connections_max`](crate::config::Configuration::connections_max) while strangers that were closed for them are on
 /// their way out. They need descriptors that are kept for other things, so these are few.
 const LEAVING_MAX: u64 = 16;
 
@@ -152,7 +157,7 @@ const LEAVING_TIMEOUT: Duration = Duration::from_millis(100);
 /// Whether a connection that was just accepted and counted may stay. A stranger gives way to it,
 /// since it may have the password.
 fn has_place(node: &Node) -> bool {
-    let places = node.configuration.limits.connections_max as u64;
+    let places = node.configuration.connections_max as u64;
     let excess = || metrics::read(&node.metrics.connections_open).saturating_sub(places);
     let mut waited = Duration::ZERO;
     while excess() > LEAVING_MAX && waited < LEAVING_TIMEOUT {
@@ -167,8 +172,7 @@ fn has_place(node: &Node) -> bool {
 }
 
 fn accept(listener: &TcpListener, node: &Arc<Node>, starting: &Sender<Accepted>) {
-    let limits = &node.configuration.limits;
-    let mut trouble = Trouble::new(limits);
+    let mut trouble = Trouble::new();
     loop {
         match listener.accept() {
             Ok(_) if node.stop.is_asked() => return,
@@ -185,7 +189,7 @@ fn accept(listener: &TcpListener, node: &Arc<Node>, starting: &Sender<Accepted>)
                 }
                 let stream = Arc::new(stream);
                 let stranger =
-                    node.configuration.password.is_some().then(|| strangers.enter(&stream));
+                    node.configuration.passwords.first.is_some().then(|| strangers.enter(&stream));
                 if starting.send(Accepted { stream, client, stranger, place }).is_err() {
                     return;
                 }
@@ -205,7 +209,7 @@ fn accept(listener: &TcpListener, node: &Arc<Node>, starting: &Sender<Accepted>)
 }
 
 fn start_threads(accepted: &Receiver<Accepted>, node: &Arc<Node>, address: SocketAddr) {
-    let mut trouble = Trouble::new(&node.configuration.limits);
+    let mut trouble = Trouble::new();
     let mut number: u64 = 0;
     for connection in accepted {
         number += 1;
@@ -238,30 +242,32 @@ fn refuse(mut stream: TcpStream) {
     let _ = stream.shutdown(Shutdown::Write);
 }
 
+/// First and longest pause after a failed `accept` or thread start: descriptors or memory are
+/// short. Without a pause the loop would spin.
+const PAUSE_MIN: Duration = Duration::from_millis(10);
+const PAUSE_MAX: Duration = Duration::from_millis(100);
+
 /// Backs off while something keeps failing, and says so once a second.
 struct Trouble {
-    first: Duration,
-    longest: Duration,
-    next: Duration,
+    pause: Duration,
     lines: LogLimiter,
 }
 
 impl Trouble {
-    fn new(limits: &Limits) -> Self {
-        let (first, longest) = limits.accept_pause;
-        Trouble { first, longest, next: first, lines: LogLimiter::default() }
+    fn new() -> Self {
+        Trouble { pause: PAUSE_MIN, lines: LogLimiter::default() }
     }
 
     fn over(&mut self) {
-        self.next = self.first;
+        self.pause = PAUSE_MIN;
     }
 
     fn pause(&mut self, message: &str) {
         if let Some(left_out) = self.lines.admit() {
             warn!("{message}{left_out}");
         }
-        thread::sleep(self.next);
-        self.next = (self.next * 2).min(self.longest);
+        thread::sleep(self.pause);
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
     }
 }
 

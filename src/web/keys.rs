@@ -49,7 +49,6 @@ pub fn one(
 /// value is, exact also for keys that are no text. A page may have fewer keys than `count`, or
 /// none, because its work is bounded: the list goes on until the cursor is 0.
 pub fn list(query: &[u8], node: &Node, batch: &mut Batch, reply: &mut HttpReply) -> Result<()> {
-    let limits = &node.configuration.limits;
     let (mut pattern, mut cursor, mut count) = (b"*".to_vec(), 0, LIST_COUNT);
     for pair in query.split(|&byte| byte == b'&').filter(|pair| !pair.is_empty()) {
         let at = pair.iter().position(|&byte| byte == b'=').unwrap_or(pair.len());
@@ -70,7 +69,7 @@ pub fn list(query: &[u8], node: &Node, batch: &mut Batch, reply: &mut HttpReply)
             _ => return Err(refused("400", "the options are prefix, cursor and count")),
         }
     }
-    let count = count.min(limits.http_listing_keys_max);
+    let count = count.min(LIST_COUNT_MAX);
     let mut keys: Vec<Vec<u8>> = Vec::new();
     let step = Step {
         visits: LIST_VISITS_MAX,
@@ -90,6 +89,8 @@ pub fn list(query: &[u8], node: &Node, batch: &mut Batch, reply: &mut HttpReply)
 
 /// Keys of a page of the listing where nothing else is said.
 const LIST_COUNT: usize = 100;
+/// Keys in one page of `GET /keys`. A larger `count` gets this many.
+const LIST_COUNT_MAX: usize = 1_000;
 /// Keys that one page visits. With the bounded work of a step, a page takes some 0.1 s even if its
 /// client has left.
 const LIST_VISITS_MAX: usize = 100_000;

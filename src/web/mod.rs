@@ -63,7 +63,7 @@ pub fn admit(
     mut check_password: impl FnMut(&[u8]) -> Result<bool>,
 ) -> Result<()> {
     let is_probe = matches!(path(request), b"/livez" | b"/readyz");
-    if node.configuration.password.is_some() {
+    if node.configuration.passwords.first.is_some() {
         let is_short = request.len <= node.configuration.limits.unauthenticated_bytes_max;
         let is_authorized =
             password(request).map_or(Ok(false), |password| check_password(&password))?;

@@ -14,7 +14,7 @@ use crate::replication::PeerStatus;
 /// Why work should go to another node, one sentence each; empty when all is well.
 pub fn reasons_not_ready(node: &Node) -> Vec<String> {
     let open = read(&node.metrics.connections_open);
-    let max = node.configuration.limits.connections_max;
+    let max = node.configuration.connections_max;
     let mut reasons = Vec::from_iter(read_only(node));
     if node.stop.is_asked() {
         reasons.push("stopping: SHUTDOWN was asked for".into());
@@ -85,7 +85,7 @@ fn figures(node: &Node, batch: &mut Batch) -> Vec<Figure> {
         ("kvstore_uptime_in_seconds", "Time since the start.", uptime.as_secs()),
         ("kvstore_connected_clients", "Open connections.", read(&metrics.connections_open)),
         ("kvstore_blocked_clients", "Clients in a WAIT.", node.replication.waiting() as u64),
-        ("kvstore_max_clients", "Connections at one time.", node.configuration.limits.connections_max as u64),
+        ("kvstore_max_clients", "Connections at one time.", node.configuration.connections_max as u64),
         ("kvstore_db_keys", "Keys that have a value.", size.keys as u64),
         ("kvstore_tombstones", "Traces of deletes.", size.tombstones as u64),
         ("kvstore_memory_used_bytes", "Size of all records.", size.bytes),

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use crate::checks::trace;
 use crate::network::Network;
-use kvstore::config::{Dials, Limits};
+use kvstore::config::{Dials, Limits, PEER_IDLE_TIMEOUT};
 use kvstore::replication::inbound::is_restless;
 use kvstore::replication::link::Link;
 use kvstore::replication::members::{Identity, Members, Stored};
 use kvstore::replication::queue::{Change, Overflows, Queue};
 use kvstore::replication::sync::{self, View};
-use kvstore::replication::tombstones::{CLEAN_ROUNDS, Rounds};
+use kvstore::replication::tombstones::{CLEAN_ROUNDS, ROUND_MS, Rounds};
 use kvstore::replication::versions;
 use kvstore::replication::{Introduction, Reply, Request};
 use kvstore::store::KeyValueStore;
@@ -172,7 +172,7 @@ impl Cluster {
             Fault::TombstoneDroppedAfterOneRound => 1,
             _ => CLEAN_ROUNDS,
         };
-        Rounds::new(self.limits.tombstone_round.as_millis() as u64, clean)
+        Rounds::new(ROUND_MS, clean)
     }
 
     pub fn fresh(&mut self, index: usize, count: usize, is_durable: bool, skew_ms: i64) -> SimNode {
@@ -295,7 +295,7 @@ impl Cluster {
             }
             return vec![Reply::Introduction(self.introduction(to, true))];
         }
-        let silence_max_ms = self.limits.peer_idle_timeout.as_millis() as u64;
+        let silence_max_ms = PEER_IDLE_TIMEOUT.as_millis() as u64;
         let known = self.nodes[to].inbound.get_mut(&sender_id);
         let is_newest = known.is_some_and(|newest| {
             let is_open = self.network.now_ms - newest.heard_ms < silence_max_ms;
