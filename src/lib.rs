@@ -33,7 +33,8 @@
 //! 3. [`client`], asking: a connection that breaks, and the prompt.
 //! 4. [`store`], remembering: shards, versions, merge, digests.
 //! 5. [`durability`], surviving: the log, recovery, snapshots.
-//! 6. [`replication`], agreeing: links, comparisons, members, and when a delete may be forgotten.
+//! 6. [`peers`], meeting: introductions, connections, and what two stores differ in.
+//!    [`replication`], agreeing: links, members, and when a delete may be forgotten.
 //! 7. [`node`]: the owner of everything, the thread table and the locks; [`stopping`]: its gentle
 //!    end.
 //! 8. [`web`], watching: the page, REST, health and metrics, and how a browser is kept from being a
@@ -62,6 +63,7 @@ pub mod metrics;
 pub mod node;
 pub mod options;
 pub mod passwords;
+pub mod peers;
 pub mod protocol;
 pub mod random;
 pub mod replication;

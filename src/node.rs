@@ -55,7 +55,7 @@ use crate::metrics::{self, Metrics};
 use crate::passwords::Passwords;
 use crate::random::random_id;
 use crate::replication::members::{KnownBy, Stored, StoredMember};
-use crate::replication::sync::{self, Merged};
+use crate::replication::receive::{self, Merged};
 use crate::replication::{Greeted, KnownLinks, Memory, ReplicationManager};
 use crate::stopping::GentleStop;
 use crate::store::digest::SHARDS;
@@ -420,7 +420,7 @@ impl Node {
         self.check_writable()?;
         let skew_max = self.configuration.replication.clock_skew_max;
         let limits = (wall_clock_ms(), skew_max);
-        let done = sync::merge(&self.store, &self.clock, records, limits, |record| {
+        let done = receive::merge(&self.store, &self.clock, records, limits, |record| {
             self.log().map_or(0, |log| log.append(record))
         })?;
         trace!("merged {} records from a peer, refused {}", done.merged, done.refused);

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::ReplicationManager;
 use super::handle::{Handle, State};
 use super::queue::Overflows;
-use super::{ReplicationManager, lock};
+use crate::locks::lock;
 
 /// Longest sleep between two looks at the links: a link that gives up signals nothing.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);

@@ -15,14 +15,16 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
-use super::large::{Large, Waiting};
-use super::pace::{Allowed, Fate, Pace};
 use super::queue::{Change, Overflows, Queue};
 use super::refusals::Refusals;
-use super::sync::{Revived, ShardSet, Sync, View};
-use super::{Introduction, Reply, Request};
 use crate::config::Limits;
 use crate::error::{Error, Result};
+use crate::peers::comparison::{Comparison, Revived, ShardSet};
+use crate::peers::introduction::Introduction;
+use crate::peers::large::{Large, Waiting};
+use crate::peers::pace::{Allowed, Fate, Pace};
+use crate::peers::requests::{PeerReply, PeerRequest};
+use crate::peers::view::View;
 use crate::store::prefetch::PREFETCH_KEYS_MAX;
 
 /// A link that was idle for so long compares digests once, so that a small loss is soon found.
@@ -40,7 +42,7 @@ const APART_SYNC_MS: u64 = 5_000;
 #[derive(Debug)]
 pub enum Step {
     /// Send these together and hand them with their replies to [`Link::take`].
-    Send(Vec<Request>),
+    Send(Vec<PeerRequest>),
     /// Nothing until a change is queued or this time has come.
     Wait {
         /// In milliseconds of the caller's monotonic clock.
@@ -158,7 +160,7 @@ enum Phase {
 
 #[derive(Debug)]
 struct Running {
-    sync: Sync,
+    sync: Comparison,
     is_full: bool,
     began_ms: u64,
     /// Marks dealt with when this has finished.
@@ -308,13 +310,13 @@ impl Link {
             _ => {}
         }
         if self.phase == Phase::Greeting {
-            return self.send(vec![Request::Hello]);
+            return self.send(vec![PeerRequest::Hello]);
         }
         if self.sync.is_none()
             && let Some(record) = self.probe(view)
         {
             self.is_probing = true;
-            return self.send(vec![Request::Merge(record)]);
+            return self.send(vec![PeerRequest::Merge(record)]);
         }
         let is_due = is_scheduled || self.nudged_ms.is_some_and(|at| now_ms >= at);
         if self.sync.is_none() && (is_due || queue.has_marks()) {
@@ -325,7 +327,7 @@ impl Link {
             let batch = self.drain(queue, view, &allowed);
             if !batch.is_empty() {
                 self.idle_sync_ms = Some(now_ms + SYNC_IDLE_MS);
-                return self.send(vec![Request::Merge(batch)]);
+                return self.send(vec![PeerRequest::Merge(batch)]);
             }
         }
         let Some(running) = &mut self.sync else {
@@ -347,8 +349,8 @@ impl Link {
     /// An error means that the connection is of no use.
     pub fn take(
         &mut self,
-        requests: &[Request],
-        replies: Vec<Reply>,
+        requests: &[PeerRequest],
+        replies: Vec<PeerReply>,
         view: View,
     ) -> Result<Option<Introduction>> {
         if !std::mem::take(&mut self.is_waiting_for_replies) || requests.len() != replies.len() {
@@ -356,8 +358,8 @@ impl Link {
         }
         for (request, reply) in requests.iter().zip(replies) {
             match (request, reply) {
-                (_, Reply::Error(reason)) => return Err(Error::refused(reason)),
-                (Request::Hello, Reply::Introduction(introduction)) => {
+                (_, PeerReply::Error(reason)) => return Err(Error::refused(reason)),
+                (PeerRequest::Hello, PeerReply::Introduction(introduction)) => {
                     self.phase = Phase::Greeted;
                     self.introduced(&introduction);
                     return Ok(Some(introduction));
@@ -368,8 +370,8 @@ impl Link {
         Ok(None)
     }
 
-    fn take_one(&mut self, request: &Request, reply: &Reply, view: View) -> Result<()> {
-        if let (Request::Merge(batch), Reply::Merged { refused, .. }) = (request, reply) {
+    fn take_one(&mut self, request: &PeerRequest, reply: &PeerReply, view: View) -> Result<()> {
+        if let (PeerRequest::Merge(batch), PeerReply::Merged { refused, .. }) = (request, reply) {
             let is_probe = std::mem::take(&mut self.is_probing);
             if self.sync.is_none() {
                 self.answered = self.handled();
@@ -421,9 +423,9 @@ impl Link {
         others.chain([self.next_sync_ms]).min().unwrap_or(u64::MAX)
     }
 
-    fn send(&mut self, requests: Vec<Request>) -> Step {
+    fn send(&mut self, requests: Vec<PeerRequest>) -> Step {
         self.is_waiting_for_replies = true;
-        if let [Request::Merge(batch)] = requests.as_slice() {
+        if let [PeerRequest::Merge(batch)] = requests.as_slice() {
             self.pace.sent(self.now_ms, batch.len());
         }
         Step::Send(requests)
@@ -431,7 +433,7 @@ impl Link {
 
     /// Begins a comparison: of everything, or of the marked shards.
     fn start_sync(&mut self, is_full: bool, now_ms: u64, queue: &Queue) {
-        // First the count, then the marks, and only then, in `Sync::next`, the digests: what
+        // First the count, then the marks, and only then, in `Comparison::next`, the digests: what
         // changes later is in the queue or marks its shard again.
         let overflows = queue.overflows();
         let marks = queue.take_marks();
@@ -452,7 +454,7 @@ impl Link {
             }
         }
         self.sync = Some(Running {
-            sync: Sync::new(if is_full { ShardSet::ALL } else { marks }),
+            sync: Comparison::new(if is_full { ShardSet::ALL } else { marks }),
             is_full,
             began_ms: now_ms,
             overflows,
@@ -575,33 +577,33 @@ impl Link {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::replication::versions;
+    use crate::peers::versions;
     use crate::store::KeyValueStore;
     use crate::store::record::{Record, decode_all};
     use crate::store::version::Version;
 
     /// What a peer with this store answers.
-    fn reply(request: &Request, store: &KeyValueStore) -> Reply {
+    fn reply(request: &PeerRequest, store: &KeyValueStore) -> PeerReply {
         let view = View { store, cutoff: 0 };
         match request {
-            Request::Hello => Reply::Introduction(Introduction::default()),
-            Request::ShardDigests => Reply::Bytes(view.shard_digests()),
-            Request::BucketDigests(shard) => Reply::Bytes(view.bucket_digests(*shard)),
-            Request::Versions(place) => {
-                Reply::Listed(versions::list(&view, place, place.bytes_max()))
+            PeerRequest::Hello => PeerReply::Introduction(Introduction::default()),
+            PeerRequest::ShardDigests => PeerReply::Bytes(view.shard_digests()),
+            PeerRequest::BucketDigests(shard) => PeerReply::Bytes(view.bucket_digests(*shard)),
+            PeerRequest::Versions(place) => {
+                PeerReply::Listed(versions::list(&view, place, place.bytes_max()))
             }
-            Request::Merge(records) => {
+            PeerRequest::Merge(records) => {
                 for record in decode_all(records) {
                     store.merge(&record.expect("our own bytes"), |_| 0);
                 }
-                Reply::Merged { merged: 1, refused: 0 }
+                PeerReply::Merged { merged: 1, refused: 0 }
             }
         }
     }
 
     /// A peer that refuses versions beyond `limit`.
-    fn reply_within(request: &Request, store: &KeyValueStore, limit: u64) -> Reply {
-        let Request::Merge(records) = request else {
+    fn reply_within(request: &PeerRequest, store: &KeyValueStore, limit: u64) -> PeerReply {
+        let PeerRequest::Merge(records) = request else {
             return reply(request, store);
         };
         let records = decode_all(records).map(|record| record.expect("our own bytes"));
@@ -610,7 +612,7 @@ mod tests {
         for record in &taken {
             store.merge(record, |_| 0);
         }
-        Reply::Merged { merged: taken.len() as u64, refused: refused.len() as u64 }
+        PeerReply::Merged { merged: taken.len() as u64, refused: refused.len() as u64 }
     }
 
     /// Drives a link until it waits; the peer answers HELLO with `introduction` and takes versions
@@ -627,7 +629,7 @@ mod tests {
             match link.next(now_ms, queue, view, &limits) {
                 Step::Send(requests) => {
                     let replies = requests.iter().map(|request| match request {
-                        Request::Hello => Reply::Introduction(introduction.clone()),
+                        PeerRequest::Hello => PeerReply::Introduction(introduction.clone()),
                         request => reply_within(request, theirs, limit),
                     });
                     let replies = replies.collect();
@@ -706,7 +708,7 @@ mod tests {
             else {
                 panic!("HELLO comes first");
             };
-            let answer = vec![Reply::Introduction(peer.clone())];
+            let answer = vec![PeerReply::Introduction(peer.clone())];
             link.take(&hello, answer, View { store: &ours, cutoff: 0 }).unwrap();
             assert!(!counts(&link), "another run: not before it was compared");
             let restarted = KeyValueStore::new();
@@ -795,7 +797,7 @@ mod tests {
     ) -> Vec<String> {
         match link.next(now_ms, queue, view, limits) {
             Step::Send(requests) => match requests.as_slice() {
-                [Request::Merge(records)] => {
+                [PeerRequest::Merge(records)] => {
                     let key = |record: Record| String::from_utf8_lossy(record.key).into_owned();
                     decode_all(records).map(|record| key(record.expect("our own bytes"))).collect()
                 }
@@ -806,8 +808,8 @@ mod tests {
     }
 
     fn acknowledge(link: &mut Link, view: View, refused: u64, records: &[u8]) {
-        let replies = vec![Reply::Merged { merged: 1, refused }];
-        link.take(&[Request::Merge(records.to_vec())], replies, view).expect("it makes sense");
+        let replies = vec![PeerReply::Merged { merged: 1, refused }];
+        link.take(&[PeerRequest::Merge(records.to_vec())], replies, view).expect("it makes sense");
     }
 
     #[test]
@@ -864,7 +866,7 @@ mod tests {
         let Step::Send(requests) = link.next(0, &queue, view, &limits) else {
             panic!("there are changes");
         };
-        link.take(&requests, vec![Reply::Merged { merged: 1, refused: 2 }], view)
+        link.take(&requests, vec![PeerReply::Merged { merged: 1, refused: 2 }], view)
             .expect("it makes sense");
         assert!(link.is_refused());
         put("later", b"v", 110_000, &store, &queue);
@@ -875,7 +877,7 @@ mod tests {
         assert_eq!(batch(&mut link, 1_000, &queue, view, &limits), ["earlier"], "a probe");
         acknowledge(&mut link, view, 0, b"");
         assert!(
-            matches!(link.next(1_001, &queue, view, &limits), Step::Send(ask) if ask == [Request::Hello])
+            matches!(link.next(1_001, &queue, view, &limits), Step::Send(ask) if ask == [PeerRequest::Hello])
         );
         assert_eq!(link.held().sent, 0, "nothing counts that may not be there");
     }
@@ -894,7 +896,7 @@ mod tests {
             match link.next(0, &queue, view, &limits) {
                 Step::Send(requests) => {
                     let replies = requests.iter().map(|request| reply(request, &theirs)).collect();
-                    if matches!(requests[..], [Request::Merge(_)]) {
+                    if matches!(requests[..], [PeerRequest::Merge(_)]) {
                         // The peer took the tombstone, and its answer is lost.
                         link.broken();
                         link.connected();

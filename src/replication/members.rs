@@ -32,30 +32,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::Introduction;
-use super::introduction::MEMBERS_MAX;
-use super::runs::Runs;
 use crate::config::{BANS_MAX, Dials};
 use crate::error::{Error, Result};
 use crate::guard::shown;
+use crate::peers::identity::{Identity, parse_id};
+use crate::peers::introduction::{Introduction, MEMBERS_MAX};
+use crate::peers::runs::Runs;
 
 /// Addresses kept for one contact: the advertised one, the one it was named by, and one in hand.
 const ADDRESSES_MAX: usize = 3;
-
-/// What this node says of itself.
-#[derive(Clone, Debug)]
-pub struct Identity {
-    /// Stays with the data.
-    pub node_id: u64,
-    /// New at every start.
-    pub run_id: u64,
-    /// Nodes of another cluster are refused.
-    pub cluster: String,
-    /// Whether the data survives a restart.
-    pub is_durable: bool,
-    /// `host:port`, or why there is none.
-    pub address: std::result::Result<String, String>,
-}
 
 /// What must survive a restart of a node with stored data.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -595,12 +580,6 @@ fn copied_directory(id: u64) -> Error {
 
 fn no_such_peer(target: &str) -> Error {
     Error::refused(format!("no peer has the address or id '{target}'; PEERS lists them"))
-}
-
-/// An id as it is written: 16 hex digits.
-pub fn parse_id(text: &str) -> Option<u64> {
-    let is_hex = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    is_hex.then(|| u64::from_str_radix(text, 16).ok())?
 }
 
 #[cfg(test)]

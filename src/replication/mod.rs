@@ -9,7 +9,7 @@
 //! sends. So a key that changes often travels once per batch, an old value cannot overtake a new
 //! one, and memory is bounded: when the channel is full, a bit for the key's shard is enough to
 //! find it later. Beside the stream of changes, every link compares digests with its peer and sends
-//! what the peer lacks ([`sync`]): on connect, when it was idle, when another peer was lost, and
+//! what the peer lacks ([`crate::peers::comparison`]): on connect, when it was idle, when another peer was lost, and
 //! every minute. That repairs whatever the stream missed, and brings an empty or returning node up
 //! to date.
 //!
@@ -23,7 +23,7 @@
 //! - A client's write never waits for a peer, and no lock is held across a channel send.
 //! - One exchange at a time on a link, with a limit to the peer's silence (`wire`). A link that
 //!   breaks starts again with a comparison. Batches are as large as a second allows, and half as
-//!   large after a failure ([`pace`]); large records wait for small ones ([`large`]); what the peer
+//!   large after a failure ([`crate::peers::pace`]); large records wait for small ones ([`crate::peers::large`]); what the peer
 //!   refuses stays here ([`refusals`]).
 //! - While a member cannot be reached, every link compares every five seconds, and so do those who
 //!   notice: what it was sent comes by way of a third. TCP delivers once and in order, so nothing
@@ -44,32 +44,24 @@
 //! it. `WAIT` says how many peers hold a write; it does not order anything and is not
 //! linearizability. See DeCandia et al., "Dynamo", 2007, for the family of such stores.
 //!
-//! Files: [`link`] is the conversation with a peer as a state machine, [`sync`] finds what differs,
-//! [`members`] decides who is in the cluster, [`tombstones`] when a delete may be forgotten: none
-//! of them knows sockets, threads or clocks, so one seed can drive them all through any trouble
-//! (`tests/simulation`). [`queue`] is the channel, [`introduction`] and [`messages`] the wire
-//! format, [`versions`] its long lists, [`inbound`] the connections that peers have made to us,
-//! `skewed` whose clocks are wrong; `worker` drives a link over a socket, which `wire` reads and
-//! writes.
+//! Files: [`link`] is the conversation with a peer as a state machine, [`members`] decides who is in
+//! the cluster, [`tombstones`] when a delete may be forgotten: none of them knows sockets, threads
+//! or clocks, so one seed can drive them all through any trouble (`tests/simulation`). [`queue`]
+//! is the channel, `skewed` knows whose clocks are wrong; `worker` drives a link over a socket,
+//! which `wire` reads and writes. What does not depend on this way to agree is in
+//! [`crate::peers`].
 
 pub mod drain;
 mod forgetting;
 mod handle;
-pub mod inbound;
-pub mod introduction;
-pub mod large;
 pub mod link;
 pub mod members;
-pub mod messages;
-pub mod pace;
 pub mod queue;
+pub mod receive;
 pub mod refusals;
-mod runs;
 mod shared;
 mod skewed;
-pub mod sync;
 pub mod tombstones;
-pub mod versions;
 mod wire;
 mod worker;
 
@@ -85,18 +77,18 @@ use crate::error::{Error, Result};
 use crate::guard::{LogLimiter, shown};
 use crate::locks::{lock, unpoisoned};
 use crate::metrics;
+use crate::peers::identity::Identity;
+use crate::peers::inbound::{self, Inbound};
+use crate::peers::introduction::Introduction;
+use crate::peers::view::View;
 use crate::store::KeyValueStore;
 use crate::store::version::{COUNTER_BITS, HybridClock, wall_clock_ms};
 use handle::Handle;
 pub use handle::{PeerStatus, State};
-use inbound::Inbound;
-pub use introduction::Introduction;
-use members::{Identity, Members, Stored};
-pub use messages::{Reply, Request};
+use members::{Members, Stored};
 use queue::{Change, Overflows};
 use shared::{Save, Shared};
 use skewed::SkewedPeers;
-use sync::View;
 use tombstones::{CLEAN_ROUNDS, ROUND_MS, Rounds};
 
 /// Peers this node has links to. Each costs a thread and a queue. Further ones are refused and
@@ -336,7 +328,7 @@ impl ReplicationManager {
 
     /// Counts what a peer's batch did. Nothing is handed on, but every link compares when things
     /// are quiet: the batch may come from somebody whom another peer cannot reach.
-    pub fn merged(&self, from: &Greeted, done: sync::Merged) {
+    pub fn merged(&self, from: &Greeted, done: receive::Merged) {
         let links = self.shared.links();
         links.values().for_each(|link| link.queue.stir());
         metrics::add(&self.shared.counters.records_merged, done.merged);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 
-use super::sync::ShardSet;
+use crate::peers::comparison::ShardSet;
 use crate::store::digest::SHARDS;
 
 /// A key that changed.

@@ -10,18 +10,21 @@ use crossbeam_channel::bounded;
 use log::warn;
 
 use super::handle::{Handle, State};
-use super::inbound::Inbound;
 use super::link::Link;
 use super::members::{Members, Stored, Verdict};
+use super::receive::is_plausible;
 use super::skewed::SkewedPeers;
-use super::sync::{self, Revived, View};
-use super::tombstones::Rounds;
-use super::{Counters, Introduction, SaveFunction, worker};
+use super::tombstones::{self, Rounds};
+use super::{Counters, SaveFunction, worker};
 use crate::config::{Limits, ReplicationOptions};
 use crate::error::{Error, Result};
 use crate::guard::LogLimiter;
 use crate::locks::{lock, unpoisoned};
 use crate::metrics;
+use crate::peers::comparison::Revived;
+use crate::peers::inbound::Inbound;
+use crate::peers::introduction::Introduction;
+use crate::peers::view::View;
 use crate::store::KeyValueStore;
 use crate::store::version::{COUNTER_BITS, HybridClock, wall_clock_ms};
 
@@ -81,7 +84,7 @@ impl Shared {
     pub(super) fn view(&self) -> View<'_> {
         View {
             store: &self.store,
-            cutoff: sync::cutoff(wall_clock_ms(), self.options.tombstone_grace),
+            cutoff: tombstones::cutoff(wall_clock_ms(), self.options.tombstone_grace),
         }
     }
 
@@ -159,7 +162,7 @@ impl Shared {
     /// Learns of another node's clock, unless it is too far ahead. How far ahead it is.
     pub(super) fn adopt_clock(&self, of: &Introduction) -> i64 {
         let wall_ms = wall_clock_ms();
-        if sync::is_plausible(of.clock, wall_ms, self.options.clock_skew_max) {
+        if is_plausible(of.clock, wall_ms, self.options.clock_skew_max) {
             self.clock.observe(of.clock);
         }
         (of.clock >> COUNTER_BITS) as i64 - wall_ms as i64

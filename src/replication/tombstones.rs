@@ -30,10 +30,13 @@
 //! this node cannot know what it holds.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use super::sync::{Revived, View};
 use crate::config::PEER_IDLE_TIMEOUT;
+use crate::peers::comparison::Revived;
+use crate::peers::view::View;
 use crate::store::KeyValueStore;
+use crate::store::version::COUNTER_BITS;
 
 /// Shortest time between two rounds of asking every member about old tombstones. Longer than a
 /// peer's connection may be silent, so that what is under way in one round has arrived, or never
@@ -43,6 +46,19 @@ const _: () = assert!(ROUND_MS > PEER_IDLE_TIMEOUT.as_millis() as u64);
 
 /// Rounds without a find, in succession, after which a tombstone goes.
 pub const CLEAN_ROUNDS: u32 = 2;
+
+/// Steps in which tombstones age: nodes whose clocks differ a little agree but for moments.
+const AGING_STEPS: u64 = 8;
+
+/// The hybrid time before which tombstones take no part in comparisons. It moves in steps of an
+/// eighth of the grace: every node that reads its own clock takes the same step, so two of them
+/// disagree only while one clock has passed the step and the other has not. Then they compare a few
+/// buckets in vain.
+pub fn cutoff(wall_ms: u64, grace: Duration) -> u64 {
+    let step = (grace.as_millis() as u64 / AGING_STEPS).max(1);
+    let aged = wall_ms.saturating_sub(grace.as_millis() as u64);
+    (aged / step * step) << COUNTER_BITS
+}
 
 /// The rounds of one node.
 ///

@@ -16,12 +16,13 @@ use std::time::{Duration, Instant};
 
 use super::handle::Handle;
 use super::shared::Shared;
-use super::{Introduction, Reply, Request};
 use crate::client::{Response, encode, has_ended, open};
 use crate::config::Limits;
 use crate::error::{Error, Result};
 use crate::guard::sentence;
 use crate::metrics;
+use crate::peers::introduction::Introduction;
+use crate::peers::requests::{PeerReply, PeerRequest};
 
 /// Longest wait for a peer to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -101,26 +102,30 @@ impl<'a> Wire<'a> {
     }
 
     /// Sends requests together and reads their replies.
-    pub(super) fn exchange(&mut self, requests: &[Request], shared: &Shared) -> Result<Vec<Reply>> {
+    pub(super) fn exchange(
+        &mut self,
+        requests: &[PeerRequest],
+        shared: &Shared,
+    ) -> Result<Vec<PeerReply>> {
         self.incoming.sign();
         let introduction = match requests.first() {
-            Some(Request::Hello) => shared.introduction(false)?,
+            Some(PeerRequest::Hello) => shared.introduction(false)?,
             _ => Introduction::default(),
         };
         // A batch is alone in its exchange: see `Link::next`.
-        let mut reading = matches!(requests, [Request::Merge(_)])
+        let mut reading = matches!(requests, [PeerRequest::Merge(_)])
             .then(|| Reading { bytes: 0, grew: Instant::now() });
         let mut text = Vec::new();
         for request in requests {
             request.encode(&introduction, &mut text);
-            if let Request::Merge(records) = request {
+            if let PeerRequest::Merge(records) = request {
                 self.write_all(&text, &mut reading)?;
                 self.write_all(records, &mut reading)?;
                 text = b"\r\n".to_vec();
             }
         }
         self.write_all(&text, &mut reading)?;
-        let read = |request: &Request| {
+        let read = |request: &PeerRequest| {
             request.reply(self.incoming.read_reply(request.reply_bytes_max(), &mut reading)?)
         };
         requests.iter().map(read).collect()

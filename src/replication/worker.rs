@@ -15,9 +15,10 @@ use super::link::{Link, Step};
 use super::members::Verdict;
 use super::shared::Shared;
 use super::wire::Wire;
-use super::{Introduction, Request};
 use crate::error::{Error, Result};
 use crate::metrics;
+use crate::peers::introduction::Introduction;
+use crate::peers::requests::PeerRequest;
 use crate::random::random_id;
 
 /// Longest sleep of an idle link: then it looks whether its peer has hung up.
@@ -159,7 +160,7 @@ impl Worker<'_> {
                     self.publish();
                     let replies = wire.exchange(&requests, shared)?;
                     for request in &requests {
-                        if let Request::Merge(records) = request {
+                        if let PeerRequest::Merge(records) = request {
                             trace!("{address} acknowledged {} bytes of records", records.len());
                         }
                     }

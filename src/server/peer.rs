@@ -7,9 +7,10 @@ use crate::addresses::parse_host_port;
 use crate::error::{Error, Result};
 use crate::metrics::read;
 use crate::node::Node;
+use crate::peers::introduction::Introduction;
+use crate::peers::versions::{self, Place};
 use crate::protocol::{Command, Reply, Words};
-use crate::replication::versions::{self, Place};
-use crate::replication::{Introduction, PeerStatus};
+use crate::replication::PeerStatus;
 use crate::store::digest::SHARDS;
 
 /// Which word of a HELLO is the address.

@@ -24,7 +24,7 @@ const BUCKET_BITS: u32 = 6;
 /// It has no secret, for all nodes must place a key alike, whoever joins them later. So clients can
 /// pick keys that all land in one shard, or in one bucket. That costs those who use these keys
 /// parallelism, and a link more to compare them, in lists with parts of bounded size
-/// ([`crate::replication::versions`]). It does not cost lookups: the map inside the shard has a
+/// ([`crate::peers::versions`]). It does not cost lookups: the map inside the shard has a
 /// hasher with secrets of its own, drawn at every start ([`super::hasher`]).
 pub fn key_hash(key: &[u8]) -> u64 {
     key.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {

@@ -1,9 +1,11 @@
 //! The sending side of the nodes: links, and the replies they get.
 
+use kvstore::peers::introduction::Introduction;
+use kvstore::peers::requests::{PeerReply, PeerRequest};
+use kvstore::peers::view::View;
 use kvstore::replication::link::Step;
 use kvstore::replication::members::Verdict;
-use kvstore::replication::sync::{self, View};
-use kvstore::replication::{Introduction, Reply, Request};
+use kvstore::replication::receive;
 use kvstore::store::digest::{key_hash, shard_of};
 use kvstore::store::version::COUNTER_BITS;
 
@@ -46,10 +48,10 @@ impl Cluster {
                 connection.under_way = Some((requests.clone(), now_ms + 5_000));
                 connection.exchange += 1;
                 let exchange = connection.exchange;
-                let is_merge = matches!(requests[..], [Request::Merge(_)]);
+                let is_merge = matches!(requests[..], [PeerRequest::Merge(_)]);
                 self.merges += u64::from(is_merge);
                 let hello =
-                    (requests[0] == Request::Hello).then(|| self.introduction(index, false));
+                    (requests[0] == PeerRequest::Hello).then(|| self.introduction(index, false));
                 let sender_id = self.nodes[index].members.identity().node_id;
                 let copies = match self.network.random.below(40) {
                     0 if !self.network.is_healthy => 0,
@@ -131,7 +133,7 @@ impl Cluster {
     }
 
     pub fn adopt(&mut self, index: usize, clock: u64) {
-        if sync::is_plausible(clock, self.wall_ms(index), SKEW_MAX) {
+        if receive::is_plausible(clock, self.wall_ms(index), SKEW_MAX) {
             self.nodes[index].clock.observe(clock);
         }
     }
@@ -141,7 +143,7 @@ impl Cluster {
         index: usize,
         number: u64,
         of: (u64, u64),
-        mut replies: Vec<Reply>,
+        mut replies: Vec<PeerReply>,
     ) {
         let cutoff = self.cutoff(index);
         let node = &mut self.nodes[index];
@@ -159,12 +161,12 @@ impl Cluster {
         };
         let at = current.address.clone();
         let view = View { store: &node.store, cutoff };
-        if requests[0] == Request::ShardDigests {
+        if requests[0] == PeerRequest::ShardDigests {
             if self.fault == Fault::MarkClearedAfterTheDigestIsAsked {
                 let _ = sim.queue.take_marks();
             }
             if self.fault == Fault::OneShardNeverSynced {
-                let (Reply::Bytes(bytes), shard) = (&mut replies[0], shard_of(key_hash(b"a")))
+                let (PeerReply::Bytes(bytes), shard) = (&mut replies[0], shard_of(key_hash(b"a")))
                 else {
                     return;
                 };

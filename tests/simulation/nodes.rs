@@ -6,14 +6,17 @@ use std::time::Duration;
 use crate::checks::trace;
 use crate::network::Network;
 use kvstore::config::{Dials, Limits, PEER_IDLE_TIMEOUT};
-use kvstore::replication::inbound::is_restless;
+use kvstore::peers::identity::Identity;
+use kvstore::peers::inbound::is_restless;
+use kvstore::peers::introduction::Introduction;
+use kvstore::peers::requests::{PeerReply, PeerRequest};
+use kvstore::peers::versions;
+use kvstore::peers::view::View;
 use kvstore::replication::link::Link;
-use kvstore::replication::members::{Identity, Members, Stored};
+use kvstore::replication::members::{Members, Stored};
 use kvstore::replication::queue::{Change, Overflows, Queue};
-use kvstore::replication::sync::{self, View};
-use kvstore::replication::tombstones::{CLEAN_ROUNDS, ROUND_MS, Rounds};
-use kvstore::replication::versions;
-use kvstore::replication::{Introduction, Reply, Request};
+use kvstore::replication::receive;
+use kvstore::replication::tombstones::{self, CLEAN_ROUNDS, ROUND_MS, Rounds};
 use kvstore::store::KeyValueStore;
 use kvstore::store::digest::{key_hash, shard_of};
 use kvstore::store::record::{Record, decode_all};
@@ -82,7 +85,7 @@ pub struct Connection {
     pub address: String,
     pub target: usize,
     /// Requests under way, and when patience ends.
-    pub under_way: Option<(Vec<Request>, u64)>,
+    pub under_way: Option<(Vec<PeerRequest>, u64)>,
     /// Exchanges begun; TCP delivers bytes once, so a second reply to one of them is none.
     pub exchange: u64,
 }
@@ -94,7 +97,7 @@ pub enum Message {
         link: u64,
         connection: u64,
         exchange: u64,
-        requests: Vec<Request>,
+        requests: Vec<PeerRequest>,
         hello: Option<Introduction>,
         sender_id: u64,
     },
@@ -102,7 +105,7 @@ pub enum Message {
         link: u64,
         connection: u64,
         exchange: u64,
-        replies: Vec<Reply>,
+        replies: Vec<PeerReply>,
     },
 }
 
@@ -214,7 +217,7 @@ impl Cluster {
     }
 
     pub fn cutoff(&self, index: usize) -> u64 {
-        sync::cutoff(self.wall_ms(index), GRACE)
+        tombstones::cutoff(self.wall_ms(index), GRACE)
     }
 
     pub fn update_links(&mut self, index: usize) {
@@ -270,12 +273,12 @@ impl Cluster {
         to: usize,
         sender_id: u64,
         connection: u64,
-        requests: &[Request],
+        requests: &[PeerRequest],
         hello: Option<Introduction>,
-    ) -> Vec<Reply> {
+    ) -> Vec<PeerReply> {
         if let Some(from) = hello {
             if let Err(error) = self.nodes[to].members.heard(&from) {
-                return vec![Reply::Error(error.to_string())];
+                return vec![PeerReply::Error(error.to_string())];
             }
             self.adopt(to, from.clock);
             self.update_links(to);
@@ -293,7 +296,7 @@ impl Cluster {
             }) {
                 self.nodes[to].links.values().for_each(|link| link.queue.nudge());
             }
-            return vec![Reply::Introduction(self.introduction(to, true))];
+            return vec![PeerReply::Introduction(self.introduction(to, true))];
         }
         let silence_max_ms = PEER_IDLE_TIMEOUT.as_millis() as u64;
         let known = self.nodes[to].inbound.get_mut(&sender_id);
@@ -309,18 +312,20 @@ impl Cluster {
             let node = &self.nodes[to];
             let view = View { store: &node.store, cutoff };
             replies.push(match request {
-                _ if !is_let_in => Reply::Error("say PEER HELLO first".into()),
-                Request::Hello => Reply::Error("HELLO comes alone".into()),
-                Request::ShardDigests => Reply::Bytes(view.shard_digests()),
-                Request::BucketDigests(shard) => Reply::Bytes(view.bucket_digests(*shard)),
-                Request::Versions(place) => Reply::Listed(versions::list(&view, place, PART_BYTES)),
-                Request::Merge(records) => self.merge(to, records, wall_ms),
+                _ if !is_let_in => PeerReply::Error("say PEER HELLO first".into()),
+                PeerRequest::Hello => PeerReply::Error("HELLO comes alone".into()),
+                PeerRequest::ShardDigests => PeerReply::Bytes(view.shard_digests()),
+                PeerRequest::BucketDigests(shard) => PeerReply::Bytes(view.bucket_digests(*shard)),
+                PeerRequest::Versions(place) => {
+                    PeerReply::Listed(versions::list(&view, place, PART_BYTES))
+                }
+                PeerRequest::Merge(records) => self.merge(to, records, wall_ms),
             });
         }
         replies
     }
 
-    pub fn merge(&mut self, to: usize, records: &[u8], wall_ms: u64) -> Reply {
+    pub fn merge(&mut self, to: usize, records: &[u8], wall_ms: u64) -> PeerReply {
         let node = &mut self.nodes[to];
         let mut taken = records.to_vec();
         if self.fault == Fault::MergeKeepsTheOlder {
@@ -340,7 +345,7 @@ impl Cluster {
                 )
             });
         }
-        let done = sync::merge(&node.store, &node.clock, &taken, (wall_ms, SKEW_MAX), |_| 0)
+        let done = receive::merge(&node.store, &node.clock, &taken, (wall_ms, SKEW_MAX), |_| 0)
             .expect("our own bytes");
         node.links.values().for_each(|link| link.queue.stir());
         if self.fault == Fault::ReceivedRecordForwarded {
@@ -353,6 +358,6 @@ impl Cluster {
                 }
             }
         }
-        Reply::Merged { merged: done.merged, refused: done.refused }
+        PeerReply::Merged { merged: done.merged, refused: done.refused }
     }
 }

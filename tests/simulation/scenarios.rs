@@ -1,6 +1,6 @@
 //! Schedules: whatever a seed makes up, and those that a rule was made for.
 
-use kvstore::replication::Request;
+use kvstore::peers::requests::PeerRequest;
 use kvstore::store::Size;
 
 use crate::SEEDS;
@@ -184,7 +184,7 @@ fn late_copy_on_a_living_connection(seed: u64, fault: Fault) {
     cluster.run(5_000, 100);
     cluster.write_at(1, "a", false);
     let is_value = |message: &Message| match message {
-        Message::Requests { requests, .. } => matches!(requests[..], [Request::Merge(_)]),
+        Message::Requests { requests, .. } => matches!(requests[..], [PeerRequest::Merge(_)]),
         Message::Replies { .. } => false,
     };
     while !cluster.network.under_way.values().any(|(_, message)| is_value(message)) {

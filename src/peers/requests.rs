@@ -30,7 +30,7 @@ const SHORT_BYTES_MAX: u64 = 64 * 1024;
 
 /// What a link asks of its peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Request {
+pub enum PeerRequest {
     /// Who are you? This is me.
     Hello,
     /// The digests of all shards.
@@ -45,7 +45,7 @@ pub enum Request {
 
 /// What the peer answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reply {
+pub enum PeerReply {
     /// To HELLO.
     Introduction(Introduction),
     /// Digests.
@@ -63,22 +63,22 @@ pub enum Reply {
     Error(String),
 }
 
-impl Request {
+impl PeerRequest {
     /// Appends the request in RESP, but for the records of a MERGE, which follow, and then CR LF.
     pub fn encode(&self, introduction: &Introduction, out: &mut Vec<u8>) {
         let number = |number: &usize| number.to_string().into_bytes();
         let words: Vec<Vec<u8>> = match self {
-            Request::Hello => {
+            PeerRequest::Hello => {
                 let words = introduction.words().into_iter().map(String::into_bytes);
                 [b"HELLO".to_vec()].into_iter().chain(words).collect()
             }
-            Request::ShardDigests => vec![b"DIGESTS".to_vec()],
-            Request::BucketDigests(shard) => vec![b"DIGESTS".to_vec(), number(shard)],
-            Request::Versions(Place { shard, bucket, after }) => {
+            PeerRequest::ShardDigests => vec![b"DIGESTS".to_vec()],
+            PeerRequest::BucketDigests(shard) => vec![b"DIGESTS".to_vec(), number(shard)],
+            PeerRequest::Versions(Place { shard, bucket, after }) => {
                 let words = [b"VERSIONS".to_vec(), number(shard), number(bucket)];
                 words.into_iter().chain(after.as_ref().map(|key| key.to_vec())).collect()
             }
-            Request::Merge(records) => {
+            PeerRequest::Merge(records) => {
                 // Writing to a Vec cannot fail.
                 let _ = write!(out, "*3\r\n$4\r\nPEER\r\n$5\r\nMERGE\r\n${}\r\n", records.len());
                 return;
@@ -95,38 +95,40 @@ impl Request {
     /// Longest reply to this request in memory, in bytes: a peer cannot make this node hold more.
     pub fn reply_bytes_max(&self) -> u64 {
         match self {
-            Request::Hello => HELLO_BYTES_MAX as u64,
-            Request::Versions(place) => place.bytes_max() as u64 + VERSIONS_BYTES_MORE,
+            PeerRequest::Hello => HELLO_BYTES_MAX as u64,
+            PeerRequest::Versions(place) => place.bytes_max() as u64 + VERSIONS_BYTES_MORE,
             _ => SHORT_BYTES_MAX,
         }
     }
 
     /// What a response to this request means.
-    pub fn reply(&self, response: Response) -> Result<Reply> {
+    pub fn reply(&self, response: Response) -> Result<PeerReply> {
         Ok(match (self, response) {
-            (Request::Hello, Response::Error(code, message)) if code == "ERR" => {
-                Reply::Error(explained(sentence(message)))
+            (PeerRequest::Hello, Response::Error(code, message)) if code == "ERR" => {
+                PeerReply::Error(explained(sentence(message)))
             }
-            (_, Response::Error(code, message)) if code == "ERR" => Reply::Error(sentence(message)),
+            (_, Response::Error(code, message)) if code == "ERR" => {
+                PeerReply::Error(sentence(message))
+            }
             (_, Response::Error(code, message)) => {
-                Reply::Error(sentence(format!("{code} {message}")))
+                PeerReply::Error(sentence(format!("{code} {message}")))
             }
-            (Request::Hello, response) => {
-                Reply::Introduction(Introduction::from_response(&response)?)
+            (PeerRequest::Hello, response) => {
+                PeerReply::Introduction(Introduction::from_response(&response)?)
             }
-            (Request::Merge(_), Response::Array(counts)) => match counts.as_slice() {
+            (PeerRequest::Merge(_), Response::Array(counts)) => match counts.as_slice() {
                 [Response::Integer(merged @ 0..), Response::Integer(refused @ 0..)] => {
-                    Reply::Merged { merged: *merged as u64, refused: *refused as u64 }
+                    PeerReply::Merged { merged: *merged as u64, refused: *refused as u64 }
                 }
                 _ => return Err(Error::Corrupt("a MERGE was not acknowledged".into())),
             },
-            (Request::Versions(_), Response::Bulk(bytes)) => {
-                Reply::Listed(Listed { bytes, last: None })
+            (PeerRequest::Versions(_), Response::Bulk(bytes)) => {
+                PeerReply::Listed(Listed { bytes, last: None })
             }
-            (Request::Versions(_), Response::Array(parts)) => {
+            (PeerRequest::Versions(_), Response::Array(parts)) => {
                 match <[Response; 2]>::try_from(parts) {
                     Ok([Response::Bulk(bytes), Response::Bulk(last)]) => {
-                        Reply::Listed(Listed { bytes, last: Some(last.into()) })
+                        PeerReply::Listed(Listed { bytes, last: Some(last.into()) })
                     }
                     _ => {
                         return Err(Error::Corrupt(
@@ -135,7 +137,7 @@ impl Request {
                     }
                 }
             }
-            (_, Response::Bulk(bytes)) => Reply::Bytes(bytes),
+            (_, Response::Bulk(bytes)) => PeerReply::Bytes(bytes),
             _ => return Err(Error::Corrupt("a reply of another kind".into())),
         })
     }

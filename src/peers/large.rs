@@ -4,7 +4,7 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use super::pace::{Allowed, Fate};
-use super::sync::View;
+use super::view::View;
 
 /// Keys that wait at one time. When there are more, they are sent as if their time had come.
 const KEYS_MAX: usize = 1_024;

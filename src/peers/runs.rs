@@ -4,9 +4,9 @@
 //! A restart looks almost the same: the id comes with a new run id, and an introduction of the old
 //! run may still be on its way and arrive behind it. But a run that has ended sends nothing new, so
 //! after a restart the old run id returns once or twice and never again, while two living copies
-//! take turns for as long as they live, since each ends the other's connection. So: [`RETURNS`]
+//! take turns for as long as they live, since each ends the other's connection. So: `RETURNS`
 //! returns of an earlier run mean two living copies, and both are refused, until one of them
-//! introduced itself [`IN_A_ROW`] times with nothing of the other between. Refused nodes try again
+//! introduced itself `IN_A_ROW` times with nothing of the other between. Refused nodes try again
 //! every two seconds, so that takes a minute after the other was stopped. A node that is started
 //! again has a new run id, and is let in at once.
 

@@ -12,7 +12,7 @@
 //! Nothing in a HELLO is believed beyond its limits: [`MEMBERS_MAX`], [`BANS_MAX`],
 //! [`HELLO_BYTES_MAX`].
 
-use super::members::parse_id;
+use super::identity::parse_id;
 use crate::addresses::{parse_cluster, parse_host_port};
 use crate::client::Response;
 use crate::config::BANS_MAX;
@@ -188,7 +188,7 @@ fn strings<'r>(response: &'r Response) -> Option<Vec<&'r str>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Request;
+    use super::super::requests::PeerRequest;
     use super::*;
 
     fn example() -> Introduction {
@@ -214,7 +214,7 @@ mod tests {
         let words = "$1\r\n2\r\n$7\r\nkvstore\r\n$16\r\n00c0ffee00c0ffee\r\n$16\r\n0123456789abcdef\r\n$4\r\ndisk\r\n\
                      $15\r\n119276480307200\r\n$14\r\nlocalhost:8081\r\n$8\r\neventual\r\n$1\r\n-\r\n";
         let mut sent = Vec::new();
-        Request::Hello.encode(&example(), &mut sent);
+        PeerRequest::Hello.encode(&example(), &mut sent);
         let expected = format!("*11\r\n$4\r\nPEER\r\n$5\r\nHELLO\r\n{words}");
         assert_eq!(String::from_utf8(sent).expect("text"), expected);
         let answer = format!(

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::sync::View;
+use super::view::View;
 use crate::error::{Error, Result};
 use crate::store::digest::{bucket_of, key_hash};
 use crate::store::version::Version;

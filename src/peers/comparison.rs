@@ -13,116 +13,22 @@
 //! Nothing here knows a socket, a thread or a clock; times are arguments.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Duration;
 
 use super::large::{Large, Waiting};
 use super::pace::{Allowed, Fate};
+use super::requests::{PeerReply, PeerRequest};
 use super::versions::{self, Listed, Place};
-use super::{Reply, Request};
+use super::view::View;
 use crate::error::{Error, Result};
-use crate::store::KeyValueStore;
 use crate::store::digest::{BUCKETS, SHARDS, bucket_of, key_hash};
-use crate::store::record::Entry;
-use crate::store::version::{COUNTER_BITS, HybridClock, Version, latest_plausible};
+use crate::store::version::Version;
 
 /// Shards or buckets asked about in one go: one round trip for all of them.
 const ASKED_AT_ONCE: usize = 64;
-/// Steps in which tombstones age: nodes whose clocks differ a little agree but for moments.
-const AGING_STEPS: u64 = 8;
-
-/// A store as comparisons see it: without the tombstones older than the cutoff.
-#[derive(Clone, Copy, Debug)]
-pub struct View<'a> {
-    /// The store.
-    pub store: &'a KeyValueStore,
-    /// Tombstones from before this hybrid time take no part.
-    pub cutoff: u64,
-}
-
-/// The hybrid time before which tombstones take no part in comparisons. It moves in steps of an
-/// eighth of the grace: every node that reads its own clock takes the same step, so two of them
-/// disagree only while one clock has passed the step and the other has not. Then they compare a few
-/// buckets in vain.
-pub fn cutoff(wall_ms: u64, grace: Duration) -> u64 {
-    let step = (grace.as_millis() as u64 / AGING_STEPS).max(1);
-    let aged = wall_ms.saturating_sub(grace.as_millis() as u64);
-    (aged / step * step) << COUNTER_BITS
-}
-
-impl View<'_> {
-    /// What `PEER DIGESTS` answers: 1,024 little-endian numbers.
-    pub fn shard_digests(&self) -> Vec<u8> {
-        (0..SHARDS).flat_map(|shard| self.shard_digest(shard).to_le_bytes()).collect()
-    }
-
-    /// What `PEER DIGESTS <shard>` answers: 64 little-endian numbers.
-    pub fn bucket_digests(&self, shard: usize) -> Vec<u8> {
-        self.digests(shard).into_iter().flat_map(u64::to_le_bytes).collect()
-    }
-
-    /// Whether an entry takes part.
-    pub fn counts(&self, entry: &Entry) -> bool {
-        !entry.is_tombstone() || entry.version().time >= self.cutoff
-    }
-
-    fn digests(&self, shard: usize) -> [u64; BUCKETS] {
-        self.store.age_tombstones(shard, self.cutoff);
-        self.store.bucket_digests(shard)
-    }
-
-    fn shard_digest(&self, shard: usize) -> u64 {
-        self.store.age_tombstones(shard, self.cutoff);
-        self.store.shard_digest(shard)
-    }
-}
 
 /// Aged tombstones that were not forgotten everywhere: somebody held an older value. Keys and
 /// versions.
 pub type Revived = BTreeMap<Box<[u8]>, Version>;
-
-/// What a merged batch did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Merged {
-    /// Records taken in, also those that were here already.
-    pub merged: u64,
-    /// Records too far in the future.
-    pub refused: u64,
-    /// The largest time of a refused record; 0 without one.
-    pub refused_time_max: u64,
-    /// The highest log position of the shards touched.
-    pub position: u64,
-}
-
-/// Merges a batch of records from a peer. A record more than `skew_max` ahead of `wall_ms` is left
-/// out and does not move the clock; the rest merges. Nothing here hands records on: a record that
-/// was received is never forwarded, so it cannot go round in circles.
-pub fn merge(
-    store: &KeyValueStore,
-    clock: &HybridClock,
-    records: &[u8],
-    (wall_ms, skew_max): (u64, Duration),
-    mut journal: impl FnMut(&[u8]) -> u64,
-) -> Result<Merged> {
-    let mut done = Merged::default();
-    for record in store.decode_for_merge(records) {
-        let record = record?;
-        if !is_plausible(record.version.time, wall_ms, skew_max) {
-            done.refused += 1;
-            done.refused_time_max = done.refused_time_max.max(record.version.time);
-            continue;
-        }
-        clock.observe(record.version.time);
-        let written = store.merge(&record, &mut journal);
-        done.position = done.position.max(written.position);
-        done.merged += 1;
-    }
-    Ok(done)
-}
-
-/// Whether a hybrid time is at most `skew_max` ahead of the wall clock.
-pub fn is_plausible(time: u64, wall_ms: u64, skew_max: Duration) -> bool {
-    time <= latest_plausible(wall_ms, skew_max)
-}
 
 /// A set of shards, as bits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,7 +48,7 @@ impl ShardSet {
 
 /// One comparison with one peer, from the question for its digests to the last record sent.
 #[derive(Debug)]
-pub struct Sync {
+pub struct Comparison {
     wanted: ShardSet,
     asked: bool,
     /// Parts of shards to be sent as they are: shard and a bit for each bucket.
@@ -162,10 +68,10 @@ pub struct Sync {
     pub has_refused: bool,
 }
 
-impl Sync {
+impl Comparison {
     /// A comparison of these shards.
     pub fn new(wanted: ShardSet) -> Self {
-        Sync {
+        Comparison {
             wanted,
             asked: false,
             whole: VecDeque::new(),
@@ -180,10 +86,10 @@ impl Sync {
     }
 
     /// The next requests, to be sent together; none when all is done. Their replies go to
-    /// [`Sync::take`] in order. A batch comes alone.
-    pub fn next(&mut self, view: View, allowed: &Allowed) -> Vec<Request> {
+    /// [`Comparison::take`] in order. A batch comes alone.
+    pub fn next(&mut self, view: View, allowed: &Allowed) -> Vec<PeerRequest> {
         if !std::mem::replace(&mut self.asked, true) {
-            return vec![Request::ShardDigests];
+            return vec![PeerRequest::ShardDigests];
         }
         loop {
             if self.batch.is_empty() && self.large.is_due(allowed) {
@@ -207,13 +113,13 @@ impl Sync {
         }
     }
 
-    fn take_batch(&mut self) -> Vec<Request> {
+    fn take_batch(&mut self) -> Vec<PeerRequest> {
         let batch = std::mem::take(&mut self.batch);
-        if batch.is_empty() { Vec::new() } else { vec![Request::Merge(batch)] }
+        if batch.is_empty() { Vec::new() } else { vec![PeerRequest::Merge(batch)] }
     }
 
     /// What the peer must still be asked, as much as goes together.
-    fn questions(&mut self) -> Vec<Request> {
+    fn questions(&mut self) -> Vec<PeerRequest> {
         // What follows in a list is long, and asked for alone.
         let is_short = |place: &&Place| place.after.is_none();
         let count = match self.buckets.front() {
@@ -221,16 +127,16 @@ impl Sync {
             _ => self.buckets.iter().take(ASKED_AT_ONCE).take_while(is_short).count(),
         };
         if count > 0 {
-            return self.buckets.drain(..count).map(Request::Versions).collect();
+            return self.buckets.drain(..count).map(PeerRequest::Versions).collect();
         }
         let count = self.shards.len().min(ASKED_AT_ONCE);
-        self.shards.drain(..count).map(Request::BucketDigests).collect()
+        self.shards.drain(..count).map(PeerRequest::BucketDigests).collect()
     }
 
     /// Takes the reply to one of the requests. An error means that it makes no sense.
-    pub fn take(&mut self, request: &Request, reply: &Reply, view: View) -> Result<()> {
+    pub fn take(&mut self, request: &PeerRequest, reply: &PeerReply, view: View) -> Result<()> {
         match (request, reply) {
-            (Request::ShardDigests, Reply::Bytes(bytes)) => {
+            (PeerRequest::ShardDigests, PeerReply::Bytes(bytes)) => {
                 for (shard, theirs) in numbers(bytes, SHARDS)?.enumerate() {
                     if self.wanted.contains(shard) && theirs != view.shard_digest(shard) {
                         match theirs {
@@ -240,7 +146,7 @@ impl Sync {
                     }
                 }
             }
-            (Request::BucketDigests(shard), Reply::Bytes(bytes)) => {
+            (PeerRequest::BucketDigests(shard), PeerReply::Bytes(bytes)) => {
                 let (ours, mut empty) = (view.digests(*shard), 0);
                 for (bucket, theirs) in numbers(bytes, BUCKETS)?.enumerate() {
                     match theirs {
@@ -253,10 +159,10 @@ impl Sync {
                     self.whole.push_back((*shard, empty));
                 }
             }
-            (Request::Versions(place), Reply::Listed(listed)) => {
+            (PeerRequest::Versions(place), PeerReply::Listed(listed)) => {
                 self.compare(place, listed, view)?
             }
-            (Request::Merge(_), Reply::Merged { .. }) => {}
+            (PeerRequest::Merge(_), PeerReply::Merged { .. }) => {}
             _ => return Err(Error::Corrupt("a reply of another kind".into())),
         }
         Ok(())

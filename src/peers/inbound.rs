@@ -12,7 +12,7 @@ use crate::locks::lock;
 const RESTLESS: Duration = Duration::from_secs(8);
 
 /// Whether a peer that introduced itself twice on one connection, with this time between, compares
-/// so often because it cannot reach some other member: see `APART_SYNC_MS` in [`super::link`]. It
+/// so often because it cannot reach some other member: see `APART_SYNC_MS` in [`crate::replication::link`]. It
 /// is the only one to know.
 pub fn is_restless(pause: Duration) -> bool {
     pause < RESTLESS
@@ -61,7 +61,7 @@ impl Peer {
 /// The newest connection of each peer.
 ///
 /// Invariant: `a_connection_that_was_a_peers_leaves_no_descriptor_behind` (in
-/// `tests/strangers.rs`): an entry goes with the [`super::Greeted`] that it was made for, or is
+/// `tests/strangers.rs`): an entry goes with the [`crate::replication::Greeted`] that it was made for, or is
 /// replaced by a newer one.
 #[derive(Debug, Default)]
 pub struct Inbound(Mutex<HashMap<u64, Arc<Peer>>>);

@@ -1,0 +1,22 @@
+//! Who a node is.
+
+/// What this node says of itself.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Stays with the data.
+    pub node_id: u64,
+    /// New at every start.
+    pub run_id: u64,
+    /// Nodes of another cluster are refused.
+    pub cluster: String,
+    /// Whether the data survives a restart.
+    pub is_durable: bool,
+    /// `host:port`, or why there is none.
+    pub address: std::result::Result<String, String>,
+}
+
+/// An id as it is written: 16 hex digits.
+pub fn parse_id(text: &str) -> Option<u64> {
+    let is_hex = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_hex.then(|| u64::from_str_radix(text, 16).ok())?
+}
