@@ -45,13 +45,16 @@
 //! Beside them: [`options`] is the command line, with [`passwords`] and [`sizes`], [`config`] has
 //! every limit with its reason, [`error`] every way to fail, [`metrics`] what is counted and timed,
 //! [`locks`] how threads take a lock and wait for an event.
-//! In each directory read `mod.rs` first.
+//! In each directory read `mod.rs` first. [`mod@book`] has the reference for users, a page for each
+//! theme.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod addresses;
+#[cfg(doc)]
+pub mod book;
 pub mod client;
 pub mod config;
 pub mod durability;

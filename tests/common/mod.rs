@@ -404,6 +404,16 @@ impl Terminal {
         self.keyboard.write_all(format!("{line}\n").as_bytes()).expect("somebody reads");
     }
 
+    /// Presses keys.
+    pub fn type_keys(&mut self, keys: &str) {
+        self.keyboard.write_all(keys.as_bytes()).expect("somebody reads");
+    }
+
+    /// Whether the program still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.program.0.try_wait().expect("its state").is_none()
+    }
+
     /// Waits until something was shown since the last line was typed, and it ends with `end`.
     #[track_caller]
     pub fn wait_for(&mut self, end: &str) {
