@@ -37,6 +37,7 @@ fn a_get_allocates_nothing() {
 #[test]
 fn a_put_of_the_same_length_allocates_nothing_and_another_once() {
     let node = Node::new(Configuration::default());
+    node.start_serving();
     let mut batch = Batch::default();
     node.put(b"key", b"value1", &mut batch).unwrap();
     let same = allocation_counter::measure(|| node.put(b"key", b"value2", &mut batch).unwrap());

@@ -128,17 +128,18 @@ fn a_read_waits_for_the_write_it_shows_and_for_no_other() {
         ..Configuration::default()
     })
     .unwrap();
+    node.start_serving();
     let is_written = || {
         let log = fs::read(directory.path().join("0000000001.log")).unwrap();
         log.windows(6).any(|bytes| bytes == b"secret")
     };
     let (mut writer, mut reader) = (Batch::default(), Batch::default());
     node.put(b"key", b"secret", &mut writer).unwrap();
-    node.get(b"another shard's key", &mut reader, |_| ());
+    node.get(b"another shard's key", &mut reader, |_| ()).unwrap();
     node.commit(&mut reader).unwrap();
     assert!(!is_written(), "nobody was told yet");
     let value = node.get(b"key", &mut reader, |value| value.map(<[u8]>::to_vec));
-    assert_eq!(value.as_deref(), Some(&b"secret"[..]));
+    assert_eq!(value.unwrap().as_deref(), Some(&b"secret"[..]));
     node.commit(&mut reader).unwrap();
     assert!(is_written(), "a reader may be told now, so it is safe");
 }
@@ -152,6 +153,7 @@ fn a_request_of_many_writes_is_written_out_while_it_is_executed() {
         ..Configuration::default()
     })
     .unwrap();
+    node.start_serving();
     let value = [b'v'; 1_000];
     let pairs = (0..100).map(|_| (&b"key"[..], &value[..]));
     node.put_all(pairs, &mut Batch::default()).unwrap();

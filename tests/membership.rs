@@ -126,6 +126,7 @@ fn a_node_with_members_keeps_tombstones_before_it_has_links() {
     });
     let (node, mut batch) = (node.expect("it opens"), Batch::default());
     assert!(!node.is_serving(), "clients wait for the links");
+    node.start_serving();
     assert!(node.delete(b"k", &mut batch).expect("it is writable"));
     assert_eq!(node.size().tombstones, 1);
 }

@@ -60,15 +60,13 @@ fn a_reply_that_shows_a_key_to_be_gone_waits_for_the_delete() {
     };
     let server = NodeServer::start(Node::open(configuration).unwrap()).unwrap();
     let node: &Arc<Node> = &server.node;
-    let log = &node.durability().unwrap().log;
     for request in requests_that_show_absence() {
         let (mut own, mut of_another) = (Batch::default(), Batch::default());
         node.put(b"k", b"v", &mut own).unwrap();
         node.commit(&mut own).unwrap();
         // Another connection has executed a delete, and its commit comes late.
         node.delete(b"k", &mut of_another).unwrap();
-        let position = log.end();
-        assert!(log.unwritten_bytes(position) > 0, "the delete is not committed yet");
+        assert!(node.uncommitted_bytes() > 0, "the delete is not committed yet");
 
         let mut wire = Wire::connect(server.address.port());
         wire.send(&request);
@@ -76,7 +74,7 @@ fn a_reply_that_shows_a_key_to_be_gone_waits_for_the_delete() {
         std::io::Read::read_exact(&mut wire.stream, &mut first).unwrap();
         let request = request.escape_ascii();
         assert_eq!(
-            log.unwritten_bytes(position),
+            node.uncommitted_bytes(),
             0,
             "'{request}' was answered before the delete it shows was safe"
         );

@@ -36,6 +36,17 @@ pub use reply_memory::{Holding, LARGE_BYTES, ReplyMemory};
 pub use strangers::{Stranger, Strangers};
 pub use words::{sentence, shown};
 
+/// Compares without stopping at the first difference, so that the time taken says nothing about
+/// how much of a guess is right.
+pub fn same_in_constant_time(expected: &[u8], given: &[u8]) -> bool {
+    let mut difference = expected.len() ^ given.len();
+    for (index, byte) in given.iter().enumerate() {
+        let expected = expected.get(index % expected.len().max(1)).copied().unwrap_or_default();
+        difference |= usize::from(std::hint::black_box(expected ^ byte));
+    }
+    difference == 0
+}
+
 /// The guards of one node.
 #[derive(Debug)]
 pub struct Guard {
@@ -55,5 +66,19 @@ impl Guard {
             attempts: Attempts::default(),
             replies: Arc::new(ReplyMemory::new(reply_memory_bytes)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_compared_as_a_whole() {
+        assert!(same_in_constant_time(b"secret", b"secret"));
+        for wrong in [&b""[..], b"secre", b"secrets", b"secretsecret", b"Secret", b"xxxxxx"] {
+            assert!(!same_in_constant_time(b"secret", wrong));
+        }
+        assert!(!same_in_constant_time(b"", b"x"));
     }
 }

@@ -8,7 +8,6 @@ use super::Words;
 use crate::config::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::error::{Error, Result};
 use crate::glob::PATTERN_BYTES_MAX;
-use crate::store::digest::{BUCKETS, SHARDS};
 
 /// One request. Everything in it is borrowed from the read buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -323,11 +322,9 @@ fn subcommand(words: Words<'_>) -> Result<Command<'_>> {
         ((b"FUNCTION", b"FLUSH"), 0) => Command::FunctionFlush,
         ((b"PEER", b"HELLO"), _) => Command::PeerHello { words: rest },
         ((b"PEER", b"DIGESTS"), 0) => Command::PeerDigests { shard: None },
-        ((b"PEER", b"DIGESTS"), 1) => {
-            Command::PeerDigests { shard: Some(below(rest.get(0), SHARDS)?) }
-        }
+        ((b"PEER", b"DIGESTS"), 1) => Command::PeerDigests { shard: Some(index(rest.get(0))?) },
         ((b"PEER", b"VERSIONS"), words @ 2..=3) => {
-            let (shard, bucket) = (below(rest.get(0), SHARDS)?, below(rest.get(1), BUCKETS)?);
+            let (shard, bucket) = (index(rest.get(0))?, index(rest.get(1))?);
             Command::PeerVersions { shard, bucket, after: (words == 3).then(|| rest.get(2)) }
         }
         ((b"PEER", b"MERGE"), 1) => Command::PeerMerge { records: rest.get(0) },
@@ -405,10 +402,9 @@ fn number<T: std::str::FromStr>(word: &[u8]) -> Option<T> {
     std::str::from_utf8(word).ok()?.parse().ok()
 }
 
-/// A number below a bound: a shard or a bucket.
-fn below(word: &[u8], bound: usize) -> Result<usize> {
-    let index = number(word).filter(|index| *index < bound);
-    index.ok_or_else(|| Error::refused(format!("not a number from 0 to {}", bound - 1)))
+/// The number of a shard or bucket; the node checks how large it may be.
+fn index(word: &[u8]) -> Result<usize> {
+    number(word).ok_or_else(not_a_number)
 }
 
 fn not_a_number() -> Error {

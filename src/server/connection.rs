@@ -21,13 +21,12 @@ use crate::config::{Limits, PEER_IDLE_TIMEOUT};
 use crate::error::{Code, Error, Refusal, Result};
 use crate::guard::LARGE_BYTES;
 use crate::metrics::{self, Histogram};
-use crate::node::Node;
+use crate::node::{Node, PREFETCH_KEYS_MAX};
 use crate::protocol::http::{self, HttpReply};
 use crate::protocol::line::{self, HttpLike, LineReply};
 use crate::protocol::resp::no_auth;
 use crate::protocol::resp::{self, KeysAhead, RespReply};
 use crate::protocol::{self, Choice, Command, Reply, UNAUTHENTICATED_ELEMENTS_MAX};
-use crate::store::prefetch::PREFETCH_KEYS_MAX;
 use crate::web;
 
 /// How long a refused connection may go on sending before it is reset, so that the error reaches the
@@ -252,9 +251,7 @@ impl<'n> Connection<'n> {
     fn note_refused_stranger(&self) {
         let address = self.session.socket.as_ref().and_then(|socket| socket.peer_addr().ok());
         let who = address.map_or("that has left".into(), |address| address.ip().to_string());
-        self.node
-            .replication
-            .refused(&who, "no password; if it is a node, give all nodes the same one");
+        self.node.refused_peer(&who, "no password; if it is a node, give all nodes the same one");
     }
 
     /// Executes the first request in the read buffer; `None` when it is not all there. An error
@@ -384,28 +381,21 @@ impl<'n> Connection<'n> {
 
     /// `WAIT`: earlier replies have left. A client that hangs up ends the wait.
     fn wait_for_peers(&mut self, peers: usize, timeout_ms: u64) {
-        let (replication, began) = (&self.node.replication, Instant::now());
-        let ticket = replication.ticket();
-        let has_written = self.session.batch.has_written;
-        let holding = || match has_written {
-            true => replication.holding(&ticket),
-            // There is nothing that a peer could lack.
-            false => replication.live_peers(),
-        };
+        let (holders, began) = (self.node.holders(&self.session.batch), Instant::now());
         let mut timeout = match timeout_ms {
             0 => Duration::MAX,
             _ => Duration::from_millis(timeout_ms),
         };
-        while holding() < peers && !timeout.saturating_sub(began.elapsed()).is_zero() {
+        while holders.count() < peers && !timeout.saturating_sub(began.elapsed()).is_zero() {
             let slice = WAIT_SLICE.min(timeout.saturating_sub(began.elapsed()));
-            replication.wait_until(slice, || holding() >= peers);
+            holders.wait_for(peers, slice);
             if self.transport.has_ended() {
                 // It is gone, or it has said all and listens: that cannot be told apart, so it gets
                 // a moment.
                 timeout = timeout.min(began.elapsed().max(LINGER_TIMEOUT));
             }
         }
-        let held = holding() as i64;
+        let held = holders.count() as i64;
         self.replies += 1;
         match self.protocol {
             Protocol::Line { .. } => LineReply(&mut self.output).integer(held),

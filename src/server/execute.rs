@@ -9,11 +9,10 @@ use super::transaction::{self, Transaction};
 use super::{handshake, info, peer};
 use crate::error::{Error, Result};
 use crate::guard::{Holding, LARGE_BYTES, Stranger};
-use crate::node::{Batch, Node};
+use crate::node::listing::reply_too_long;
+use crate::node::{Access, Batch, Greeted, Node};
 use crate::protocol::resp::no_auth;
 use crate::protocol::{Command, Reply};
-use crate::replication::Greeted;
-use crate::store::scan::{STEP_WORK_MAX, Step};
 
 /// What happens to the connection after a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,8 +59,6 @@ pub struct Session {
     pub(super) stranger: Option<Stranger>,
     /// Replies that the client has not taken yet, if they were counted.
     pub(super) holding: Option<Holding>,
-    /// A command was carried out, so the node serves clients: see [`Node::wait_until_serving`].
-    pub(super) is_admitted: bool,
     /// As the client calls itself.
     pub(super) name: Vec<u8>,
     pub(super) authenticated: bool,
@@ -86,7 +83,6 @@ impl Session {
             client: None,
             stranger: None,
             holding: None,
-            is_admitted: false,
             name: Vec::new(),
             authenticated,
             resp_version: 2,
@@ -139,7 +135,7 @@ pub fn execute<R: Reply>(
 ) -> Result<Next> {
     if !session.authenticated && !command.allowed_without_password() {
         if let Command::PeerHello { words } = command {
-            node.replication.refused(
+            node.refused_peer(
                 &peer::address(words),
                 "wrong or no password; give all nodes the same one",
             );
@@ -152,13 +148,12 @@ pub fn execute<R: Reply>(
         transaction::inside(&command, session, reply)?;
         return Ok(Next::Continue);
     }
-    if !session.is_admitted && !command.is_for_peers() {
-        node.wait_until_serving();
-        session.is_admitted = true;
-    }
     let batch = &mut session.batch;
+    if !command.is_for_peers() {
+        node.admit(Access::Service, batch)?;
+    }
     match command {
-        Command::Get { key } => node.get(key, batch, |value| reply.value(value)),
+        Command::Get { key } => node.get(key, batch, |value| reply.value(value))?,
         Command::Put { key, value } => {
             node.put(key, value, batch)?;
             reply.ok();
@@ -173,7 +168,7 @@ pub fn execute<R: Reply>(
             let mut counted = start;
             reply.array(keys.len());
             for key in node.prefetching(keys.iter()) {
-                node.get(key, batch, |value| reply.value(value));
+                node.get(key, batch, |value| reply.value(value))?;
                 check_reply(reply, start, node)?;
                 let held = reply.buffer().len();
                 if held >= counted + LARGE_BYTES {
@@ -192,41 +187,39 @@ pub fn execute<R: Reply>(
             reply.ok();
         }
         Command::Exists { keys } => {
-            reply.integer(
-                keys.iter()
-                    .map(|key| i64::from(node.get(key, batch, |value| value.is_some())))
-                    .sum(),
-            );
+            let mut count = 0;
+            for key in keys.iter() {
+                count += i64::from(node.get(key, batch, |value| value.is_some())?);
+            }
+            reply.integer(count);
         }
         Command::StrLen { key } => {
-            reply.integer(node.get(key, batch, |value| value.map_or(0, <[u8]>::len)) as i64)
+            reply.integer(node.get(key, batch, |value| value.map_or(0, <[u8]>::len))? as i64)
         }
         Command::Type { key } => {
-            let found = node.get(key, batch, |value| value.is_some());
+            let found = node.get(key, batch, |value| value.is_some())?;
             reply.simple(if found { "string" } else { "none" });
         }
         Command::DbSize => reply.integer(node.shown_size(batch).keys as i64),
         Command::Scan { cursor, pattern, count } => {
-            let (next, keys) = list(Listing::Step { cursor, count }, pattern, node, batch)?;
+            let page = node.scan(cursor, count, pattern, batch)?;
             reply.array(2);
-            reply.value(Some(next.to_string().as_bytes()));
-            write_list(&keys, reply);
+            reply.value(Some(page.next.to_string().as_bytes()));
+            write_list(&page.keys, reply);
         }
-        Command::Keys { pattern } => {
-            write_list(&list(Listing::All, Some(pattern), node, batch)?.1, reply)
-        }
+        Command::Keys { pattern } => write_list(&node.keys(pattern, batch)?, reply),
         Command::FlushAll => {
             node.flush_all(batch)?;
             reply.ok();
         }
         Command::Wait { peers, timeout_ms } => return Ok(Next::Wait { peers, timeout_ms }),
-        Command::Peers => reply.rows(&peer::rows(&node.replication.peers())),
+        Command::Peers => reply.rows(&peer::rows(&node.peers())),
         Command::Partition { peer } => {
-            node.replication.partition(&peer::text(peer)?)?;
+            node.cut_off(&peer::text(peer)?)?;
             reply.ok();
         }
         Command::Heal => {
-            node.replication.heal("*")?;
+            node.heal("*")?;
             reply.ok();
         }
         Command::PeerHello { .. }
@@ -273,71 +266,6 @@ fn check_reply<R: Reply>(reply: &mut R, start: usize, node: &Node) -> Result<()>
     }
     Ok(())
 }
-
-fn reply_too_long(max: usize) -> Error {
-    Error::refused(format!(
-        "reply too long: at most {max} bytes; ask for fewer keys at a time (SCAN)"
-    ))
-}
-
-/// What a listing visits.
-#[derive(Clone, Copy, Debug)]
-enum Listing {
-    /// So many keys from a cursor on, or fewer if the pattern takes long.
-    Step { cursor: u64, count: usize },
-    /// All keys, or the listing is refused.
-    All,
-}
-
-/// Collects keys and returns them with the next cursor. Their number stands before them in the
-/// reply, so they are kept until it is known.
-fn list(
-    listing: Listing,
-    pattern: Option<&[u8]>,
-    node: &Node,
-    batch: &mut Batch,
-) -> Result<(u64, Vec<Box<[u8]>>)> {
-    let max = node.configuration.limits.reply_bytes_max;
-    let (mut keys, mut bytes, mut comparisons) = (Vec::new(), 0, 0);
-    let (mut cursor, mut left) = match listing {
-        Listing::Step { cursor, count } => (cursor, count),
-        Listing::All => (0, usize::MAX),
-    };
-    loop {
-        // In pieces, so that a huge store is not collected before the limits are checked.
-        let step = Step { pattern, ..Step::visiting(left.min(LIST_STEP)) };
-        let scanned = node.scan(cursor, step, batch, |key| {
-            bytes += key.len() + LIST_OVERHEAD;
-            keys.push(key.into());
-        });
-        cursor = scanned.next;
-        left = left.saturating_sub(scanned.visited);
-        comparisons += scanned.comparisons;
-        if bytes > max {
-            return Err(reply_too_long(max));
-        }
-        if left == 0 || cursor == 0 {
-            return Ok((cursor, keys));
-        }
-        match listing {
-            Listing::Step { .. } if comparisons >= STEP_WORK_MAX => return Ok((cursor, keys)),
-            Listing::All if comparisons >= KEYS_COMPARISONS_MAX => {
-                return Err(Error::refused(
-                    "the pattern takes too long with these keys; use SCAN with MATCH",
-                ));
-            }
-            _ => {}
-        }
-    }
-}
-
-/// Keys visited between two checks of the limits.
-const LIST_STEP: usize = 10_000;
-/// Comparisons of the pattern with bytes of keys in one `KEYS`: some ten seconds, with no shard
-/// locked.
-const KEYS_COMPARISONS_MAX: u64 = 1_000_000_000;
-/// What a key costs besides its bytes, in the list and in the reply.
-const LIST_OVERHEAD: usize = 32;
 
 fn write_list<R: Reply>(keys: &[Box<[u8]>], reply: &mut R) {
     reply.array(keys.len());

@@ -284,7 +284,7 @@ fn settings(node: &Node, session: &Session) -> Vec<(&'static str, String)> {
     let configuration = &node.configuration;
     vec![
         ("appendfsync", configuration.fsync.name().replace("never", "no")),
-        ("appendonly", if node.durability().is_some() { "yes" } else { "no" }.into()),
+        ("appendonly", if node.is_durable() { "yes" } else { "no" }.into()),
         ("bind", configuration.bind.to_string()),
         ("databases", "1".into()),
         ("maxclients", configuration.connections_max.to_string()),

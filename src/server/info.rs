@@ -57,7 +57,7 @@ fn sections(node: &Node, address: SocketAddr) -> Vec<Section> {
                 ("connected_clients", count(&metrics.connections_open)),
                 ("clients_without_password", guard.strangers.count().to_string()),
                 ("maxclients", node.configuration.connections_max.to_string()),
-                ("blocked_clients", node.replication.waiting().to_string()),
+                ("blocked_clients", node.waiting_clients().to_string()),
             ],
         ),
         (

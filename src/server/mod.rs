@@ -44,12 +44,12 @@ use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use log::{info, warn};
+use log::warn;
 
 use crate::error::{Error, Result};
 use crate::guard::{LogLimiter, Stranger};
 use crate::metrics;
-use crate::node::{Node, SHUTDOWN_TIMEOUT};
+use crate::node::Node;
 
 /// Accepted connections that wait for their thread. When full, accepting pauses and the kernel's own
 /// queue fills.
@@ -84,10 +84,7 @@ impl NodeServer {
             .spawn(move || start_threads(&receiver, &starting, address))?;
         // Peers are served from here on, clients once the seeds have answered: two nodes that start
         // at the same time and name each other must not wait for each other.
-        let advertised = node.replication.advertise(address);
-        info!("listening on {address}, run id {:016x}; peers are told {advertised}", node.run_id);
-        node.replication.start()?;
-        node.start_serving();
+        node.start(address)?;
         Ok(NodeServer { node, address })
     }
 
@@ -95,13 +92,6 @@ impl NodeServer {
     /// connections, brings to the peers and to the disk what they lack.
     pub fn stop(&self) -> Result<()> {
         self.wake_accept();
-        let lacking = self.node.replication.drain(SHUTDOWN_TIMEOUT);
-        if !lacking.is_empty() {
-            let peers = lacking.join(", ");
-            warn!(
-                "stopping, but what was written last may be missing at {peers}: no confirmation within {SHUTDOWN_TIMEOUT:?}"
-            );
-        }
         self.node.close()
     }
 

@@ -1,4 +1,4 @@
-//! What peers ask of this node: `PEER …`, the receiving side of [`crate::replication`].
+//! What peers ask of this node: `PEER …`.
 
 use std::sync::atomic::AtomicU64;
 
@@ -6,12 +6,8 @@ use super::execute::Session;
 use crate::addresses::parse_host_port;
 use crate::error::{Error, Result};
 use crate::metrics::read;
-use crate::node::Node;
-use crate::peers::introduction::Introduction;
-use crate::peers::versions::{self, Place};
+use crate::node::{Node, PeerStatus};
 use crate::protocol::{Command, Reply, Words};
-use crate::replication::PeerStatus;
-use crate::store::digest::SHARDS;
 
 /// Which word of a HELLO is the address.
 const ADDRESS_AT: usize = 6;
@@ -30,24 +26,16 @@ pub fn execute<R: Reply>(
     match command {
         Command::PeerHello { words } => return hello(words, node, session, reply),
         Command::PeerForget { peer } => {
-            node.replication.forget(&text(peer)?)?;
+            node.forget_peer(&text(peer)?)?;
             reply.ok();
         }
         Command::PeerDigests { shard } => {
-            peer.ok_or_else(introduced)?.while_current(|| Ok(()))?;
-            let view = node.replication.view();
-            let (bytes, shards) = match shard {
-                None => (view.shard_digests(), 0..SHARDS),
-                Some(shard) => (view.bucket_digests(shard), shard..shard + 1),
-            };
-            node.shown_to_peer(shards, batch)?;
-            reply.value(Some(&bytes));
+            let digests = node.digests(peer.ok_or_else(introduced)?, shard, batch)?;
+            reply.value(Some(&digests));
         }
         Command::PeerVersions { shard, bucket, after } => {
-            peer.ok_or_else(introduced)?.while_current(|| Ok(()))?;
-            let place = Place { shard, bucket, after: after.map(Into::into) };
-            let listed = versions::list(&node.replication.view(), &place, place.bytes_max());
-            node.shown_to_peer(shard..shard + 1, batch)?;
+            let peer = peer.ok_or_else(introduced)?;
+            let listed = node.versions(peer, shard, bucket, after, batch)?;
             if listed.last.is_some() {
                 reply.array(2);
             }
@@ -55,8 +43,7 @@ pub fn execute<R: Reply>(
             listed.last.iter().for_each(|key| reply.value(Some(key)));
         }
         Command::PeerMerge { records } => {
-            let peer = peer.ok_or_else(introduced)?;
-            let done = peer.while_current(|| node.merge_from_peer(records, peer, batch))?;
+            let done = node.merge_from_peer(peer.ok_or_else(introduced)?, records, batch)?;
             reply.array(2);
             reply.integer(done.merged as i64);
             reply.integer(done.refused as i64);
@@ -78,19 +65,8 @@ fn hello<R: Reply>(words: Words, node: &Node, session: &mut Session, reply: &mut
         .iter()
         .map(|word| std::str::from_utf8(word).map_err(|_| Error::refused("PEER HELLO: not text")))
         .collect::<Result<_>>()?;
-    let from = Introduction::parse(&words).inspect_err(|error| {
-        node.replication.refused(&advertised, &error.to_string());
-    })?;
-    node.replication.heard(&from)?;
-    let answer = node.replication.introduction(true).inspect_err(|error| {
-        node.replication.refused(&from.address, &error.to_string());
-    })?;
-    if session.peer.as_ref().is_some_and(|peer| peer.was_just_greeted(from.node_id)) {
-        node.replication.nudge();
-    }
-    if let Some(socket) = &session.socket {
-        session.peer = Some(node.replication.greeted(&from, socket));
-    }
+    let socket = session.socket.as_ref();
+    let answer = node.hello(&words, &advertised, socket, &mut session.peer)?;
     reply.array(3);
     list(&answer.words(), reply);
     list(&answer.member_words(), reply);
@@ -133,8 +109,8 @@ pub fn rows(peers: &[PeerStatus]) -> Vec<String> {
 
 /// The fields of `INFO replication`, with Redis's names where it has them.
 pub fn info(node: &Node) -> Vec<(&'static str, String)> {
-    let peers = node.replication.peers();
-    let counters = node.replication.counters();
+    let peers = node.peers();
+    let counters = node.peer_counters();
     let count = |counter: &AtomicU64| read(counter).to_string();
     let of_all = |field: fn(&PeerStatus) -> u64| peers.iter().map(field);
     let live = peers.iter().filter(|peer| peer.state == "live").count();
@@ -143,7 +119,7 @@ pub fn info(node: &Node) -> Vec<(&'static str, String)> {
         ("connected_slaves", live.to_string()),
         ("node_id", format!("{:016x}", node.node_id)),
         ("cluster", node.configuration.replication.cluster.clone()),
-        ("advertised_address", node.replication.advertised_address()),
+        ("advertised_address", node.advertised_address()),
         ("peers", peers.len().to_string()),
         ("queued_keys", of_all(|peer| peer.queued_keys as u64).sum::<u64>().to_string()),
         ("lag_ms_max", of_all(|peer| peer.lag_ms).max().unwrap_or(0).to_string()),
@@ -153,7 +129,7 @@ pub fn info(node: &Node) -> Vec<(&'static str, String)> {
         ("records_refused_clock_skew", count(&counters.records_refused)),
         ("peers_refused", count(&counters.hellos_refused)),
         ("links_broken", count(&counters.links_broken)),
-        ("queue_overflows", node.replication.queue_overflows().to_string()),
+        ("queue_overflows", node.queue_overflows().to_string()),
         ("syncs_finished", count(&counters.syncs_finished)),
         ("tombstones", node.size().tombstones.to_string()),
         ("tombstones_dropped", count(&counters.tombstones_dropped)),

@@ -5,7 +5,6 @@ use crate::error::Result;
 use crate::node::{Batch, Node};
 use crate::protocol::http::{HttpReply, Request, content};
 use crate::protocol::resp::decimal;
-use crate::store::scan::Step;
 
 /// `/keys/<key>`: the key is all that follows, percent-encoded.
 pub fn one(
@@ -30,7 +29,7 @@ pub fn one(
                     value.ok_or_else(|| refused("404", "no such key"))?,
                 );
                 Ok(())
-            });
+            })?;
         }
         b"PUT" => node.put(&key, request.body.unwrap_or_default(), batch)?,
         b"DELETE" => drop(node.delete(&key, batch)?),
@@ -70,18 +69,11 @@ pub fn list(query: &[u8], node: &Node, batch: &mut Batch, reply: &mut HttpReply)
         }
     }
     let count = count.min(LIST_COUNT_MAX);
-    let mut keys: Vec<Vec<u8>> = Vec::new();
-    let step = Step {
-        visits: LIST_VISITS_MAX,
-        found: count,
-        found_bytes: LIST_BYTES_MAX,
-        pattern: Some(&pattern),
-    };
-    let cursor = node.scan(cursor, step, batch, |key| keys.push(key.to_vec())).next;
+    let page = node.page(cursor, count, &pattern, batch)?;
     let text = json::object([
-        ("keys", json::array(keys.iter().map(|key| json::string(key)))),
-        ("paths", json::array(keys.iter().map(|key| json::string(path(key).as_bytes())))),
-        ("cursor", cursor.to_string()),
+        ("keys", json::array(page.keys.iter().map(|key| json::string(key)))),
+        ("paths", json::array(page.keys.iter().map(|key| json::string(path(key).as_bytes())))),
+        ("cursor", page.next.to_string()),
     ]);
     reply.content("200", content::JSON, text.as_bytes());
     Ok(())
@@ -91,11 +83,6 @@ pub fn list(query: &[u8], node: &Node, batch: &mut Batch, reply: &mut HttpReply)
 const LIST_COUNT: usize = 100;
 /// Keys in one page of `GET /keys`. A larger `count` gets this many.
 const LIST_COUNT_MAX: usize = 1_000;
-/// Keys that one page visits. With the bounded work of a step, a page takes some 0.1 s even if its
-/// client has left.
-const LIST_VISITS_MAX: usize = 100_000;
-/// Bytes of the keys of one page.
-const LIST_BYTES_MAX: usize = 1024 * 1024;
 
 /// The pattern for keys with a prefix: its special characters stand for themselves.
 fn starting_with(prefix: &[u8]) -> Vec<u8> {

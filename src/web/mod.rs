@@ -74,7 +74,7 @@ pub fn admit(
                 "the password is needed: user default, Basic authentication",
             ));
         }
-    } else if !is_probe && !is_our_name(request.host, &node.replication.advertised_address()) {
+    } else if !is_probe && !is_our_name(request.host, &node.advertised_address()) {
         return Err(refused(
             "403",
             "without a password this Host is not served: use an IP address, localhost or the name given to --advertise",
@@ -103,7 +103,6 @@ pub fn answer(
     let query = request.target.get(path.len() + 1..).unwrap_or_default();
     let is_read = matches!(request.method, b"GET" | b"HEAD");
     if let Some(key) = path.strip_prefix(b"/keys/") {
-        node.wait_until_serving();
         return keys::one(request, key, node, batch, reply);
     }
     if let Some(link) = path.strip_prefix(b"/links/") {
@@ -114,13 +113,10 @@ pub fn answer(
             return Err(refused("405 GET, HEAD", "this can only be read"));
         }
         b"/" => page(reply),
-        b"/keys" => {
-            node.wait_until_serving();
-            keys::list(query, node, batch, reply)?;
-        }
+        b"/keys" => keys::list(query, node, batch, reply)?,
         b"/livez" => reply.content("200", content::TEXT, b"alive\n"),
         b"/readyz" => {
-            let reasons = status::reasons_not_ready(node).into_iter();
+            let reasons = node.reasons_not_ready().into_iter();
             match reasons
                 .map(|reason| format!("not ready: {reason}\n"))
                 .collect::<String>()
@@ -148,8 +144,8 @@ fn change_link(request: &Request, link: &[u8], node: &Node, reply: &mut HttpRepl
     }
     let link = String::from_utf8_lossy(link);
     match link.rsplit_once('/') {
-        Some((peer, "cut")) => node.replication.partition(peer)?,
-        Some((peer, "heal")) => node.replication.heal(peer)?,
+        Some((peer, "cut")) => node.cut_off(peer)?,
+        Some((peer, "heal")) => node.heal(peer)?,
         _ => return Err(refused("404", "a link takes /links/<id>/cut and /links/<id>/heal")),
     }
     reply.no_content();

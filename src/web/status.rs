@@ -6,66 +6,8 @@ use std::sync::atomic::AtomicU64;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::json;
-use crate::durability::write_ahead_log::Counts;
 use crate::metrics::{Sample, open_files, read, resident_bytes};
-use crate::node::{Batch, Node};
-use crate::replication::PeerStatus;
-
-/// Why work should go to another node, one sentence each; empty when all is well.
-pub fn reasons_not_ready(node: &Node) -> Vec<String> {
-    let open = read(&node.metrics.connections_open);
-    let max = node.configuration.connections_max;
-    let mut reasons = Vec::from_iter(read_only(node));
-    if node.stop.is_asked() {
-        reasons.push("stopping: SHUTDOWN was asked for".into());
-    }
-    if open >= max as u64 {
-        reasons.push(format!("all {max} connections are in use"));
-    }
-    if !node.is_serving() {
-        reasons.push("starting: waiting for the seeds to answer".into());
-    }
-    reasons.extend(clock_is_ahead(node));
-    reasons.extend(clock_differs(node));
-    reasons
-}
-
-/// Whether this node's writes are stamped so far ahead of its machine's clock that others refuse
-/// them: that clock is or was wrong, and not theirs.
-fn clock_is_ahead(node: &Node) -> Option<String> {
-    let (ahead, limit) = (node.clock_ahead(), node.configuration.replication.clock_skew_max);
-    let way_out = match node.durability() {
-        Some(_) => "Once that is right (NTP), start once with --restamp",
-        None => "Once that is right (NTP), save the data with kvstore export and start again",
-    };
-    (ahead > limit).then(|| {
-        format!(
-            "the times of this node's writes are {} s ahead of this machine's clock, so other nodes refuse them. {way_out}",
-            ahead.as_secs()
-        )
-    })
-}
-
-/// Whether the machine's clock is the one that is wrong: it differs too much from those of most
-/// peers, of at least two. Their records would be refused here, or this node's there.
-fn clock_differs(node: &Node) -> Option<String> {
-    let (peers, limit) = (node.replication.peers(), node.configuration.replication.clock_skew_max);
-    let differs =
-        |peer: &&PeerStatus| u128::from(peer.clock_ahead_ms.unsigned_abs()) > limit.as_millis();
-    let (count, first) = (peers.iter().filter(differs).count(), peers.iter().find(differs)?);
-    (peers.len() >= 2 && 2 * count > peers.len()).then(|| {
-        format!(
-            "the clock differs by {} ms from that of {} and by too much from those of {count} of {} peers; set it right (NTP)",
-            first.clock_ahead_ms, first.address, peers.len()
-        )
-    })
-}
-
-/// Why writes are refused, if they are.
-fn read_only(node: &Node) -> Option<String> {
-    let reason = node.durability()?.log.read_only_reason()?;
-    Some(format!("read-only: {reason}"))
-}
+use crate::node::{Batch, LogCounts, Node, PeerStatus};
 
 /// A name, what it means, its value. Names and units are those of `redis_exporter`, so that its
 /// dashboards need one replacement; what only grows ends in `_total`.
@@ -76,15 +18,15 @@ fn figures(node: &Node, batch: &mut Batch) -> Vec<Figure> {
     let (metrics, guard, size) = (&node.metrics, &node.guard, node.shown_size(batch));
     let uptime = node.started.elapsed();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let replicated = node.replication.counters();
+    let replicated = node.peer_counters();
     let counts = node.durability().map(|durability| &durability.log.counts);
-    let of_log = |field: fn(&Counts) -> &AtomicU64| counts.map_or(0, |counts| read(field(counts)));
+    let of_log = |field: fn(&LogCounts) -> &AtomicU64| counts.map_or(0, |counts| read(field(counts)));
     let (open_fds, max_fds) = open_files().unwrap_or_default();
     vec![
-        ("kvstore_ready", "1 while /readyz is green.", u64::from(reasons_not_ready(node).is_empty())),
+        ("kvstore_ready", "1 while /readyz is green.", u64::from(node.reasons_not_ready().is_empty())),
         ("kvstore_uptime_in_seconds", "Time since the start.", uptime.as_secs()),
         ("kvstore_connected_clients", "Open connections.", read(&metrics.connections_open)),
-        ("kvstore_blocked_clients", "Clients in a WAIT.", node.replication.waiting() as u64),
+        ("kvstore_blocked_clients", "Clients in a WAIT.", node.waiting_clients() as u64),
         ("kvstore_max_clients", "Connections at one time.", node.configuration.connections_max as u64),
         ("kvstore_db_keys", "Keys that have a value.", size.keys as u64),
         ("kvstore_tombstones", "Traces of deletes.", size.tombstones as u64),
@@ -104,13 +46,13 @@ fn figures(node: &Node, batch: &mut Batch) -> Vec<Figure> {
         ("kvstore_passwords_delayed_total", "Passwords that waited for their turn, or were refused unseen.", read(&guard.attempts.delayed)),
         ("kvstore_reply_memory_bytes", "Replies that wait for clients.", guard.replies.bytes()),
         ("kvstore_reply_memory_closed_total", "Connections closed because replies not taken held too much.", read(&guard.replies.closed)),
-        ("kvstore_aof_enabled", "1 with a data directory.", u64::from(node.durability().is_some())),
-        ("kvstore_aof_last_write_status", "1 while the log takes writes.", u64::from(read_only(node).is_none())),
+        ("kvstore_aof_enabled", "1 with a data directory.", u64::from(node.is_durable())),
+        ("kvstore_aof_last_write_status", "1 while the log takes writes.", u64::from(node.read_only().is_none())),
         ("kvstore_aof_current_size_bytes", "Bytes that recovery would read.", of_log(|counts| &counts.bytes)),
         ("kvstore_log_frames_total", "Frames written to the log.", of_log(|counts| &counts.frames)),
         ("kvstore_log_fsyncs_total", "Times the log was brought to the disk.", of_log(|counts| &counts.fsyncs)),
         ("kvstore_log_compactions_total", "Snapshots written in place of old log.", of_log(|counts| &counts.compactions)),
-        ("kvstore_connected_slaves", "Peers whose link is live.", node.replication.live_peers() as u64),
+        ("kvstore_connected_slaves", "Peers whose link is live.", node.live_peers() as u64),
         ("kvstore_records_merged_total", "Records taken from peers.", read(&replicated.records_merged)),
         ("kvstore_records_refused_total", "Records whose time was too far ahead.", read(&replicated.records_refused)),
         ("kvstore_peers_refused_total", "Introductions refused.", read(&replicated.hellos_refused)),
@@ -127,7 +69,7 @@ fn figures(node: &Node, batch: &mut Batch) -> Vec<Figure> {
 /// `/status.json`: the figures without their prefix, and what has no number.
 pub fn json(node: &Node, address: SocketAddr, batch: &mut Batch) -> String {
     let text = |text: &str| json::string(text.as_bytes());
-    let advertised = node.replication.advertised_address();
+    let advertised = node.advertised_address();
     let rest = [
         ("version", text(env!("CARGO_PKG_VERSION"))),
         ("run_id", text(&format!("{:016x}", node.run_id))),
@@ -135,11 +77,14 @@ pub fn json(node: &Node, address: SocketAddr, batch: &mut Batch) -> String {
             "address",
             text(&Some(advertised).filter(|it| !it.is_empty()).unwrap_or(address.to_string())),
         ),
-        ("not_ready", json::array(reasons_not_ready(node).iter().map(|reason| text(reason)))),
-        ("read_only", read_only(node).map_or("null".into(), |reason| text(&reason))),
-        ("log", node.durability().map_or("null".into(), |_| text(node.configuration.fsync.name()))),
+        ("not_ready", json::array(node.reasons_not_ready().iter().map(|reason| text(reason)))),
+        ("read_only", node.read_only().map_or("null".into(), |reason| text(&reason))),
+        (
+            "log",
+            if node.is_durable() { text(node.configuration.fsync.name()) } else { "null".into() },
+        ),
         ("node_id", text(&format!("{:016x}", node.node_id))),
-        ("peers", json::array(node.replication.peers().iter().map(peer))),
+        ("peers", json::array(node.peers().iter().map(peer))),
         ("fault_injection", node.configuration.replication.fault_injection.to_string()),
         ("history", json::array(node.metrics.samples().iter().map(sample))),
     ];
@@ -186,7 +131,7 @@ pub fn prometheus(node: &Node, batch: &mut Batch) -> String {
         family(&mut text, name, kind, help, [(labels.to_string(), value.to_string())]);
     }
     latency(&mut text, node);
-    let peers = node.replication.peers();
+    let peers = node.peers();
     for (name, kind, help, value) in PER_PEER {
         let label =
             |peer: &PeerStatus| format!("{{peer={}}}", json::string(peer.address.as_bytes()));

@@ -1,0 +1,164 @@
+//! Admission and settlement: what happens before a request touches the data, and before its reply
+//! leaves.
+//!
+//! Every protocol goes the same way. A connection keeps one [`Batch`]. Each read and write of the
+//! node passes [`Node::admit`], which may wait or refuse. Then the connection calls
+//! [`Node::commit`] once for all requests of a read from its socket, which may wait too, and sends
+//! their replies when it returns.
+
+use std::fmt::Display;
+
+use log::trace;
+
+use super::Node;
+use crate::config::FsyncPolicy;
+use crate::durability::write_ahead_log::WriteAheadLog;
+use crate::error::{Code, Error, Result};
+use crate::metrics;
+use crate::replication::KnownLinks;
+
+/// What one connection did since its last replies left: what [`Node::commit`] must settle.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Requests executed.
+    pub commands: u64,
+    /// Bytes received.
+    pub input_bytes: u64,
+    /// Reads that found their key.
+    pub(super) hits: u64,
+    /// Reads that did not.
+    pub(super) misses: u64,
+    /// Whether this connection has ever written: then `WAIT` has something to wait for. Stays.
+    pub(super) has_written: bool,
+    /// Whether the node was found to serve clients. Stays.
+    is_served: bool,
+    /// The highest log position of all shards looked at: no reply may leave before the log is safe
+    /// up to here.
+    ///
+    /// The rule: whatever looks into the store for a reply notes the position of what it looked at,
+    /// found or not. A value that a client has seen must not vanish, and a key that it has seen to
+    /// be gone must not come back: the delete may be another connection's, appended and not yet
+    /// committed. Replies about the whole store (`DBSIZE`, `INFO`, `/status.json`, `/metrics`) note
+    /// the end of the log.
+    position: u64,
+    /// The highest log position of all shards that a peer is shown: no reply may leave before the
+    /// log is on the disk up to here, whatever the policy, since the peer takes it as a
+    /// confirmation.
+    pub(super) shown_to_peer: u64,
+    changed: Changed,
+    /// Where to hand on what was written.
+    pub(super) links: KnownLinks,
+}
+
+/// Whether a batch changed anything, and for whom: whoever it is gets an error if the commit fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Changed {
+    #[default]
+    Nothing,
+    ForPeer,
+    ForClient,
+}
+
+/// What a request wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Nothing of the data; only that the node serves clients.
+    Service,
+    /// To look at the data.
+    Read,
+    /// To change the data.
+    Write,
+}
+
+impl Batch {
+    /// Notes the log position of something that the reply shows.
+    pub(super) fn touched(&mut self, position: u64) {
+        self.position = self.position.max(position);
+    }
+}
+
+impl Node {
+    /// Admits a request, before it looks at anything or changes anything. The first one of a
+    /// connection waits until the node serves clients. A write is refused while the node stops or
+    /// the disk fails.
+    pub fn admit(&self, access: Access, batch: &mut Batch) -> Result<()> {
+        if !batch.is_served {
+            self.wait_until_serving();
+            batch.is_served = true;
+        }
+        match access {
+            Access::Service | Access::Read => Ok(()),
+            Access::Write => {
+                self.stop.check_not_stored()?;
+                self.check_writable()
+            }
+        }
+    }
+
+    /// Refuses while the disk fails.
+    pub(super) fn check_writable(&self) -> Result<()> {
+        match self.log().and_then(WriteAheadLog::read_only_reason) {
+            None => Ok(()),
+            Some(reason) => Err(read_only(&reason, "not stored")),
+        }
+    }
+
+    /// Settles a batch. Its replies may leave when this has returned. After an error all of them
+    /// must become that error: what the batch changed is in the map, and nobody knows whether it is
+    /// on the disk. A batch that only read gets no error, since reads go on while the disk fails.
+    pub fn commit(&self, batch: &mut Batch) -> Result<()> {
+        metrics::add(&self.metrics.commands, batch.commands);
+        metrics::add(&self.metrics.hits, batch.hits);
+        metrics::add(&self.metrics.misses, batch.misses);
+        metrics::add(&self.metrics.input_bytes, batch.input_bytes);
+        let Batch { position, changed, shown_to_peer, has_written, is_served, .. } = *batch;
+        *batch = Batch { has_written, is_served, ..Batch::default() };
+        if shown_to_peer > 0 {
+            self.sync_to(shown_to_peer)?;
+        }
+        let committed = self.log().map_or(Ok(()), |log| log.commit(position));
+        if changed == Changed::Nothing {
+            return Ok(());
+        }
+        committed.map_err(|reason| read_only(&reason, "outcome unknown"))?;
+        trace!("committed up to position {position}: {}", self.promise());
+        if changed == Changed::ForClient {
+            // Last: see `stopping`.
+            self.stop.check_outcome()?;
+        }
+        Ok(())
+    }
+
+    /// What a committed write survives.
+    fn promise(&self) -> &'static str {
+        match (&self.durability, self.configuration.fsync) {
+            (None, _) => "in memory only",
+            (Some(_), FsyncPolicy::Always) => "on the disk",
+            (Some(_), _) => "handed to the operating system",
+        }
+    }
+
+    /// Returns when the log is on the disk up to a position.
+    fn sync_to(&self, position: u64) -> Result<()> {
+        let Some(log) = self.log().filter(|log| !log.is_synced(position)) else {
+            return Ok(());
+        };
+        log.sync().map_err(|reason| read_only(&reason, "not shown to a peer"))
+    }
+
+    /// Notes a change for [`Node::commit`]. A request of many writes must not fill the memory, so
+    /// they are written out between them.
+    pub(super) fn wrote(&self, position: u64, changed: Changed, batch: &mut Batch) {
+        batch.touched(position);
+        batch.changed = batch.changed.max(changed);
+        let max = self.configuration.limits.log_buffer_bytes_max;
+        if let Some(log) = self.log().filter(|log| log.unwritten_bytes(position) > max) {
+            // If it fails, so does the commit of this batch.
+            let _ = log.commit(position);
+        }
+    }
+}
+
+fn read_only(reason: &impl Display, outcome: &str) -> Error {
+    Error::refused_as(Code::ReadOnly, format!("read-only: {reason} ({outcome})"))
+}

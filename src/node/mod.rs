@@ -1,0 +1,213 @@
+//! # The node: owner of everything, and the only door
+//!
+//! A [`Node`] is one process of the cluster. It owns the store, the clock, the log, the links to its
+//! peers and the counters; the threads of the server share it.
+//!
+//! **The rule.** [`crate::server`] and [`crate::web`] know the node and nothing behind it. Every read
+//! and write of a client goes through a method here. So there is one place where a request is
+//! admitted ([`Node::admit`]), one where a write is stamped, merged and handed to the peers, and one
+//! where its reply is released ([`Node::commit`]). (In the Java original the server wrote to the
+//! store itself, past the node: that is why nothing in it ever replicated.)
+//!
+//! Files: [`mod@batch`] is admission and settlement, `data` reads and writes keys, [`listing`]
+//! lists them, [`peers`] is what other nodes ask, `health` says whether all is well, `opening` how
+//! a node starts.
+//!
+//! **Threads.** Each has the name given here, in the process list and in the logs.
+//!
+//! | name | owns | waits on | ends |
+//! |---|---|---|---|
+//! | `main` | the process, and the charts' samples | [`Node::wait_for_shutdown`], a second | ends the process |
+//! | `accept` | the listening socket | `accept` | with the process |
+//! | `start` | nothing | its channel of accepted sockets | with the process |
+//! | `log-sync` | nothing | a second, with `--fsync everysec` | with the node |
+//! | `compaction` | the snapshot that is written | a tenth of a second, then the disk | with the node |
+//! | `recovery` | the records it merges, while a large log is read | its turn at reading | when all is read |
+//! | `shutdown` | nothing | the last fsync | with the process |
+//! | `tombstones` | the forgetting of deletes | a second | with the process |
+//! | `link-N` | the connection to one peer and what it must be told | its channel, then the peer's reply | when the peer is forgotten |
+//! | `client-N` | one socket, its buffers and its session | that socket | when the client leaves, errs or idles too long |
+//!
+//! **Locks.** A shard's; the log's `buffer`; the log's `file`; the log's `syncing`; its `turn`.
+//! Orders: shard, then buffer; `syncing`, then file, then buffer; `turn` alone; never a shard and a
+//! file, and nobody waits for a shard while holding one: only [`crate::store::prefetch`] holds
+//! several, those that are free. A shard's lock is held for one lookup, there for eight, and the
+//! buffer's for one copy. Only `syncing` and `file` are held across I/O, and none across a channel
+//! send. The lock of a peer's connection is held while its batch is merged, so it comes before a
+//! shard's; the other locks of [`crate::replication`] are never held together with one of these,
+//! but for the one that orders changes of the file `node`. The lock of the charts' samples is held
+//! alone.
+//!
+//! **Crash-only.** There is no clean-up that must run: `kill -9` is a normal way to stop (Candea
+//! and Fox, "Crash-Only Software", 2003). A panic in any thread ends the process: half a node is
+//! worse than none.
+
+pub mod batch;
+mod data;
+mod health;
+pub mod listing;
+mod opening;
+pub mod peers;
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::bounded;
+use log::warn;
+
+use crate::config::{Configuration, Limits};
+use crate::durability::Durability;
+pub use crate::durability::write_ahead_log::Counts as LogCounts;
+use crate::durability::write_ahead_log::WriteAheadLog;
+use crate::error::{Error, Result};
+use crate::guard::{Guard, same_in_constant_time};
+use crate::locks::Latch;
+use crate::metrics::Metrics;
+use crate::passwords::Passwords;
+use crate::replication::ReplicationManager;
+pub use crate::replication::{Greeted, PeerStatus};
+use crate::stopping::GentleStop;
+pub use crate::store::prefetch::PREFETCH_KEYS_MAX;
+use crate::store::version::{HybridClock, wall_clock_ms};
+use crate::store::{KeyValueStore, Size};
+pub use batch::{Access, Batch};
+
+/// One process of the cluster.
+#[derive(Debug)]
+pub struct Node {
+    /// What it was told at its start.
+    pub configuration: Configuration,
+    /// When it started.
+    pub started: Instant,
+    /// Counters.
+    pub metrics: Metrics,
+    /// What strangers and greedy clients may take.
+    pub guard: Guard,
+    /// The limits of connections without the password.
+    pub limits_of_strangers: Limits,
+    /// 64 random bits, new at every start: the origin of this run's writes.
+    pub run_id: u64,
+    /// Who this node is in its cluster, for as long as it has its data: stored with the data, or
+    /// random at every start.
+    pub node_id: u64,
+    /// Whether the process was asked to stop.
+    pub stop: GentleStop,
+    store: Arc<KeyValueStore>,
+    /// The data directory, if there is one.
+    durability: Option<Arc<Durability>>,
+    clock: Arc<HybridClock>,
+    /// The other nodes and the links to them.
+    replication: ReplicationManager,
+    /// Opens when the node serves clients.
+    serving: Latch,
+}
+
+/// Longest wait for `SHUTDOWN` to settle what is under way. Then the process ends all the same.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time between two samples of the counters for the page's charts: fine enough to see a stall, and
+/// idle it costs one short look a second.
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
+/// Samples kept: five minutes. More: the oldest goes.
+const SAMPLES_MAX: usize = 300;
+
+impl Node {
+    fn log(&self) -> Option<&WriteAheadLog> {
+        self.durability.as_ref().map(|durability| durability.log.as_ref())
+    }
+
+    /// How much is stored.
+    pub fn size(&self) -> Size {
+        self.store.size()
+    }
+
+    /// How much is stored, for a reply that shows it.
+    pub fn shown_size(&self, batch: &mut Batch) -> Size {
+        let size = self.store.size();
+        self.shows_everything(batch);
+        size
+    }
+
+    /// The reply of this batch shows something of the whole store as it was until now.
+    pub fn shows_everything(&self, batch: &mut Batch) {
+        batch.touched(self.log().map_or(0, WriteAheadLog::end));
+    }
+
+    /// Whether the data survives the end of the process.
+    pub fn is_durable(&self) -> bool {
+        self.durability.is_some()
+    }
+
+    /// The data directory, if there is one.
+    pub fn durability(&self) -> Option<&Durability> {
+        self.durability.as_deref()
+    }
+
+    /// Bytes of changes that wait in the log's buffer for their commit.
+    pub fn uncommitted_bytes(&self) -> u64 {
+        self.log().map_or(0, |log| log.unwritten_bytes(log.end()))
+    }
+
+    /// The end of a gentle stop: brings to the peers and to the disk what they lack, and waits at
+    /// most `SHUTDOWN_TIMEOUT` for each.
+    pub fn close(self: &Arc<Self>) -> Result<()> {
+        let lacking = self.replication.drain(SHUTDOWN_TIMEOUT);
+        if !lacking.is_empty() {
+            warn!(
+                "stopping, but what was written last may be missing at {}: no confirmation within \
+                 {SHUTDOWN_TIMEOUT:?}",
+                lacking.join(", ")
+            );
+        }
+        let (node, (done, result)) = (Arc::clone(self), bounded(1));
+        // In a thread, because an fsync on a dying disk may take for ever.
+        thread::Builder::new().name("shutdown".into()).spawn(move || {
+            let _ = done.send(node.log().map_or(Ok(()), WriteAheadLog::sync));
+        })?;
+        result.recv_timeout(SHUTDOWN_TIMEOUT).unwrap_or_else(|_| {
+            let message =
+                format!("the disk took longer than {SHUTDOWN_TIMEOUT:?} for the last fsync");
+            Err(Error::Fatal(message))
+        })
+    }
+
+    /// From now on the node serves clients.
+    pub fn start_serving(&self) {
+        self.serving.open();
+    }
+
+    /// Whether the node serves clients.
+    pub fn is_serving(&self) -> bool {
+        self.serving.is_open()
+    }
+
+    /// Returns when the node serves clients: when it has links to all it knows of, and each of them
+    /// has answered or failed, at most a second after its start. A delete that was served before
+    /// would leave no tombstone.
+    fn wait_until_serving(&self) {
+        self.serving.wait();
+    }
+
+    /// Whether `password` is a valid one; without a configured password nothing is.
+    pub fn is_password(&self, password: &[u8]) -> bool {
+        let Passwords { first, second } = &self.configuration.passwords;
+        let is_it = |expected: &Option<Vec<u8>>| {
+            expected.as_ref().is_some_and(|expected| same_in_constant_time(expected, password))
+        };
+        // Both are compared, whatever comes of the first.
+        is_it(first) | is_it(second)
+    }
+
+    /// How far the times of this node's writes are ahead of the machine's clock.
+    fn clock_ahead(&self) -> Duration {
+        self.clock.ahead_of(wall_clock_ms())
+    }
+
+    /// Returns when somebody asked for a gentle stop. Until then it samples the counters for the
+    /// page's charts.
+    pub fn wait_for_shutdown(&self) {
+        while !self.stop.wait(SAMPLE_INTERVAL) {
+            self.metrics.take_sample(self.started.elapsed(), SAMPLES_MAX);
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! The other nodes: what they ask of this one, what this one shows of them, and whom it cuts off.
+
+use std::net::{SocketAddr, TcpStream};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use log::{info, trace};
+
+use super::batch::Changed;
+use super::{Batch, Node};
+use crate::durability::write_ahead_log::WriteAheadLog;
+use crate::error::{Error, Result};
+use crate::peers::introduction::Introduction;
+use crate::peers::versions::{self, Listed, Place};
+use crate::replication::receive::{self, Merged};
+use crate::replication::{Counters, Greeted, PeerStatus, Ticket};
+use crate::store::digest::{BUCKETS, SHARDS};
+use crate::store::version::wall_clock_ms;
+
+impl Node {
+    /// Decides where peers reach this node, which listens at `listening`, and returns it. Then
+    /// starts the links to its seeds and to the members of an earlier run, and waits a moment for
+    /// their answers; from then on clients are served.
+    pub fn start(&self, listening: SocketAddr) -> Result<()> {
+        let advertised = self.replication.advertise(listening);
+        info!("listening on {listening}, run id {:016x}; peers are told {advertised}", self.run_id);
+        self.replication.start()?;
+        self.start_serving();
+        Ok(())
+    }
+
+    /// A node says HELLO on `socket`, in these words. The answer is this node's own introduction.
+    /// `peer` becomes that node's connection; tests have no socket, and then it stays.
+    pub fn hello(
+        &self,
+        words: &[&str],
+        advertised: &str,
+        socket: Option<&Arc<TcpStream>>,
+        peer: &mut Option<Greeted>,
+    ) -> Result<Introduction> {
+        let replication = &self.replication;
+        let from = Introduction::parse(words).inspect_err(|error| {
+            replication.refused(advertised, &error.to_string());
+        })?;
+        replication.heard(&from)?;
+        let answer = replication.introduction(true).inspect_err(|error| {
+            replication.refused(&from.address, &error.to_string());
+        })?;
+        if peer.as_ref().is_some_and(|peer| peer.was_just_greeted(from.node_id)) {
+            replication.nudge();
+        }
+        if let Some(socket) = socket {
+            *peer = Some(replication.greeted(&from, socket));
+        }
+        Ok(answer)
+    }
+
+    /// Counts and logs that a node which wanted to be a peer was refused.
+    pub fn refused_peer(&self, who: &str, reason: &str) {
+        self.replication.refused(who, reason);
+    }
+
+    /// What `PEER DIGESTS` answers: the digests of all shards, or of the buckets of one.
+    pub fn digests(
+        &self,
+        peer: &Greeted,
+        shard: Option<usize>,
+        batch: &mut Batch,
+    ) -> Result<Vec<u8>> {
+        peer.while_current(|| Ok(()))?;
+        let view = self.replication.view();
+        let (digests, shards) = match shard {
+            None => (view.shard_digests(), 0..SHARDS),
+            Some(shard) => {
+                check_below(shard, SHARDS)?;
+                (view.bucket_digests(shard), shard..shard + 1)
+            }
+        };
+        self.show_to_peer(shards, batch)?;
+        Ok(digests)
+    }
+
+    /// What `PEER VERSIONS` answers: keys and versions of a bucket, those behind `after`.
+    pub fn versions(
+        &self,
+        peer: &Greeted,
+        shard: usize,
+        bucket: usize,
+        after: Option<&[u8]>,
+        batch: &mut Batch,
+    ) -> Result<Listed> {
+        check_below(shard, SHARDS)?;
+        check_below(bucket, BUCKETS)?;
+        peer.while_current(|| Ok(()))?;
+        let place = Place { shard, bucket, after: after.map(Into::into) };
+        let listed = versions::list(&self.replication.view(), &place, place.bytes_max());
+        self.show_to_peer(shard..shard + 1, batch)?;
+        Ok(listed)
+    }
+
+    /// A peer is to see what these shards held until now: [`Node::commit`] brings it to the disk
+    /// first, once for all that an exchange asks about.
+    fn show_to_peer(&self, shards: Range<usize>, batch: &mut Batch) -> Result<()> {
+        self.check_writable()?;
+        if self.log().is_some() {
+            let newest = shards.map(|shard| self.store.position(shard)).max();
+            batch.shown_to_peer = batch.shown_to_peer.max(newest.unwrap_or(0));
+        }
+        Ok(())
+    }
+
+    /// What `PEER MERGE` does: merges a batch of a peer's records, which are not handed on.
+    pub fn merge_from_peer(
+        &self,
+        peer: &Greeted,
+        records: &[u8],
+        batch: &mut Batch,
+    ) -> Result<Merged> {
+        peer.while_current(|| {
+            self.check_writable()?;
+            let skew_max = self.configuration.replication.clock_skew_max;
+            let limits = (wall_clock_ms(), skew_max);
+            let done = receive::merge(&self.store, &self.clock, records, limits, |record| {
+                self.log().map_or(0, |log: &WriteAheadLog| log.append(record))
+            })?;
+            trace!("merged {} records from a peer, refused {}", done.merged, done.refused);
+            self.wrote(done.position, Changed::ForPeer, batch);
+            self.replication.merged(peer, done);
+            Ok(done)
+        })
+    }
+
+    /// `PEER FORGET`: bans a node for good, by address or id.
+    pub fn forget_peer(&self, peer: &str) -> Result<()> {
+        self.replication.forget(peer)
+    }
+
+    /// `PARTITION`: pretends that a peer (address or id), or everybody (`*`), cannot be reached.
+    pub fn cut_off(&self, peer: &str) -> Result<()> {
+        self.replication.partition(peer)
+    }
+
+    /// `HEAL`: ends the partition from one peer (address or id), or all partitions (`*`).
+    pub fn heal(&self, peer: &str) -> Result<()> {
+        self.replication.heal(peer)
+    }
+
+    /// Counts of what went to and came from peers.
+    pub fn peer_counters(&self) -> &Counters {
+        self.replication.counters()
+    }
+
+    /// Changes that found the queue to a peer full.
+    pub fn queue_overflows(&self) -> u64 {
+        self.replication.queue_overflows()
+    }
+
+    /// How many peers are live.
+    pub fn live_peers(&self) -> usize {
+        self.replication.live_peers()
+    }
+
+    /// How many clients wait in a `WAIT`.
+    pub fn waiting_clients(&self) -> usize {
+        self.replication.waiting()
+    }
+
+    /// How each peer is.
+    pub fn peers(&self) -> Vec<PeerStatus> {
+        self.replication.peers()
+    }
+
+    /// Where others reach this node; empty when nobody was told.
+    pub fn advertised_address(&self) -> String {
+        self.replication.advertised_address()
+    }
+
+    /// What `WAIT` counts: the peers that hold everything a connection wrote so far.
+    pub fn holders(&self, batch: &Batch) -> Holders<'_> {
+        // Without a write there is nothing that a peer could lack.
+        let ticket = batch.has_written.then(|| self.replication.ticket());
+        Holders { node: self, ticket }
+    }
+}
+
+/// The peers that hold everything a connection had written when it asked.
+#[derive(Debug)]
+pub struct Holders<'n> {
+    node: &'n Node,
+    /// `None`: the connection never wrote, so every live peer counts.
+    ticket: Option<Ticket>,
+}
+
+impl Holders<'_> {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        match &self.ticket {
+            Some(ticket) => self.node.replication.holding(ticket),
+            None => self.node.replication.live_peers(),
+        }
+    }
+
+    /// Waits until there are so many, or for `timeout`.
+    pub fn wait_for(&self, count: usize, timeout: Duration) {
+        self.node.replication.wait_until(timeout, || self.count() >= count);
+    }
+}
+
+/// A shard or bucket that a peer names must be below `bound`.
+fn check_below(index: usize, bound: usize) -> Result<()> {
+    if index < bound {
+        return Ok(());
+    }
+    Err(Error::refused(format!("not a number from 0 to {}", bound - 1)))
+}
