@@ -85,9 +85,9 @@ impl ModelDisk {
         for (name, bytes) in files {
             let file = disk.create(name).unwrap();
             file.append(bytes).unwrap();
-            file.sync().unwrap();
+            file.fsync().unwrap();
         }
-        disk.sync_directory().unwrap();
+        disk.fsync_directory().unwrap();
         disk.state().operations = 0;
         disk
     }
@@ -272,7 +272,7 @@ impl FileLayer for ModelDisk {
         result
     }
 
-    fn sync_directory(&self) -> io::Result<()> {
+    fn fsync_directory(&self) -> io::Result<()> {
         let mut state = self.state();
         state.operate()?;
         if !state.faults.directory_fsync_skipped {
@@ -311,10 +311,10 @@ impl AppendFile for ModelFile {
 
     fn finish(&self, len: u64) -> io::Result<()> {
         assert_eq!(self.disk.state().files[self.id].now.len() as u64, len);
-        self.sync()
+        self.fsync()
     }
 
-    fn sync(&self) -> io::Result<()> {
+    fn fsync(&self) -> io::Result<()> {
         let mut state = self.disk.state();
         state.operate()?;
         let faults = state.faults;

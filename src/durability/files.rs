@@ -38,7 +38,7 @@ pub trait FileLayer: Debug + Send + Sync {
     /// Removes a file.
     fn remove(&self, name: &str) -> io::Result<()>;
     /// Makes new, changed and removed names safe.
-    fn sync_directory(&self) -> io::Result<()>;
+    fn fsync_directory(&self) -> io::Result<()>;
 }
 
 /// A file that is only ever appended to.
@@ -46,7 +46,7 @@ pub trait AppendFile: Debug + Send + Sync {
     /// Hands bytes to the operating system. After an error any part of them may be in the file.
     fn append(&self, bytes: &[u8]) -> io::Result<()>;
     /// Returns when all that was appended is on the disk.
-    fn sync(&self) -> io::Result<()>;
+    fn fsync(&self) -> io::Result<()>;
     /// Cuts the file down to the `len` bytes that were appended, if it is longer, and syncs it.
     fn finish(&self, len: u64) -> io::Result<()>;
 }
@@ -125,7 +125,7 @@ impl FileLayer for DiskFiles {
         fs::remove_file(self.directory.join(name))
     }
 
-    fn sync_directory(&self) -> io::Result<()> {
+    fn fsync_directory(&self) -> io::Result<()> {
         File::open(&self.directory)?.sync_all()
     }
 }
@@ -136,7 +136,7 @@ impl AppendFile for File {
         file.write_all(bytes)
     }
 
-    fn sync(&self) -> io::Result<()> {
+    fn fsync(&self) -> io::Result<()> {
         // The length is synced too where it changed; only times of access and change may be left
         // out.
         self.sync_data()

@@ -73,7 +73,7 @@ impl NodeFile {
         let temporary = format!("{NODE}{TEMPORARY}");
         let file = files.create(&temporary)?;
         file.append(text.as_bytes())?;
-        file.sync()?;
+        file.fsync()?;
         publish(files, &temporary, NODE)
     }
 

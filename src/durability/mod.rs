@@ -46,6 +46,7 @@ pub mod compactor;
 pub mod crc32;
 pub mod files;
 pub mod identity;
+mod log_file;
 pub mod private;
 pub mod recovery;
 pub mod restamping;
@@ -229,7 +230,7 @@ fn fsync_regularly(log: &WriteAheadLog, stop: &Latch) {
     while !stop.wait_timeout(FSYNC_INTERVAL) {
         if log.read_only_reason().is_none() {
             // A failure is logged where it happens, and makes the node read-only.
-            let _ = log.sync();
+            let _ = log.fsync();
         }
     }
 }

@@ -26,8 +26,8 @@ use std::time::{Duration, Instant};
 use log::{info, warn};
 
 use super::files::FileLayer;
-use super::segment::{FRAME_HEADER_BYTES, FrameReader, Kind, Next, SegmentName, find_frames};
-use super::survey::{Directory, Segment, survey};
+use super::segment::{FRAME_HEADER_BYTES, FrameRead, FrameReader, Kind, SegmentName, find_frames};
+use super::survey::{Directory, SegmentFile, survey};
 use crate::error::{Error, Result};
 use crate::locks::{lock, unpoisoned};
 use crate::store::KeyValueStore;
@@ -146,7 +146,7 @@ pub fn recover(
 /// turns at reading and merge at the same time.
 fn read_segment(
     files: &dyn FileLayer,
-    segment: &Segment,
+    segment: &SegmentFile,
     store: &KeyValueStore,
     recovered: &mut Recovered,
 ) -> Result<Extent> {
@@ -189,7 +189,7 @@ const BATCH_BYTES: usize = 256 * 1024;
 
 struct SegmentReader<'s> {
     frames: FrameReader,
-    segment: &'s Segment,
+    segment: &'s SegmentFile,
     /// When somebody was last told how far it is.
     reported: Instant,
     /// Set when there is no more to read: whether the segment ended as it should.
@@ -210,13 +210,13 @@ impl SegmentReader<'_> {
             let offset = self.frames.offset;
             let bad = |reason| Some(Some(BadPlace { offset, reason }));
             self.end = match (self.frames.next(batch)?, self.segment.name.kind) {
-                (Next::Records, _) => None,
-                (Next::Empty, Kind::Snapshot) if self.frames.is_at_end() => Some(None),
-                (Next::Empty, Kind::Snapshot) => bad("goes on behind its end"),
-                (Next::Empty, Kind::Log) => bad("an empty frame"),
-                (Next::End, Kind::Log) => Some(None),
-                (Next::End, Kind::Snapshot) => bad("cut short"),
-                (Next::Bad(reason), _) => bad(reason),
+                (FrameRead::Records, _) => None,
+                (FrameRead::Empty, Kind::Snapshot) if self.frames.is_at_end() => Some(None),
+                (FrameRead::Empty, Kind::Snapshot) => bad("goes on behind its end"),
+                (FrameRead::Empty, Kind::Log) => bad("an empty frame"),
+                (FrameRead::End, Kind::Log) => Some(None),
+                (FrameRead::End, Kind::Snapshot) => bad("cut short"),
+                (FrameRead::Bad(reason), _) => bad(reason),
             };
         }
         Ok(())
@@ -268,7 +268,7 @@ fn merge_records(bytes: &[u8], store: &KeyValueStore) -> Result<(u64, u64)> {
 }
 
 /// All of a segment from a bad place on.
-fn read_rest(files: &dyn FileLayer, segment: &Segment, bad: &BadPlace) -> Result<Vec<u8>> {
+fn read_rest(files: &dyn FileLayer, segment: &SegmentFile, bad: &BadPlace) -> Result<Vec<u8>> {
     let mut rest = Vec::new();
     let (mut input, _) = files.read(&segment.name.to_string(), bad.offset)?;
     input.read_to_end(&mut rest)?;
@@ -277,7 +277,7 @@ fn read_rest(files: &dyn FileLayer, segment: &Segment, bad: &BadPlace) -> Result
 
 /// Whether a bad place is a torn write; otherwise why it is damage.
 fn verdict(
-    segment: &Segment,
+    segment: &SegmentFile,
     bad: &BadPlace,
     rest: &[u8],
     is_last: bool,
@@ -294,7 +294,7 @@ fn verdict(
 
 /// Merges the good frames behind a bad place and says what is lost.
 fn salvage_rest(
-    segment: &Segment,
+    segment: &SegmentFile,
     rest: &[u8],
     store: &KeyValueStore,
     recovered: &mut Recovered,
@@ -324,5 +324,5 @@ fn settle(files: &dyn FileLayer, kept: &[Kept], obsolete: &[String]) -> io::Resu
     for kept in kept {
         files.settle(&kept.name.to_string(), kept.synced, kept.len)?;
     }
-    files.sync_directory()
+    files.fsync_directory()
 }

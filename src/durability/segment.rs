@@ -251,7 +251,7 @@ impl Frame {
 
 /// What [`FrameReader::next`] found.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Next {
+pub enum FrameRead {
     /// A frame with records, which were appended.
     Records,
     /// A frame without: the end of a complete snapshot.
@@ -292,34 +292,34 @@ impl FrameReader {
 
     /// Reads a frame and appends its records to `records`. Lengths are checked against the file's
     /// before anything is allocated for them.
-    pub fn next(&mut self, records: &mut Vec<u8>) -> io::Result<Next> {
+    pub fn next(&mut self, records: &mut Vec<u8>) -> io::Result<FrameRead> {
         let left = self.len - self.offset;
         if left == 0 {
-            return Ok(Next::End);
+            return Ok(FrameRead::End);
         }
         if left < FRAME_HEADER_BYTES as u64 {
-            return Ok(Next::Bad("cut short"));
+            return Ok(FrameRead::Bad("cut short"));
         }
         let mut header = [0; FRAME_HEADER_BYTES];
         self.input.read_exact(&mut header)?;
         let len = u32_at(&header, 4) as usize;
         if len > FRAME_BYTES_MAX {
-            return Ok(Next::Bad("length out of range"));
+            return Ok(FrameRead::Bad("length out of range"));
         }
         if len as u64 > left - FRAME_HEADER_BYTES as u64 {
-            return Ok(Next::Bad("cut short"));
+            return Ok(FrameRead::Bad("cut short"));
         }
         let start = records.len();
         records.resize(start + len, 0);
         self.input.read_exact(&mut records[start..])?;
         if !is_good(&header, &records[start..], self.salt) {
             records.truncate(start);
-            return Ok(Next::Bad("checksum does not match"));
+            return Ok(FrameRead::Bad("checksum does not match"));
         }
         // What a frame says of bytes behind itself is nothing that was ever written.
         self.synced = self.synced.max(u64_at(&header, 8).min(self.offset));
         self.offset += (FRAME_HEADER_BYTES + len) as u64;
-        Ok(if len == 0 { Next::Empty } else { Next::Records })
+        Ok(if len == 0 { FrameRead::Empty } else { FrameRead::Records })
     }
 }
 
@@ -332,7 +332,7 @@ fn is_good(header: &[u8], records: &[u8], salt: u32) -> bool {
 
 /// A good frame found by [`find_frames`].
 #[derive(Debug, PartialEq, Eq)]
-pub struct Found<'a> {
+pub struct FoundFrame<'a> {
     /// Where it starts.
     pub start: usize,
     /// What it says was on the disk.
@@ -344,7 +344,7 @@ pub struct Found<'a> {
 /// Finds the good frames with records in `bytes`, wherever they start. `None` if that took too
 /// much work: it stops when it has looked at 64 times as much as there is, which only
 /// happens with values made to look like frames.
-pub fn find_frames(bytes: &[u8], salt: u32) -> Option<Vec<Found<'_>>> {
+pub fn find_frames(bytes: &[u8], salt: u32) -> Option<Vec<FoundFrame<'_>>> {
     let (mut found, mut start, mut checked) = (Vec::new(), 0, 0);
     while let Some(header) = bytes.get(start..start + FRAME_HEADER_BYTES) {
         let len = u32_at(header, 4) as usize;
@@ -357,7 +357,7 @@ pub fn find_frames(bytes: &[u8], salt: u32) -> Option<Vec<Found<'_>>> {
         checked += walked;
         if walked == len && len > 0 && is_good(header, records, salt) {
             let synced = u64_at(header, 8);
-            found.push(Found { start: start - 1, synced, records });
+            found.push(FoundFrame { start: start - 1, synced, records });
             start += FRAME_HEADER_BYTES + len - 1;
         } else if checked > bytes.len().saturating_mul(SEARCH_FACTOR) {
             return None;

@@ -24,7 +24,7 @@ use log::{info, warn};
 
 use super::files::{AppendFile, FileLayer};
 use super::segment::{Frame, Header, Kind, SegmentName};
-use super::write_ahead_log::{Cut, WriteAheadLog};
+use super::write_ahead_log::{Rotation, WriteAheadLog};
 use crate::error::Result;
 use crate::random::random_id;
 use crate::store::KeyValueStore;
@@ -43,34 +43,34 @@ const SYNC_BYTES: u64 = 8 * 1024 * 1024;
 /// Replaces all that is in the log by a snapshot and a new, empty log.
 /// Of the old segments those in `kept` are renamed, not removed.
 pub fn compact(log: &WriteAheadLog, store: &KeyValueStore, kept: &[SegmentName]) -> Result<()> {
-    let cut = log.rotate()?;
-    let bytes = write(log, cut.snapshot_number, store)?;
-    if let Err(error) = log.stand_on(cut) {
-        // Nothing depends on it but the notice of a snapshot that somebody removes.
+    let rotation = log.rotate()?;
+    let bytes = write(log, rotation.snapshot_number, store)?;
+    if let Err(error) = log.stand_on(rotation.snapshot_number) {
+        // All that is lost is the check at a start that nobody removed the snapshot.
         warn!("cannot create a log that names its snapshot: {error}");
     }
-    replaced(log, cut, bytes, kept);
+    replaced(log, rotation, bytes, kept);
     Ok(())
 }
 
 /// After a failure of the disk: brings the map to safety in new files, and lets writes in again.
 pub fn heal(log: &WriteAheadLog, store: &KeyValueStore) -> Result<()> {
-    let cut = log.give_up_buffer();
-    let bytes = write(log, cut.snapshot_number, store)?;
-    // First the room, then the new log in it.
-    replaced(log, cut, bytes, &[]);
-    Ok(log.heal(cut)?)
+    let (rotation, position) = log.begin_healing();
+    let bytes = write(log, rotation.snapshot_number, store)?;
+    // Free the room first: the new log may need it.
+    replaced(log, rotation, bytes, &[]);
+    Ok(log.heal(rotation.snapshot_number, position)?)
 }
 
 /// Removes what a snapshot of `bytes` has replaced, but renames those in `kept`.
-fn replaced(log: &WriteAheadLog, cut: Cut, bytes: u64, kept: &[SegmentName]) {
+fn replaced(log: &WriteAheadLog, rotation: Rotation, bytes: u64, kept: &[SegmentName]) {
     let counts = &log.counts;
     counts.bytes.fetch_add(bytes, Ordering::Relaxed);
-    counts.bytes.fetch_sub(cut.replaced_bytes, Ordering::Relaxed);
+    counts.bytes.fetch_sub(rotation.replaced_bytes, Ordering::Relaxed);
     counts.snapshot_bytes.store(bytes, Ordering::Relaxed);
     counts.compactions.fetch_add(1, Ordering::Relaxed);
-    info!("a snapshot of {bytes} bytes replaces {} bytes of log", cut.replaced_bytes);
-    if let Err(error) = remove_below(log.files.as_ref(), cut.snapshot_number, kept) {
+    info!("a snapshot of {bytes} bytes replaces {} bytes of log", rotation.replaced_bytes);
+    if let Err(error) = remove_below(log.files.as_ref(), rotation.snapshot_number, kept) {
         // The next start tries again.
         warn!("cannot remove replaced segments: {error}");
     }
@@ -96,7 +96,7 @@ pub fn remove_below(files: &dyn FileLayer, number: u64, kept: &[SegmentName]) ->
             files.remove(&name)?;
         }
     }
-    files.sync_directory()
+    files.fsync_directory()
 }
 
 /// Writes a snapshot of the map as it is now or a little later; returns its size in bytes. It is
@@ -119,7 +119,7 @@ pub fn write(log: &WriteAheadLog, number: u64, store: &KeyValueStore) -> io::Res
 /// Gives a finished file its name.
 pub fn publish(files: &dyn FileLayer, temporary: &str, name: &str) -> io::Result<()> {
     files.rename(temporary, name)?;
-    files.sync_directory()
+    files.fsync_directory()
 }
 
 /// Writes and fsyncs a snapshot under a name that means nothing yet.
@@ -170,7 +170,7 @@ impl Output<'_> {
         self.file.append(bytes)?;
         self.bytes += bytes.len() as u64;
         if self.bytes - self.synced >= SYNC_BYTES {
-            self.file.sync()?;
+            self.file.fsync()?;
             self.synced = self.bytes;
         }
         Ok(())

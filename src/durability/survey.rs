@@ -63,7 +63,7 @@ impl Directory {
 #[derive(Debug, Default)]
 pub struct Survey {
     /// The segments to read, in order.
-    pub segments: Vec<Segment>,
+    pub segments: Vec<SegmentFile>,
     /// Names of files that were replaced or never finished.
     pub obsolete: Vec<String>,
     /// Names of logs without a frame. They go when there is a new log.
@@ -82,7 +82,7 @@ pub struct Survey {
 
 /// One segment that is to be read.
 #[derive(Debug)]
-pub struct Segment {
+pub struct SegmentFile {
     /// Its name.
     pub name: SegmentName,
     /// Of the file, in bytes.
@@ -92,13 +92,13 @@ pub struct Segment {
 }
 
 /// A segment of which only the header was read.
-struct Found {
+struct HeaderRead {
     name: SegmentName,
     len: u64,
     header: std::result::Result<Header, String>,
 }
 
-impl Found {
+impl HeaderRead {
     /// Of a log: whether no frame ever got in.
     fn is_empty(&self) -> bool {
         self.name.kind == Kind::Log && self.len <= Kind::Log.header_bytes()
@@ -119,7 +119,7 @@ pub fn survey(files: &dyn FileLayer, directory: &Directory) -> Result<Survey> {
         ..Survey::default()
     };
     survey.check_node_file(directory, &found)?;
-    let is_own = |found: &&Found| {
+    let is_own = |found: &&HeaderRead| {
         found.header.as_ref().is_ok_and(|header| Some(header.directory) == known.id)
     };
     let snapshots = found.iter().filter(is_own).filter(|found| found.name.kind == Kind::Snapshot);
@@ -145,7 +145,7 @@ pub fn survey(files: &dyn FileLayer, directory: &Directory) -> Result<Survey> {
 /// Where the header of a log names its snapshot.
 const STANDS_ON_OFFSET: u64 = 23;
 
-fn read_headers(files: &dyn FileLayer, names: &[String]) -> Result<Vec<Found>> {
+fn read_headers(files: &dyn FileLayer, names: &[String]) -> Result<Vec<HeaderRead>> {
     let mut segments: Vec<SegmentName> =
         names.iter().filter_map(|name| SegmentName::parse(name)).collect();
     segments.sort_unstable();
@@ -157,14 +157,14 @@ fn read_headers(files: &dyn FileLayer, names: &[String]) -> Result<Vec<Found>> {
             Err(Error::Fatal(message)) => return Err(Error::Fatal(format!("{name} {message}"))),
             header => header.map_err(|error| error.to_string()),
         };
-        Ok(Found { name, len, header })
+        Ok(HeaderRead { name, len, header })
     };
     segments.into_iter().map(read).collect()
 }
 
 impl Survey {
     /// The file `node` and the segments are there together, or neither.
-    fn check_node_file(&mut self, directory: &Directory, found: &[Found]) -> Result<()> {
+    fn check_node_file(&mut self, directory: &Directory, found: &[HeaderRead]) -> Result<()> {
         let has_data = found.iter().any(|found| !found.is_empty());
         if directory.id.is_none() && has_data {
             let error = super::identity::bad("it is missing, and there are logs or snapshots");
@@ -188,10 +188,10 @@ impl Survey {
     fn place(
         &mut self,
         directory: &Directory,
-        found: &Found,
+        found: &HeaderRead,
         last: Option<SegmentName>,
     ) -> Result<()> {
-        let Found { name, len, ref header } = *found;
+        let HeaderRead { name, len, ref header } = *found;
         let damage = match header {
             Ok(_) if found.is_empty() => {
                 self.empty.push(name.to_string());
@@ -205,7 +205,7 @@ impl Survey {
                 return Ok(());
             }
             Ok(header) => {
-                self.segments.push(Segment { name, len, header: *header });
+                self.segments.push(SegmentFile { name, len, header: *header });
                 return Ok(());
             }
             Err(_) if found.is_empty() && last.is_none_or(|last| name > last) => {

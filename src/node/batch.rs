@@ -143,7 +143,7 @@ impl Node {
         let Some(log) = self.log().filter(|log| !log.is_synced(position)) else {
             return Ok(());
         };
-        log.sync().map_err(|reason| read_only(&reason, "not shown to a peer"))
+        log.fsync().map_err(|reason| read_only(&reason, "not shown to a peer"))
     }
 
     /// Notes a change for [`Node::commit`]. A request of many writes must not fill the memory, so

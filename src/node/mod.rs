@@ -162,7 +162,7 @@ impl Node {
         let (node, (done, result)) = (Arc::clone(self), bounded(1));
         // In a thread, because an fsync on a dying disk may take for ever.
         thread::Builder::new().name("shutdown".into()).spawn(move || {
-            let _ = done.send(node.log().map_or(Ok(()), WriteAheadLog::sync));
+            let _ = done.send(node.log().map_or(Ok(()), WriteAheadLog::fsync));
         })?;
         result.recv_timeout(SHUTDOWN_TIMEOUT).unwrap_or_else(|_| {
             let message =

@@ -113,7 +113,7 @@ fn a_disk_that_fails_under_load_loses_nothing_promised() {
             let writers: Vec<_> = (0..3).map(|id| scope.spawn(writer(id))).collect();
             scope.spawn(move || {
                 while !done.load(Ordering::Relaxed) {
-                    let _ = log.sync();
+                    let _ = log.fsync();
                 }
             });
             for _ in 0..4 {
@@ -157,5 +157,5 @@ fn a_log_that_could_not_be_started_calls_nothing_safe() {
     disk.set_faults(Faults { fsync_fails: true, ..Faults::default() });
     let (_, log) = Driver::open(&disk, FsyncPolicy::Everysec).unwrap();
     assert!(log.read_only_reason().is_some());
-    assert!(log.sync().is_err(), "what was recovered may not be on the disk");
+    assert!(log.fsync().is_err(), "what was recovered may not be on the disk");
 }

@@ -31,7 +31,7 @@ fn a_record_is_in_the_buffer_or_in_a_frame() {
             }
             for _ in 0..4 {
                 snapshot::compact(&log, &store, &[]).expect("compacts");
-                log.sync().expect("syncs");
+                log.fsync().expect("syncs");
             }
         });
         assert_eq!(recovered_map(&disk).expect("starts"), live(&store));

@@ -133,7 +133,7 @@ impl Driver {
     }
 
     fn fsync(&mut self) -> Result<()> {
-        self.log.sync()?;
+        self.log.fsync()?;
         self.promised = self.history.len();
         Ok(())
     }
