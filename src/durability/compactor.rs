@@ -1,5 +1,5 @@
-//! The thread `compaction`: keeps the log short, holds room for the next snapshot, and brings a
-//! node whose disk failed back to life.
+//! The thread `compaction`: keeps the log short, reserves space for the next snapshot, and heals a
+//! log whose disk failed.
 
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -19,9 +19,9 @@ use crate::store::KeyValueStore;
 pub struct Compactor {
     /// The log that is kept short.
     pub log: Arc<WriteAheadLog>,
-    /// What it is a log of.
+    /// The map whose changes the log holds.
     pub store: Arc<KeyValueStore>,
-    /// Whether the last attempt to hold room for a snapshot found too little.
+    /// Whether the disk had too little space to reserve for a snapshot.
     pub lacks_room: bool,
 }
 
@@ -31,7 +31,7 @@ impl Compactor {
         let mut failed: Option<Instant> = None;
         while !stop.wait_timeout(LOOK_INTERVAL) {
             let is_read_only = self.log.read_only_reason().is_some();
-            // Nobody waits for a compaction, and each attempt leaves a small log behind.
+            // Nobody waits for a compaction, and each failed attempt leaves a small log behind.
             let pause = RETRY_PAUSE * if is_read_only { 1 } else { 60 };
             let is_pausing = failed.is_some_and(|when| when.elapsed() < pause);
             if is_pausing {
@@ -64,7 +64,7 @@ impl Compactor {
         }
     }
 
-    /// What whoever reads of a failure can do about it.
+    /// For the log: what to do about a failure, if we know.
     fn needed(&self, error: &Error) -> String {
         let is_full = matches!(error, Error::Io(error) if error.kind() == ErrorKind::StorageFull);
         let mib = self.snapshot_bytes().div_ceil(1 << 20);
@@ -75,21 +75,21 @@ impl Compactor {
         }
     }
 
-    /// A little more than a snapshot of the store as it is now.
+    /// A little more than the bytes of a snapshot of the store as it is now.
     fn snapshot_bytes(&self) -> u64 {
         let bytes = self.store.size().bytes;
         bytes + bytes / 16 + (1 << 20)
     }
 
-    /// Whether the log has so many times the bytes of the store, and more than `bytes_min`.
+    /// Whether the log has more than `times` the bytes of the store, and more than `bytes_min`.
     fn is_longer_than(&self, times: f64, bytes_min: u64) -> bool {
         let bytes = self.log.counts.bytes.load(Ordering::Relaxed);
         bytes > bytes_min && bytes as f64 > times * self.store.size().bytes as f64
     }
 
-    /// Takes room for the next snapshot while there is some: once a compaction can be foreseen, and
-    /// all at once, since the log grows meanwhile. Where there is none, the compaction is due at
-    /// once: later there is still less.
+    /// Reserves space for the next snapshot once a compaction can be foreseen. It reserves all of
+    /// it at once, because the log grows meanwhile. If there is too little, the compaction is due
+    /// now, because later there is still less.
     fn hold_room(&mut self) {
         if !self.is_longer_than(1.5, LOG_BYTES_MIN / 2) {
             return;
@@ -103,7 +103,7 @@ impl Compactor {
         if let Err(error) = files.reserve(ROOM, missing) {
             let mib = self.snapshot_bytes().div_ceil(1 << 20);
             info!("cannot hold {mib} MiB of room for the next snapshot: {error}; writing it now");
-            // The log needs what is left while the snapshot is written.
+            // Gives back what was reserved: the log needs it while the snapshot is written.
             let _ = files.settle(ROOM, held, held);
             self.lacks_room = true;
         }
@@ -116,5 +116,5 @@ const LOG_BYTES_MIN: u64 = 64 * 1024 * 1024;
 /// Pause between two attempts to write a snapshot while the disk fails, since each may write all
 /// there is; 60 times as long when only compaction fails.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
-/// How often the compactor looks.
+/// How often the compactor polls the log.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);

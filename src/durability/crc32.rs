@@ -1,11 +1,11 @@
 //! CRC-32, the checksum of every frame: the IEEE polynomial, as in Ethernet, gzip and PNG.
 //!
-//! A CRC finds every flipped bit and every burst of up to 32, and misses other damage once in four
-//! thousand million. It is no protection against somebody who forges data on purpose.
+//! A CRC detects every flipped bit and every burst of up to 32 bits. It misses one in four thousand
+//! million cases of other damage. It does not protect against somebody who forges data.
 //!
-//! Eight bytes at a time with eight tables ("slicing-by-8": Kounavis and Berry, "A Systematic
-//! Approach to Building High Performance Software-based CRC Generators", 2005): the log's checksums
-//! are computed while others wait, and one byte at a time took four times as long.
+//! It takes eight bytes at a time, with eight tables ("slicing-by-8": Kounavis and Berry, "A
+//! Systematic Approach to Building High Performance Software-based CRC Generators", 2005). The
+//! log's checksums are computed while clients wait, and one byte at a time took four times as long.
 
 /// The polynomial of IEEE 802.3, bits reversed.
 const POLYNOMIAL: u32 = 0xEDB8_8320;
@@ -38,7 +38,7 @@ const fn tables() -> [[u32; 256]; 8] {
     tables
 }
 
-/// Goes on from `start`, the checksum of what came before (0: nothing), as `crc32` of zlib does:
+/// The checksum of `bytes` after bytes with the checksum `start` (0: no bytes), as `crc32` of zlib:
 /// `crc32(crc32(0, a), b)` is the checksum of `a` followed by `b`.
 pub fn crc32(start: u32, bytes: &[u8]) -> u32 {
     let mut register = !start;

@@ -1,12 +1,12 @@
-//! The few things done to files, so that tests can put a disk that loses power in the place of the
-//! real one.
+//! The operations on files that this chapter needs, as traits, so that tests can use a disk that
+//! loses power.
 //!
-//! **What is assumed about the disk.** What a successful `fsync` of a file covers is there after a
-//! power loss; new, renamed and removed names are there once the directory was fsynced; everything
-//! else may be there or not, page by page, in any combination. After a failed `fsync` nobody knows
-//! what is there, and a second one may succeed without having written anything (Linux marks the
-//! pages clean: Rebello et al., "Can Applications Recover from fsync Failures?", 2020), so none is
-//! ever retried.
+//! **What we assume about a disk.** Bytes that a successful `fsync` of a file covers survive a
+//! power loss. New, renamed and removed names survive it once the directory was fsynced. Everything
+//! else may survive or not, page by page, in any combination. After a failed `fsync` the content of
+//! the file is unknown, and a second `fsync` may succeed without writing anything, because Linux
+//! marks the pages clean (Rebello et al., "Can Applications Recover from fsync Failures?", 2020).
+//! So a failed `fsync` is never retried.
 
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};
@@ -24,30 +24,30 @@ pub trait FileLayer: Debug + Send + Sync {
     fn read(&self, name: &str, offset: u64) -> io::Result<(Box<dyn Read + Send>, u64)>;
     /// A new, empty file; an old one of that name is emptied.
     fn create(&self, name: &str) -> io::Result<Arc<dyn AppendFile>>;
-    /// A new file that is written over the file `room`, so that it cannot lack the bytes which that
-    /// takes; without such a file, just a new one.
+    /// A new file that is written over the file `room` and so uses the space that `room` has. A
+    /// plain new file if there is no `room`.
     fn create_over(&self, room: &str, name: &str) -> io::Result<Arc<dyn AppendFile>>;
-    /// Makes a file longer by so many zeros that are really there, and so take room. After an error
-    /// some may be there.
+    /// Appends this many zeros to a file. They are really written, so that they take space. After
+    /// an error some may have been written.
     fn reserve(&self, name: &str, bytes: u64) -> io::Result<()>;
-    /// Cuts a file down to `len` bytes, if it is longer, writes what is behind `synced` once more,
-    /// and fsyncs it.
+    /// Cuts a file to `len` bytes if it is longer, writes the bytes behind `synced` again, and
+    /// fsyncs it.
     fn settle(&self, name: &str, synced: u64, len: u64) -> io::Result<()>;
-    /// Gives a file another name, in place of a file that has it.
+    /// Renames a file; a file that has the new name is replaced.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     /// Removes a file.
     fn remove(&self, name: &str) -> io::Result<()>;
-    /// Makes new, changed and removed names safe.
+    /// Returns when new, changed and removed names are on the disk.
     fn fsync_directory(&self) -> io::Result<()>;
 }
 
 /// A file that is only ever appended to.
 pub trait AppendFile: Debug + Send + Sync {
-    /// Hands bytes to the operating system. After an error any part of them may be in the file.
+    /// Hands bytes to the operating system. After an error any part of them may have been written.
     fn append(&self, bytes: &[u8]) -> io::Result<()>;
     /// Returns when all that was appended is on the disk.
     fn fsync(&self) -> io::Result<()>;
-    /// Cuts the file down to the `len` bytes that were appended, if it is longer, and syncs it.
+    /// Cuts the file to the `len` bytes that were appended, if it is longer, and fsyncs it.
     fn finish(&self, len: u64) -> io::Result<()>;
 }
 
@@ -58,13 +58,13 @@ pub struct DiskFiles {
     pub directory: PathBuf,
 }
 
-/// Written once more at a time.
+/// How many bytes are written again at a time.
 const SETTLE_BYTES: u64 = 1024 * 1024;
 
 impl FileLayer for DiskFiles {
     fn names(&self) -> io::Result<Vec<String>> {
         let entries = fs::read_dir(&self.directory)?;
-        // A name that is no text is not one of ours.
+        // A name that is not UTF-8 is not one of ours.
         let names = entries.map(|entry| Ok(entry?.file_name().into_string().unwrap_or_default()));
         names.collect()
     }
@@ -137,8 +137,7 @@ impl AppendFile for File {
     }
 
     fn fsync(&self) -> io::Result<()> {
-        // The length is synced too where it changed; only times of access and change may be left
-        // out.
+        // Covers the length too. Only the times of access and change may be left out.
         self.sync_data()
     }
 

@@ -1,7 +1,7 @@
-//! Who this node is: the files `lock` and `node` of a data directory.
+//! The files `lock` and `node` of a data directory: who uses it, and which node it belongs to.
 //!
-//! `node` is text, so that a person can read it. It is written as a whole to another file, fsynced
-//! and renamed, so it is always the old one or the new one.
+//! `node` is text, so that a person can read it. It is written to a temporary file, fsynced and
+//! renamed. So after a crash it is either the old file or the new one.
 //!
 //! ```text
 //! kvstore node 1                               format version
@@ -28,8 +28,8 @@ use crate::error::{Error, Result};
 
 const NODE: &str = "node";
 const FIRST_LINE: &str = "kvstore node 1";
-/// Longest `node` file, in bytes: some ten thousand members and all bans. A longer one is neither
-/// read nor written.
+/// Longest `node` file, in bytes: enough for ten thousand members and all bans. A longer one is
+/// neither read nor written.
 const NODE_FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// What a node remembers of itself and its cluster besides the data.
@@ -59,7 +59,7 @@ impl NodeFile {
         NodeFile::decode(&text).map(Some)
     }
 
-    /// Puts this in place of the file.
+    /// Replaces the file by this.
     pub fn save(&self, files: &dyn FileLayer) -> io::Result<()> {
         let text = self.encode();
         if self.bans.len() > BANS_MAX || text.len() as u64 > NODE_FILE_BYTES_MAX {
@@ -94,8 +94,8 @@ impl NodeFile {
         if first != FIRST_LINE {
             return Err(match first.strip_prefix("kvstore node ") {
                 Some(version) => Error::Fatal(format!(
-                    "the file {NODE} has format version {version}, and this program knows version 1; \
-                     start the program that wrote it, or a newer one"
+                    "the file {NODE} has format version {version}, and this program knows version \
+                     1; start the program that wrote it, or a newer one"
                 )),
                 None => bad("does not start as it should"),
             });
@@ -116,22 +116,25 @@ impl NodeFile {
         if file.bans.len() > BANS_MAX {
             return Err(bad(&format!("it has more than {BANS_MAX} bans")));
         }
-        // Written again it must be the same bytes: that checks the CRC and everything else.
+        // Encoding it again must give the same bytes: this checks the CRC and everything else.
         if file.encode() == text { Ok(file) } else { Err(bad("its checksum does not match")) }
     }
 }
 
-/// The file cannot be used, and with it whether this node has a cluster is not known any more.
+/// The error for a `node` file that cannot be used. Without it, nobody knows whether the node is in
+/// a cluster.
 pub fn bad(reason: &str) -> Error {
     Error::Corrupt(format!(
-        "the file {NODE} cannot be used: {reason}. If this node is one of a cluster, the others have its data: move this \
-         directory away and start with an empty one, since with this one deleted keys could come back everywhere. If it is \
-         alone, move the file away and start with --salvage"
+        "the file {NODE} cannot be used: {reason}. If this node is one of a cluster, the others \
+         have its data: move this directory away and start with an empty one, since with this one \
+         deleted keys could come back everywhere. If it is alone, move the file away and start \
+         with --salvage"
     ))
 }
 
-/// Makes the directory if it is missing and takes it for this process, waiting for
-/// another to end. The lock ends with the returned file, also when the process is killed.
+/// Creates the directory if it is missing and locks it for this process. Waits a while for another
+/// process to end. The system releases the lock when the returned file is closed, also when the
+/// process is killed.
 pub fn take_directory(directory: &Path) -> Result<File> {
     if directory.is_file() {
         let shown = directory.display();
@@ -141,7 +144,8 @@ pub fn take_directory(directory: &Path) -> Result<File> {
     }
     let failed = |error: io::Error| {
         Error::Fatal(format!(
-            "cannot use the data directory {}: {error}; choose another with --data-dir DIR, or make it writable",
+            "cannot use the data directory {}: {error}; choose another with --data-dir DIR, or \
+             make it writable",
             directory.display()
         ))
     };
@@ -150,7 +154,7 @@ pub fn take_directory(directory: &Path) -> Result<File> {
     let parents: Vec<&Path> = missing.filter_map(Path::parent).collect();
     private::create_directory(directory).map_err(failed)?;
     for parent in parents {
-        // New names must survive a power loss as well.
+        // The names of new directories must survive a power loss, too.
         let synced = File::open(parent).and_then(|parent| parent.sync_all());
         synced.map_err(failed)?;
     }
@@ -171,7 +175,8 @@ pub fn take_directory(directory: &Path) -> Result<File> {
             }
             Err(TryLockError::WouldBlock) => {
                 return Err(Error::Fatal(format!(
-                    "the data directory {} is used by another server; stop that, or choose another with --data-dir DIR",
+                    "the data directory {} is used by another server; stop that, or choose \
+                     another with --data-dir DIR",
                     directory.display()
                 )));
             }

@@ -1,46 +1,47 @@
 //! # Surviving: the write-ahead log
 //!
-//! **The problem.** Memory is gone when a process is killed or the power fails. A store that says
-//! `OK` makes a promise, and the promise must hold whatever stops the process, at whatever moment.
+//! **The problem.** Memory is lost when a process is killed or the power fails. A store that says
+//! `OK` makes a promise, and the promise must hold whatever stops the process, at any moment.
 //!
-//! **The idea.** Every change is appended to a file, the *log*, before anybody is told of it. At a
-//! start the log is read and merged into the empty map. Because merge takes records in any order,
-//! any number of times ([`crate::store`]), recovery is merging everything found, and a snapshot may
-//! be taken while clients write.
+//! **The idea.** Every change is appended to a file, the *log*, before it is acknowledged. A
+//! starting node replays the log: it merges all records into an empty map. Merge takes records in
+//! any order, any number of times ([`crate::store`]). So recovery may merge whatever it finds, and
+//! a snapshot may be taken while clients write.
 //!
-//! **The promise.** No reply, to a write or a read, leaves before what it shows is safe:
+//! **The promise.** No reply, to a write or a read, is sent before what it shows is safe:
 //!
 //! | `--fsync` | safe means | survives `kill -9` | survives a power loss |
 //! |---|---|---|---|
 //! | `always` | on the disk | yes | yes |
-//! | `everysec` (default) | handed to the operating system; on the disk a second later | yes | but for the last second, and the time the disk takes |
-//! | `never` | handed to the operating system, which writes when it likes | yes | what was written by then |
+//! | `everysec` (default) | handed to the operating system; on the disk a second later | yes | all but the last second, and the time that the fsync takes |
+//! | `never` | handed to the operating system, which writes it at any later time | yes | what was written by then |
 //!
 //! **The rules.**
-//! - Every shard remembers the log position of its last change; replies wait for the shards they
-//!   touched, and for no others.
-//! - Merge and append happen under one lock of the shard; a snapshot rotates the log *before* it
+//! - Every shard remembers the log position of its last change. A reply waits for the shards that
+//!   it touched, and for no others.
+//! - Merge and append happen under one lock, the shard's. A snapshot rotates the log *before* it
 //!   copies.
-//! - Nothing is removed before what replaces it is on the disk under its name.
-//! - A power loss never keeps a node from starting, and damage is never served as data
-//!   ([`recovery`] tells the two apart).
-//! - When the disk fails, nothing is acknowledged any more: writes are refused, reads go on from
-//!   memory. A failed fsync is never tried again. The node heals by itself, but only by a snapshot
-//!   of the whole map into new files.
+//! - No file is removed before its replacement is on the disk under its name.
+//! - A power loss never keeps a node from starting, and damage is never served as data.
+//!   [`recovery`] tells the two apart.
+//! - When the disk fails, no write is acknowledged: writes are refused, reads go on from memory. A
+//!   failed fsync is never retried. The node heals by itself, but only by a snapshot of the whole
+//!   map in new files.
 //!
 //! **Threads.** `log-sync` fsyncs every second with `everysec`; `compaction` takes snapshots. See
 //! [`crate::node`].
 //!
-//! **What is left out.** Only the checksum protects a log in which the last frames before a crash
-//! were damaged by something else than the crash: they look like a torn write. A log file that
-//! somebody cuts off exactly between two frames looks like a shorter log. Data is not encrypted.
-//! All of it must fit into memory. To read: Gray and Reuter, "Transaction Processing", 1993,
-//! chapter 9; Pillai et al., "All File Systems Are Not Created Equal", 2014.
+//! **What is left out.** Damage to the last frames before a crash cannot be told from a torn write.
+//! A log file that somebody cuts exactly between two frames looks like a shorter log. Data is not
+//! encrypted. All of it must fit into memory. To read: Gray and Reuter, "Transaction Processing",
+//! 1993, chapter 9; Pillai et al., "All File Systems Are Not Created Equal", 2014.
 //!
-//! Files: [`write_ahead_log`] is the way of a record to the disk, [`snapshot`] keeps the log short,
-//! [`survey`] looks at what is there and [`recovery`] reads it all again, [`segment`] is the format
-//! of both, [`crc32`] the checksum, [`identity`] who the node is, [`restamping`] what a wrong clock
-//! leaves behind, [`private`] whose the directory is, [`files`] what is asked of a disk.
+//! Files: [`write_ahead_log`] brings records to the disk, `log_file` is the file that it writes,
+//! [`snapshot`] keeps the log short, and [`compactor`] decides when. [`survey`] finds out which
+//! files belong together, and [`recovery`] reads them. [`segment`] is the format of logs and
+//! snapshots, [`crc32`] its checksum. [`identity`] is the file with the node's id and members,
+//! [`restamping`] repairs what a wrong clock left behind, [`private`] keeps other users out of the
+//! directory, [`files`] is what we ask of a disk.
 
 pub mod compactor;
 pub mod crc32;
@@ -89,11 +90,11 @@ pub struct Opening {
     pub has_seeds: bool,
     /// How far a record may be ahead of this machine's clock.
     pub clock_skew_max: Duration,
-    /// Give records that are further ahead a version of now.
+    /// Give records that are further ahead a new version, with the time of this start.
     pub restamp: bool,
 }
 
-/// A data directory in use: its lock, its log, and the threads that look after it.
+/// A data directory in use: its lock, its log, and the threads that fsync and compact it.
 #[derive(Debug)]
 pub struct Durability {
     /// The log.
@@ -127,7 +128,8 @@ impl Durability {
         Ok(durability)
     }
 
-    /// Stores who this node and its cluster are; safe when this returns.
+    /// Stores the ids of this node and of its cluster's members. They are on the disk when this
+    /// returns.
     pub fn save_node_file(&self, file: &NodeFile) -> io::Result<()> {
         file.save(self.files.as_ref())
     }
@@ -148,7 +150,7 @@ fn open_files(
     let stored = NodeFile::load(files.as_ref())?;
     let directory = Directory {
         id: stored.as_ref().map(|file| file.node_id),
-        // Seeds that were never met have nothing that could come back.
+        // A node that never met its seeds has left nothing with them.
         is_in_cluster: stored.as_ref().map_or(options.has_seeds, |file| !file.members.is_empty()),
         salvage: options.salvage,
     };
@@ -158,7 +160,7 @@ fn open_files(
     let node_file = match stored {
         Some(file) => file,
         None => {
-            // After the first log: where this file is, there was a log.
+            // After the first log was created. So a `node` file without any log shows a loss.
             let file = NodeFile { node_id, ..NodeFile::default() };
             file.save(files.as_ref())?;
             file
@@ -169,8 +171,8 @@ fn open_files(
     let now = (wall_clock_ms(), options.clock_skew_max);
     let is_restamped = restamping::check_times(store, &mut recovered, now, options.restamp)?;
     if !recovered.damaged.is_empty() || recovered.is_incomplete || is_restamped {
-        // What is readable comes into new files; the damaged ones stay for whoever wants to look at
-        // them.
+        // Writes what was readable to new files. The damaged files are renamed and kept, so that
+        // somebody can examine them.
         snapshot::compact(&log, store, &recovered.damaged)?;
     }
     info!(
@@ -180,7 +182,7 @@ fn open_files(
     Ok((log, recovered, node_file))
 }
 
-/// The new log; or none and read-only, where the disk does not take one but can be read.
+/// Starts a new log; a read-only one where the disk can be read and not written.
 fn start_log(
     files: &Arc<dyn FileLayer>,
     policy: FsyncPolicy,
@@ -199,8 +201,8 @@ fn start_log(
             recovered.empty.drain(..).try_for_each(|name| files.remove(&name))?;
             Ok(log)
         }
-        // A wrong owner is a mistake of whoever starts it, and a new directory holds nothing to be
-        // read.
+        // A wrong owner is a mistake in how the server was started. A new directory has no data
+        // that could be served.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied || !is_old => {
             Err(error.into())
         }
@@ -229,7 +231,7 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
 fn fsync_regularly(log: &WriteAheadLog, stop: &Latch) {
     while !stop.wait_timeout(FSYNC_INTERVAL) {
         if log.read_only_reason().is_none() {
-            // A failure is logged where it happens, and makes the node read-only.
+            // A failure has been logged and has made the log read-only.
             let _ = log.fsync();
         }
     }

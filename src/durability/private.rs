@@ -1,7 +1,7 @@
-//! A data directory is its owner's alone: mode 0700, its files 0600, and no file in it is a way to
-//! somewhere else.
+//! Only its owner may read a data directory: it has mode 0700, its files have 0600, and it holds no
+//! links, which could lead to files elsewhere.
 //!
-//! Modes exist on Unix; elsewhere the directory has what its parent gives it.
+//! Modes exist on Unix. On other systems the directory inherits its permissions.
 
 use std::fs::{self, DirBuilder, Metadata, OpenOptions};
 use std::io;
@@ -13,7 +13,7 @@ use super::segment::SegmentName;
 use super::snapshot::{ROOM, TEMPORARY};
 use crate::error::{Error, Result};
 
-/// Makes a directory and those above it that are missing.
+/// Creates a directory and those above it that are missing.
 pub fn create_directory(path: &Path) -> io::Result<()> {
     let mut builder = DirBuilder::new();
     builder.recursive(true);
@@ -22,7 +22,7 @@ pub fn create_directory(path: &Path) -> io::Result<()> {
     builder.create(path)
 }
 
-/// To open a file that, if it is new, only its owner may use.
+/// Options that create files for their owner only.
 pub fn file_options() -> OpenOptions {
     #[allow(unused_mut)]
     let mut options = OpenOptions::new();
@@ -31,9 +31,9 @@ pub fn file_options() -> OpenOptions {
     options
 }
 
-/// Refuses links and special files, and takes away what others may do with a directory that is a
-/// data directory, or becomes one. A directory with other things in it is left alone, with a
-/// warning: it may be somebody's home.
+/// Refuses links and special files. Takes the rights of other users away from a directory that is
+/// empty or already a data directory. For a directory with other files in it only warns, since it
+/// may be somebody's home.
 pub fn check_directory(directory: &Path) -> Result<()> {
     let (mut own, mut is_used, mut has_others) = (Vec::new(), false, false);
     for entry in fs::read_dir(directory)? {
@@ -42,8 +42,8 @@ pub fn check_directory(directory: &Path) -> Result<()> {
         let name = entry.file_name().into_string().unwrap_or_default();
         if !kind.is_file() && (!kind.is_dir() || is_ours(&name)) {
             return Err(Error::Fatal(format!(
-                "{} is not a plain file, and a data directory holds only its own files; remove it, or choose another \
-                 directory with --data-dir DIR",
+                "{} is not a plain file, and a data directory holds only its own files; remove \
+                 it, or choose another directory with --data-dir DIR",
                 path.display()
             )));
         }
@@ -59,14 +59,15 @@ pub fn check_directory(directory: &Path) -> Result<()> {
     } else if is_open(&fs::metadata(directory)?, 0o700) {
         let directory = directory.display();
         warn!(
-            "others may read the data directory {directory}, which holds more than data; say chmod 700 {directory}"
+            "others may read the data directory {directory}, which holds more than data; say \
+             chmod 700 {directory}"
         );
     }
     own.iter().for_each(|path| tighten(path, 0o600));
     Ok(())
 }
 
-/// Whether this is the name of a file that a data directory has.
+/// Whether a data directory has a file of this name.
 fn is_ours(name: &str) -> bool {
     let whole =
         name.strip_suffix(TEMPORARY).or_else(|| name.strip_suffix(".damaged")).unwrap_or(name);

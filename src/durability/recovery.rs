@@ -1,22 +1,22 @@
-//! Recovery: from the files of a stopped node, however it stopped, back to its map.
+//! Recovery: rebuilds the map from the files of a node that stopped, in whatever way it stopped.
 //!
-//! 1. Look at every header ([`super::survey`]). A file of another format, or one that does not
-//!    belong here: refuse, touch nothing.
-//! 2. Start at the highest snapshot; what is lower was replaced by it.
-//! 3. Merge everything else, on all processors: merging works in any order.
-//! 4. Only now change files: remove what was replaced, cut torn tails, and make the rest safe, so
-//!    that nothing a client will be shown can still be lost.
+//! 1. Read every header ([`super::survey`]). If a file has another format or belongs to another
+//!    directory, refuse to start and change nothing.
+//! 2. Start at the highest snapshot. It has replaced all lower segments.
+//! 3. Merge everything else, on all processors. Records may be merged in any order.
+//! 4. Only now change files: remove what was replaced, cut torn tails, and fsync the rest, so that
+//!    no client is shown what could still be lost.
 //!
-//! **Torn or damaged?** A power loss may leave the end of the log in any state, and that must not
-//! keep a node from starting; damage to what was once safely on the disk must, since acknowledged
-//! writes are gone. A bad frame is a *torn write* if nothing says that its place was ever fsynced:
+//! **Torn or damaged?** A power loss may leave the end of the log in any state. That must not keep
+//! a node from starting. Damage to bytes that were once safely on the disk must, since acknowledged
+//! writes are lost. A bad frame is a *torn write* if nothing shows that its place was ever fsynced:
 //! it is in the last log that has frames, and no good frame behind it names a `synced` beyond it.
-//! Then the log ends before it. Otherwise it is *damage*: refuse, and name the place and the way
-//! out.
+//! Then the log ends before it. Otherwise it is *damage*: the node refuses to start, and names the
+//! place and the way out.
 //!
-//! **Read is not safe.** After a failed fsync the pages of a file count as written, and what is
-//! read from them may be nowhere else. So whatever lies beyond the last known `synced` is written
-//! once more before it is fsynced.
+//! **Readable is not safe.** After a failed fsync the system takes the pages of a file for written.
+//! Reading returns them from memory, but they may not be on the disk. So all bytes behind the last
+//! known `synced` are written again before they are fsynced.
 
 use std::io::{self, Read};
 use std::sync::Mutex;
@@ -41,7 +41,7 @@ pub struct Recovered {
     pub time_max: u64,
     /// Number for the next segment.
     pub next_number: u64,
-    /// The id of the directory, where any file says it.
+    /// The id of the directory, if any file has it.
     pub id: Option<u64>,
     /// The number of the snapshot among the segments that stay; 0: none.
     pub snapshot: u64,
@@ -51,12 +51,11 @@ pub struct Recovered {
     pub snapshot_bytes: u64,
     /// Logs without a frame, to be removed once there is a new one.
     pub empty: Vec<String>,
-    /// Segments that `--salvage` could not read whole.
+    /// Segments that `--salvage` could not read completely.
     pub damaged: Vec<SegmentName>,
     /// Whether `--salvage` passed over a file that is missing.
     pub is_incomplete: bool,
-    /// Why the files could not be made what was read from them, if so: what was read may not be
-    /// safe.
+    /// Why the files could not be cut and fsynced, if so: the records may not be on the disk.
     pub unsettled: Option<io::Error>,
     /// How long it took.
     pub duration: Duration,
@@ -65,9 +64,9 @@ pub struct Recovered {
 /// Where a segment ends.
 #[derive(Clone, Copy, Debug)]
 struct Extent {
-    /// So much of it was on the disk for certain, in bytes.
+    /// How many bytes were certainly on the disk.
     synced: u64,
-    /// Where its good part ends, if not at its end.
+    /// Where its good frames end, if not at its end.
     bad: Option<BadPlace>,
 }
 
@@ -102,8 +101,8 @@ pub fn recover(
         is_incomplete: survey.is_incomplete,
         ..Recovered::default()
     };
-    // The last log with frames may be torn: frames enter a log only when all before it is on the
-    // disk.
+    // Only the last log with frames may be torn: a log gets frames when all lower segments are on
+    // the disk.
     let logs = survey.segments.iter().filter(|segment| segment.name.kind == Kind::Log);
     let last = logs.map(|segment| segment.name).max();
     let mut kept = Vec::new();
@@ -117,7 +116,8 @@ pub fn recover(
             let rest = read_rest(files, segment, &bad)?;
             match verdict(segment, &bad, &rest, is_last) {
                 Ok(()) => warn!(
-                    "{name}: a torn write at offset {} ({}), as a power loss or a crash leaves it: {} bytes cut away",
+                    "{name}: a torn write at offset {} ({}), as a power loss or a crash leaves \
+                     it: {} bytes cut away",
                     bad.offset,
                     bad.reason,
                     segment.len - bad.offset
@@ -130,7 +130,7 @@ pub fn recover(
                 }
             }
         }
-        // What comes before the last log was safe before the last log got a frame.
+        // All lower segments were on the disk before the last log got a frame.
         let synced = if is_last { extent.synced } else { len };
         kept.push(Kept { name, synced, len });
     }
@@ -143,7 +143,7 @@ pub fn recover(
 }
 
 /// Merges the records of a segment, up to its end or the first bad frame. Several threads take
-/// turns at reading and merge at the same time.
+/// turns to read a batch, and merge their batches at the same time.
 fn read_segment(
     files: &dyn FileLayer,
     segment: &SegmentFile,
@@ -159,7 +159,7 @@ fn read_segment(
         reported: Instant::now(),
     });
     let threads = thread::available_parallelism().map_or(1, usize::from);
-    // A small segment is read before a second thread has started.
+    // A small segment is read faster than a second thread starts.
     let threads = threads.min(1 + (segment.len / BATCH_BYTES as u64) as usize);
     let results: Vec<Result<(u64, u64)>> = thread::scope(|scope| {
         let workers: Vec<_> = (1..threads)
@@ -190,9 +190,9 @@ const BATCH_BYTES: usize = 256 * 1024;
 struct SegmentReader<'s> {
     frames: FrameReader,
     segment: &'s SegmentFile,
-    /// When somebody was last told how far it is.
+    /// When the progress was last logged.
     reported: Instant,
-    /// Set when there is no more to read: whether the segment ended as it should.
+    /// Set at the end of the segment: the bad place, if that ended it.
     end: Option<Option<BadPlace>>,
 }
 
@@ -247,11 +247,11 @@ fn merge_batches(
     }
 }
 
-/// The checksum is right, so this is what was written.
+/// The checksum is right, so another version of this program wrote it.
 fn unknown_record(name: SegmentName, offset: u64, error: &Error) -> Error {
     Error::Fatal(format!(
-        "{name} holds behind offset {offset} what this program does not know: {error}; start the program that wrote it, or a \
-         newer one"
+        "{name} holds behind offset {offset} what this program does not know: {error}; start the \
+         program that wrote it, or a newer one"
     ))
 }
 
@@ -259,7 +259,7 @@ fn merge_records(bytes: &[u8], store: &KeyValueStore) -> Result<(u64, u64)> {
     let (mut records, mut time_max) = (0, 0);
     for record in store.decode_for_merge(bytes) {
         let record = record?;
-        // What was read from the log needs no place in it.
+        // A record from the log is not appended to it again.
         store.merge(&record, |_| 0);
         records += 1;
         time_max = time_max.max(record.version.time);
@@ -275,7 +275,7 @@ fn read_rest(files: &dyn FileLayer, segment: &SegmentFile, bad: &BadPlace) -> Re
     Ok(rest)
 }
 
-/// Whether a bad place is a torn write; otherwise why it is damage.
+/// `Ok` if a bad place is a torn write, otherwise why it is damage.
 fn verdict(
     segment: &SegmentFile,
     bad: &BadPlace,
@@ -292,7 +292,7 @@ fn verdict(
     }
 }
 
-/// Merges the good frames behind a bad place and says what is lost.
+/// Merges the good frames behind a bad place and logs how much is lost.
 fn salvage_rest(
     segment: &SegmentFile,
     rest: &[u8],
@@ -315,8 +315,8 @@ fn salvage_rest(
     Ok(())
 }
 
-/// Makes the files what was recovered from them, and all of it safe. What replaced files take is
-/// freed first.
+/// Cuts the files to what was recovered from them and fsyncs them. Removes replaced files first,
+/// since the disk may be full.
 fn settle(files: &dyn FileLayer, kept: &[Kept], obsolete: &[String]) -> io::Result<()> {
     for name in obsolete {
         files.remove(name)?;

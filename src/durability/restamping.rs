@@ -1,22 +1,22 @@
-//! Records from the future: what a clock that was wrong for a moment leaves behind, and the way
-//! out.
+//! Records from the future: what a wrong clock leaves behind, and how to repair it.
 //!
-//! **The problem.** A node stamps its writes later than all that it has seen. After two seconds of
-//! a clock that is a day ahead, its writes carry times of tomorrow for a day, and the other nodes
-//! refuse them. A restart does not help: the clock starts at the latest record.
+//! **The problem.** A node stamps each write later than every record it has seen. If its clock is a
+//! day ahead for only two seconds, all its writes of the following day carry times of tomorrow, and
+//! the other nodes refuse them. A restart does not help, because the clock starts at the latest
+//! record.
 //!
-//! **The way out.** A start with `--restamp` gives every record that lies more than
-//! `--max-clock-skew` ahead of the machine's clock a new version of now, tombstones included. The
-//! old versions must go, since the later one wins at the next start: so the map is written to a
-//! snapshot that replaces all files, before anybody is served.
+//! **The repair.** A start with `--restamp` looks for records that are more than `--max-clock-skew`
+//! ahead of the machine's clock, tombstones included. It gives them a new version with the current
+//! time. The old versions must not stay in the files, since the later version wins at the next
+//! start. So the map is written to a snapshot that replaces all files, before any client is served.
 //!
-//! **What it costs.** When such a record was really written is not known. With the time of this
-//! start it wins over whatever the other nodes wrote to its key before. And where several nodes
-//! hold such records, each must be started with `--restamp` before clients write again: an old
-//! value that is stamped later wins over a new one.
+//! **What it costs.** Nobody knows when such a record was really written. With its new time it wins
+//! over everything that the other nodes wrote to its key before. If several nodes hold such
+//! records, start each of them with `--restamp` before clients write again: an old value that is
+//! stamped later wins over a new one.
 //!
-//! **The trap.** To a clock that is behind, right records look like records from the future. So a
-//! clock that cannot be right is refused, and the log says how many records lie ahead and how far.
+//! **The trap.** To a clock that is behind, correct records look like records from the future. So a
+//! clock that cannot be right is refused, and the log says how many records are ahead and how far.
 
 use std::time::Duration;
 
@@ -29,22 +29,21 @@ use crate::store::KeyValueStore;
 use crate::store::digest::SHARDS;
 use crate::store::version::{COUNTER_BITS, Version, latest_plausible};
 
-/// 1 January 2025, in milliseconds since 1970: this program is younger. A machine without a battery
-/// starts at 1970, or at the date of its firmware.
+/// 1 January 2025, in milliseconds since 1970: older than this program. A clock without a battery
+/// starts at 1970, or at the date of the firmware.
 const CLOCK_MS_MIN: u64 = 1_735_689_600_000;
 
-/// Records beyond what other nodes take.
+/// How many records other nodes would refuse.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Ahead {
-    /// So many of them are too far ahead.
+    /// Records that are too far ahead.
     count: usize,
-    /// Of so many.
+    /// All records.
     all: usize,
 }
 
-/// Looks for records that lie more than `skew_max` ahead of the machine's clock, and stamps them
-/// again if that is wished. Whether it changed the map: then the map must be stored anew, as a
-/// whole.
+/// Looks for records that are more than `skew_max` ahead of the machine's clock. With `restamp` it
+/// stamps them again and returns true: then the whole map must be stored anew.
 pub fn check_times(
     store: &KeyValueStore,
     recovered: &mut Recovered,
@@ -53,8 +52,8 @@ pub fn check_times(
 ) -> Result<bool> {
     if restamp && wall_ms < CLOCK_MS_MIN {
         return Err(Error::Fatal(
-            "this machine's clock shows a time before this program was written, and --restamp would give that time to all \
-             data; set the clock right (NTP) and start again"
+            "this machine's clock shows a time before this program was written, and --restamp \
+             would give that time to all data; set the clock right (NTP) and start again"
                 .into(),
         ));
     }
@@ -73,8 +72,9 @@ pub fn check_times(
         format!("{count} of {all} records lie up to {distance} s ahead of this machine's clock");
     if !restamp {
         warn!(
-            "{found}, and --max-clock-skew is {} s: other nodes refuse them, and all that is written here. If the clock is \
-             right now, it was wrong when they were written: start once with --restamp. If it is behind, set it right",
+            "{found}, and --max-clock-skew is {} s: other nodes refuse them, and all that is \
+             written here. If the clock is right now, it was wrong when they were written: start \
+             once with --restamp. If it is behind, set it right",
             skew_max.as_secs()
         );
         return Ok(false);
@@ -83,8 +83,8 @@ pub fn check_times(
     store.restamp_after(limit, version);
     recovered.time_max = time_max(store);
     warn!(
-        "--restamp: {found} and are stamped again with the time of now; they win over what other nodes wrote to these keys \
-         before. The next start needs no --restamp"
+        "--restamp: {found} and are stamped again with the time of now; they win over what other \
+         nodes wrote to these keys before. The next start needs no --restamp"
     );
     Ok(true)
 }

@@ -17,15 +17,14 @@
 //!         ...     4     crc32 of all before it
 //! ```
 //!
-//! - The **header** is fsynced before the first frame is let in. So a bad header in a file that
-//!   goes on behind it is damage; a log that ends within its header was never finished.
-//! - The **id** is the node's. It shows a file of another directory.
-//! - A log **stands on** a snapshot that was on the disk when the log was created. Without this
-//!   snapshot, or one with a higher number, the log is only a part of the data. A snapshot stands
-//!   on none.
+//! - The **header** is fsynced before the first frame is written. So a bad header with bytes behind
+//!   it is damage. A log that ends within its header was never used.
+//! - The **id** is the node's. It reveals a file of another directory.
+//! - A log **stands on** the newest snapshot that was on the disk when the log was created. Without
+//!   that snapshot, or a later one, the log is only a part of the data. A snapshot stands on none.
 //! - The CRC of a frame starts from the **salt** (`crc32(salt, bytes)` of zlib), so that bytes
 //!   inside a value never look like a frame, except to somebody who knows the salt.
-//! - A **snapshot** ends with an empty frame: without it, it is not complete.
+//! - A **snapshot** ends with an empty frame. Without it the snapshot is incomplete.
 //!
 //! The log of a node that has taken `PUT name Dylan` (the record of `store::record`), with the salt
 //! `0x5A17_0001`, on top of snapshot 2 of the directory `0x00C0_FFEE`:
@@ -61,8 +60,8 @@ use crate::store::record::{HEADER_BYTES, Layout, u32_at, u64_at};
 pub const FORMAT_VERSION: u32 = 2;
 /// Bytes of a frame before its records.
 pub const FRAME_HEADER_BYTES: usize = 16;
-/// Records of one frame, in bytes: at least one longest record. Part of the format: a length beyond
-/// it is damage.
+/// Most bytes of records in one frame; the longest record fits. A part of the format: a longer
+/// frame is damage.
 pub const FRAME_BYTES_MAX: usize = 128 * 1024 * 1024;
 const _: () = assert!(HEADER_BYTES + KEY_BYTES_MAX + VALUE_BYTES_MAX <= FRAME_BYTES_MAX);
 
@@ -110,7 +109,7 @@ impl SegmentName {
             "snapshot" => Kind::Snapshot,
             _ => return None,
         };
-        // A number beyond was never given out, and there must be some above it.
+        // Higher numbers were never used, and there must be free ones above it.
         let number = digits.parse().ok().filter(|number| *number < 1 << 60)?;
         let parsed = SegmentName { number, kind };
         (parsed.to_string() == name).then_some(parsed)
@@ -163,8 +162,7 @@ impl Header {
             directory: u64_at(numbers, 8),
             stands_on: u64_at(numbers, 16),
         });
-        // With another version the rest is as it should be only where the version is what was
-        // damaged.
+        // If all but the version is what we would write, then the version is damaged.
         let is_written =
             header.is_some_and(|header| header.encode(kind)[magic.len() + 4..] == numbers[4..]);
         match (u32_at(numbers, 0), header) {
@@ -187,20 +185,21 @@ const OTHER_VERSIONS_MAX: u32 = 1000;
 fn other_version(version: u32) -> Error {
     Error::Fatal(if version < FORMAT_VERSION {
         format!(
-            "has format version {version}, and this program knows only version {FORMAT_VERSION}. Start the program that wrote \
-             it with this directory, and this program with an empty one on another port. Then copy the data: \
-             kvstore export HOST OLD_PORT | redis-cli -h HOST -p NEW_PORT --pipe"
+            "has format version {version}, and this program knows only version {FORMAT_VERSION}. \
+             Start the program that wrote it with this directory, and this program with an empty \
+             one on another port. Then copy the data: kvstore export HOST OLD_PORT | redis-cli -h \
+             HOST -p NEW_PORT --pipe"
         )
     } else {
         format!(
-            "has format version {version}, and this program knows only version {FORMAT_VERSION}; start the program that \
-             wrote it, or a newer one"
+            "has format version {version}, and this program knows only version {FORMAT_VERSION}; \
+             start the program that wrote it, or a newer one"
         )
     })
 }
 
-/// A frame while it is filled. Its header is filled in last, in front of the records, so that one
-/// `write` takes all of it.
+/// A frame that is being filled. Space for the header is kept in front of the records, so that one
+/// `write` carries the whole frame.
 #[derive(Debug)]
 pub struct Frame(Vec<u8>);
 
@@ -221,7 +220,7 @@ impl Frame {
         self.0.len() - FRAME_HEADER_BYTES
     }
 
-    /// Whether a record of so many bytes has no place any more.
+    /// Whether a record of this many bytes does not fit any more.
     pub fn is_full_for(&self, record_len: usize) -> bool {
         self.records_len() + record_len > FRAME_BYTES_MAX
     }
@@ -242,7 +241,7 @@ impl Frame {
         &self.0
     }
 
-    /// Makes it empty; memory beyond `bytes_kept` is given back.
+    /// Makes it empty and frees memory beyond `bytes_kept`.
     pub fn clear(&mut self, bytes_kept: usize) {
         self.0.truncate(FRAME_HEADER_BYTES);
         self.0.shrink_to(bytes_kept);
@@ -254,11 +253,11 @@ impl Frame {
 pub enum FrameRead {
     /// A frame with records, which were appended.
     Records,
-    /// A frame without: the end of a complete snapshot.
+    /// A frame without records: the end of a complete snapshot.
     Empty,
-    /// The end of the file, where a frame might have begun.
+    /// The end of the file, behind a whole frame.
     End,
-    /// Not a frame, and why.
+    /// No good frame, for this reason.
     Bad(&'static str),
 }
 
@@ -268,7 +267,7 @@ pub struct FrameReader {
     salt: u32,
     /// Where the next frame starts in the file, in bytes.
     pub offset: u64,
-    /// So much of the segment was on the disk, as its frames so far say, in bytes.
+    /// How many bytes of the segment were on the disk, according to the frames read so far.
     pub synced: u64,
     len: u64,
 }
@@ -316,7 +315,7 @@ impl FrameReader {
             records.truncate(start);
             return Ok(FrameRead::Bad("checksum does not match"));
         }
-        // What a frame says of bytes behind itself is nothing that was ever written.
+        // A frame that claims more than the bytes before it was not written by this program.
         self.synced = self.synced.max(u64_at(&header, 8).min(self.offset));
         self.offset += (FRAME_HEADER_BYTES + len) as u64;
         Ok(if len == 0 { FrameRead::Empty } else { FrameRead::Records })
@@ -341,9 +340,8 @@ pub struct FoundFrame<'a> {
     pub records: &'a [u8],
 }
 
-/// Finds the good frames with records in `bytes`, wherever they start. `None` if that took too
-/// much work: it stops when it has looked at 64 times as much as there is, which only
-/// happens with values made to look like frames.
+/// Finds the good frames with records in `bytes`, wherever they start. `None` if that takes too
+/// much work, 64 times the bytes there are: values that were made to look like frames can cause it.
 pub fn find_frames(bytes: &[u8], salt: u32) -> Option<Vec<FoundFrame<'_>>> {
     let (mut found, mut start, mut checked) = (Vec::new(), 0, 0);
     while let Some(header) = bytes.get(start..start + FRAME_HEADER_BYTES) {
@@ -369,7 +367,7 @@ pub fn find_frames(bytes: &[u8], salt: u32) -> Option<Vec<FoundFrame<'_>>> {
 /// See [`find_frames`].
 const SEARCH_FACTOR: usize = 64;
 
-/// How far bytes have the form of records: much cheaper to find out than a checksum.
+/// How many bytes at the start have the form of records. Much cheaper than a checksum.
 fn records_walked(bytes: &[u8]) -> usize {
     let mut walked = 0;
     while let Ok(layout) = Layout::of(&bytes[walked..]) {

@@ -1,21 +1,21 @@
 //! Snapshots: the whole map in one segment, so that the log does not grow for ever.
 //!
-//! **Compaction** rotates the log first and copies the map afterwards, shard by shard, while
-//! clients go on writing. A change made before the rotation is in the map before its shard is
-//! copied; one made after it is in the new log (and perhaps in the copy too: merging twice changes
-//! nothing). That holds because a record is merged into the map and appended to the log under *one*
-//! lock of its shard. With two locks there would be a time at which a record is in the old log and
-//! not yet in the map, and 2 of the 10 orders of "append, merge" and "rotate, copy, delete" lose it
-//! (the test `two_of_ten_orders_lose_a_record_when_append_and_merge_are_two_steps`).
+//! **Compaction** rotates the log first. Then it copies the map, shard by shard, while clients go
+//! on writing. A change from before the rotation is in the map when its shard is copied. A change
+//! from after the rotation is in the new log, and perhaps in the copy too: merging it twice changes
+//! nothing. This holds because one lock, the shard's, is held while a record is merged and
+//! appended. With two locks a record could be in the old log and not yet in the map. Then 2 of the
+//! 10 orders of "append, merge" and "rotate, copy, delete" would lose it (see the test
+//! `two_of_ten_orders_lose_a_record_when_append_and_merge_are_two_steps`).
 //!
-//! **Room.** Between two compactions the log may fill the disk, and then there is no way back: only
-//! a snapshot lets old logs go, and it finds no room. So room for the next snapshot is held in the
-//! file `room` and written over: the last snapshot but one, made longer with zeros where it is too
-//! short ([`super::compactor`]). A disk of three times the live data is enough, as it is without
+//! **Room.** Between two compactions the log may fill the disk. Only a snapshot allows old logs to
+//! be removed, and the snapshot would find no room. So the file `room` reserves space, and the next
+//! snapshot is written over it. It is the last snapshot but one; [`super::compactor`] appends zeros
+//! where it is too short. A disk of three times the live data is enough, with this file as without
 //! it.
 //!
-//! The snapshot gets its name by a rename after its fsync, so a name stands for a complete file.
-//! Only when the name is on the disk is anything old removed.
+//! A snapshot is renamed to its final name after its fsync, so the name stands for a complete file.
+//! Old segments are removed only when that name is on the disk.
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -30,18 +30,18 @@ use crate::random::random_id;
 use crate::store::KeyValueStore;
 use crate::store::digest::SHARDS;
 
-/// What the name of an unfinished file ends in; such a file means nothing.
+/// The ending of the name of an unfinished file. Recovery removes such files.
 pub const TEMPORARY: &str = ".tmp";
-/// The file that holds room for the next snapshot, and nothing else.
+/// The file that reserves space for the next snapshot. Its content has no meaning.
 pub const ROOM: &str = "room";
-/// A frame is written when it has so many bytes.
+/// A frame is written when it has this many bytes.
 const FRAME_BYTES: usize = 1024 * 1024;
-/// Fsync after so many bytes, so that the disk is never busy with the snapshot for long while the
-/// log waits for its own fsync.
+/// Fsync after this many bytes, so that an fsync of the log never waits long for the snapshot's
+/// bytes.
 const SYNC_BYTES: u64 = 8 * 1024 * 1024;
 
-/// Replaces all that is in the log by a snapshot and a new, empty log.
-/// Of the old segments those in `kept` are renamed, not removed.
+/// Replaces all segments by a snapshot and a new, empty log. The old segments in `kept` are
+/// renamed, the others removed.
 pub fn compact(log: &WriteAheadLog, store: &KeyValueStore, kept: &[SegmentName]) -> Result<()> {
     let rotation = log.rotate()?;
     let bytes = write(log, rotation.snapshot_number, store)?;
@@ -53,7 +53,7 @@ pub fn compact(log: &WriteAheadLog, store: &KeyValueStore, kept: &[SegmentName])
     Ok(())
 }
 
-/// After a failure of the disk: brings the map to safety in new files, and lets writes in again.
+/// Heals a log whose disk failed: writes the map to new files, then allows writes again.
 pub fn heal(log: &WriteAheadLog, store: &KeyValueStore) -> Result<()> {
     let (rotation, position) = log.begin_healing();
     let bytes = write(log, rotation.snapshot_number, store)?;
@@ -62,7 +62,7 @@ pub fn heal(log: &WriteAheadLog, store: &KeyValueStore) -> Result<()> {
     Ok(log.heal(rotation.snapshot_number, position)?)
 }
 
-/// Removes what a snapshot of `bytes` has replaced, but renames those in `kept`.
+/// Removes the segments that a snapshot of `bytes` has replaced, but renames those in `kept`.
 fn replaced(log: &WriteAheadLog, rotation: Rotation, bytes: u64, kept: &[SegmentName]) {
     let counts = &log.counts;
     counts.bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -110,7 +110,7 @@ pub fn write(log: &WriteAheadLog, number: u64, store: &KeyValueStore) -> io::Res
         Ok(bytes)
     });
     if written.is_err() {
-        // It may fill the disk; and if it cannot be removed now, the next start does it.
+        // It may fill the disk. If removing it fails, the next start does it.
         let _ = files.remove(&temporary);
     }
     written
@@ -122,7 +122,7 @@ pub fn publish(files: &dyn FileLayer, temporary: &str, name: &str) -> io::Result
     files.fsync_directory()
 }
 
-/// Writes and fsyncs a snapshot under a name that means nothing yet.
+/// Writes and fsyncs a snapshot under a temporary name.
 pub fn write_temporary(
     files: &dyn FileLayer,
     name: &str,
@@ -151,7 +151,7 @@ pub fn write_temporary(
             frame.clear(2 * FRAME_BYTES);
         }
     }
-    // An empty frame at the end: complete.
+    // An empty frame marks the snapshot as complete.
     output.write(&mut Frame::default())?;
     file.finish(output.bytes)?;
     Ok(output.bytes)

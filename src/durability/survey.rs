@@ -1,10 +1,9 @@
-//! The first step of recovery: which files are there, whether they belong together, and which of
-//! them are read. Reads headers only and changes nothing.
+//! The first step of recovery: list the files, check that they belong together, and choose which of
+//! them to read. It reads headers only and changes nothing.
 //!
-//! A file is set aside unread where another replaces it: a log that never got further than its
-//! header, and everything below the newest snapshot. All others must be there: a segment of another
-//! directory, a log without the snapshot that it stands on, and a bad header in front of frames are
-//! damage.
+//! Some files need not be read: logs without a frame, and everything below the newest snapshot. The
+//! rest must be complete. A segment of another directory, a log without the snapshot that it stands
+//! on, and a bad header in front of frames are damage.
 
 use std::io::Read;
 
@@ -20,16 +19,15 @@ use crate::error::{Error, Result};
 pub struct Directory {
     /// Its id, if it has one yet.
     pub id: Option<u64>,
-    /// Whether other nodes have its data, and may have dropped tombstones that an older copy of it
-    /// needs.
+    /// Whether other nodes have its data. They may have dropped tombstones that an old copy of this
+    /// directory would need.
     pub is_in_cluster: bool,
     /// Keep what is readable instead of refusing to start.
     pub salvage: bool,
 }
 
 impl Directory {
-    /// Damage; with `--salvage`, which goes on behind it, only a warning. What is lost is said in
-    /// `lost`.
+    /// Refuses to start because of damage. With `--salvage` only warns, and says what is `lost`.
     pub fn damaged(&self, error: Error, lost: &str) -> Result<()> {
         if !self.salvage || self.is_in_cluster {
             return Err(error);
@@ -38,39 +36,41 @@ impl Directory {
         Ok(())
     }
 
-    /// A segment that is not what was once stored in it.
+    /// The error for a segment whose bytes are not the ones that were stored.
     pub fn damage(&self, name: SegmentName, offset: u64, reason: &str) -> Error {
         Error::Corrupt(format!(
-            "{name} is damaged at offset {offset}: {reason}. This was safely stored once, so the disk or somebody changed \
-             it. {}",
+            "{name} is damaged at offset {offset}: {reason}. This was safely stored once, so the \
+             disk or somebody changed it. {}",
             self.way_out()
         ))
     }
 
     fn way_out(&self) -> String {
         let Some(id) = self.id.filter(|_| self.is_in_cluster) else {
-            return "Bring the files back from a copy, or start with --salvage to keep what is readable".into();
+            return "Bring the files back from a copy, or start with --salvage to keep what is \
+                readable"
+                .into();
         };
         format!(
-            "The other nodes of the cluster have the data: move this directory away, start with an empty one, and then \
-             say PEER FORGET {id:016x} to another node. A copy from before and --salvage could bring deleted keys back \
-             everywhere"
+            "The other nodes of the cluster have the data: move this directory away, start with \
+             an empty one, and then say PEER FORGET {id:016x} to another node. A copy from before \
+             and --salvage could bring deleted keys back everywhere"
         )
     }
 }
 
-/// What is to be read, and what is not.
+/// Which files to read, and which not.
 #[derive(Debug, Default)]
 pub struct Survey {
     /// The segments to read, in order.
     pub segments: Vec<SegmentFile>,
     /// Names of files that were replaced or never finished.
     pub obsolete: Vec<String>,
-    /// Names of logs without a frame. They go when there is a new log.
+    /// Names of logs without a frame. They are removed once there is a new log.
     pub empty: Vec<String>,
     /// The number for the next segment.
     pub next_number: u64,
-    /// The id of the directory, where any file says it.
+    /// The id of the directory, if any file has it.
     pub id: Option<u64>,
     /// The number of the newest snapshot; 0: none.
     pub snapshot: u64,
@@ -99,7 +99,7 @@ struct HeaderRead {
 }
 
 impl HeaderRead {
-    /// Of a log: whether no frame ever got in.
+    /// Whether this is a log without a frame.
     fn is_empty(&self) -> bool {
         self.name.kind == Kind::Log && self.len <= Kind::Log.header_bytes()
     }
@@ -163,7 +163,7 @@ fn read_headers(files: &dyn FileLayer, names: &[String]) -> Result<Vec<HeaderRea
 }
 
 impl Survey {
-    /// The file `node` and the segments are there together, or neither.
+    /// The file `node` exists if and only if there are segments.
     fn check_node_file(&mut self, directory: &Directory, found: &[HeaderRead]) -> Result<()> {
         let has_data = found.iter().any(|found| !found.is_empty());
         if directory.id.is_none() && has_data {
@@ -175,7 +175,8 @@ impl Survey {
         }
         if directory.id.is_some() && found.iter().all(|found| found.header.is_err()) && !has_data {
             let error = format!(
-                "there is no log and no snapshot that starts as it should, so somebody removed or changed them. {}",
+                "there is no log and no snapshot that starts as it should, so somebody removed or \
+                 changed them. {}",
                 directory.way_out()
             );
             directory.damaged(Error::Corrupt(error), "all of it is lost")?;
@@ -184,7 +185,7 @@ impl Survey {
         Ok(())
     }
 
-    /// Decides about one segment. `last` is the youngest with frames.
+    /// Decides what to do with one segment. `last` is the youngest with frames.
     fn place(
         &mut self,
         directory: &Directory,
@@ -226,6 +227,7 @@ impl Survey {
 fn foreign(header: &Header, id: Option<u64>) -> String {
     let (other, own) = (header.directory, id.unwrap_or_default());
     format!(
-        "it belongs to another data directory, of the node {other:016x}, and this one is of the node {own:016x}"
+        "it belongs to another data directory, of the node {other:016x}, and this one is of the \
+         node {own:016x}"
     )
 }

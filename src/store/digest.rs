@@ -1,13 +1,13 @@
-//! Where a key lives, and fingerprints of what a place holds.
+//! Shards and buckets, and digests of what they hold.
 //!
-//! The low ten bits of a key's FNV-1a hash name its shard and the next six its bucket within the
-//! shard, the same on every node. Two nodes compare shards by their digests: equal digests mean
-//! equal content, so what agrees is never sent.
+//! The low ten bits of a key's FNV-1a hash are the number of its shard. The next six are the number
+//! of its bucket within the shard. Both are the same on every node. Two nodes compare shards by
+//! their digests. Equal digests mean equal content, so nodes send only what differs.
 //!
-//! A digest is the XOR of one number per entry. XOR does not care about order and undoes itself, so
-//! an entry is taken out of a digest the way it was put in, and a digest costs the same however
-//! much the bucket holds. The number per entry must look random, or equal changes would cancel
-//! out: splitmix64 (Steele et al. 2014; Vigna's constants) mixes hash, time and origin.
+//! A digest is the XOR of one number for each entry. XOR is independent of order and undoes itself.
+//! So the same operation adds an entry and removes it, whatever else the bucket holds. The numbers
+//! must look random, or equal changes would cancel out: splitmix64 (Steele et al. 2014; Vigna's
+//! constants) mixes the hash of the key with time and origin.
 
 use super::version::Version;
 
@@ -21,11 +21,11 @@ const BUCKET_BITS: u32 = 6;
 /// Hash of a key: FNV-1a, 64 bits (Fowler, Noll and Vo,
 /// <http://www.isthe.com/chongo/tech/comp/fnv/>).
 ///
-/// It has no secret, for all nodes must place a key alike, whoever joins them later. So clients can
-/// pick keys that all land in one shard, or in one bucket. That costs those who use these keys
-/// parallelism, and a link more to compare them, in lists with parts of bounded size
-/// ([`crate::peers::versions`]). It does not cost lookups: the map inside the shard has a
-/// hasher with secrets of its own, drawn at every start ([`super::hasher`]).
+/// It has no secret, because all nodes must compute the same shard, also nodes that join later. So
+/// clients can choose keys that are all in one shard, or in one bucket. Requests for these keys
+/// contend for one lock, and comparing them with a peer takes longer, in lists of bounded size
+/// ([`crate::peers::versions`]). Lookups stay fast: the map inside the shard has a hasher with
+/// secrets of its own, drawn at every start ([`super::hasher`]).
 pub fn key_hash(key: &[u8]) -> u64 {
     key.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)

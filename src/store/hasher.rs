@@ -1,19 +1,21 @@
-//! The hash function inside the shards' maps: wyhash, with secrets drawn when the store is made.
+//! The hash function of the maps inside the shards: wyhash, with secrets drawn when the store is
+//! created. It is not on the reader's way: it makes [`super::prefetch`] worth its while, and
+//! changes no result.
 //!
-//! **The problem.** `std` hashes with SipHash 1-3: 260 instructions for a short key. They stand
-//! between the lookups of [`super::prefetch`], which waits for several keys at a time only as far
-//! as a processor sees ahead: some 500 instructions.
+//! **The problem.** `std` uses SipHash 1-3: 260 instructions for a short key. They stand between
+//! the lookups of [`super::prefetch`]. A processor looks about 500 instructions ahead, so with
+//! SipHash it waits for the memory of at most two keys at a time.
 //!
-//! **The idea.** Multiply two words of 64 bits, XOR the halves of the product, go on: about 40
-//! instructions. Prefetching gives 1.3 times the `GET`s of a pipeline of 64 with it, and 1.07 times
-//! with SipHash. It is for that above all: without prefetching there were no more `GET`s, and 1.06
-//! times the `SET`s, which hash twice.
+//! **The idea.** wyhash multiplies two words of 64 bits, XORs the halves of the product, and goes
+//! on with the next words: about 40 instructions. With it, prefetching gives 1.3 times the `GET`s
+//! of a pipeline of 64; with SipHash, 1.07 times. Without prefetching it gives no more `GET`s, and
+//! 1.06 times the `SET`s, which hash twice.
 //!
-//! **What it is worth against an attacker.** Whoever can make many keys collide makes a map a list.
-//! Which keys collide depends on 256 secret bits, so nobody can prepare them. SipHash stands up
-//! even to those who can watch hashes, and the order in which a shard's keys are listed shows a
-//! little of theirs; but who may list keys may also delete them all. Go's maps rely on the same
-//! construction with secrets of the same kind.
+//! **Attackers.** Somebody who can make many keys collide turns a map into a list. Which keys
+//! collide depends on 256 secret bits, so nobody can compute such keys beforehand. SipHash also
+//! resists attackers who can observe hashes. Here, the order in which a shard's keys are listed
+//! reveals a little about their hashes, but whoever may list keys may also delete all of them. Go's
+//! maps rely on the same construction, with secrets of the same kind.
 //!
 //! Source: Wang Yi, wyhash final version 4.2, <https://github.com/wangyi-fudan/wyhash>; Go's
 //! `runtime/hash64.go`.
@@ -29,7 +31,7 @@ use crate::random::random_id;
 pub struct Secrets(Arc<[u64; 4]>);
 
 impl Secrets {
-    /// Nobody knows them.
+    /// New secrets.
     pub fn random() -> Self {
         Secrets(Arc::new([(); 4].map(|()| random_id())))
     }
@@ -88,8 +90,8 @@ fn wyhash(key: &[u8], seed: u64, secret: &[u64; 4]) -> u64 {
     mix(product as u64 ^ secret[0] ^ len as u64, (product >> 64) as u64 ^ secret[1])
 }
 
+/// Folds all but the last 1 to 16 bytes of a longer key into the seed.
 #[inline(never)]
-/// All but the last 1 to 16 bytes of a longer key.
 fn fold_blocks(mut key: &[u8], mut seed: u64, secret: &[u64; 4]) -> u64 {
     if key.len() >= 48 {
         let (mut second, mut third) = (seed, seed);

@@ -1,35 +1,38 @@
 //! # Remembering: the store
 //!
-//! **The problem.** Many threads read and write one map at the same time; nodes that talk to each
-//! other must end up with the same map, whatever order messages arrive in; and nothing may stop
-//! the world: not a growing table, not a listing, not a snapshot.
+//! **The problem.** Many threads read and write one map at the same time. Nodes that exchange their
+//! writes must end up with the same map, in whatever order messages arrive. And nothing may block
+//! the whole map for long: not a growing table, a listing or a snapshot.
 //!
-//! **The idea.** [`KeyValueStore`] is 1,024 *shards*, each a `Mutex` around a `HashMap`. A key's
-//! hash picks its shard. An entry is a key, a value or a *tombstone* (the trace of a delete), and a
-//! [`Version`]. All changes go through one function, *merge*: keep the larger version. Merge is
-//! commutative, associative and idempotent, so records may come in any order, any number of times,
-//! from clients, peers or a log: stores that have seen the same records hold the same map (Shapiro
-//! et al., "Conflict-free Replicated Data Types", 2011, section 3: a last-writer-wins register per
-//! key).
+//! **The idea.** [`KeyValueStore`] has 1,024 *shards*, each a `Mutex` around a `HashMap`. The hash
+//! of a key determines its shard. An entry is a key, a [`Version`], and a value or a *tombstone*,
+//! which records that the key was deleted. All changes go through one function, *merge*, which
+//! keeps the larger version. Merge is commutative, associative and idempotent. So records may
+//! arrive in any order, any number of times, from clients, peers or a log, and stores that have
+//! seen the same records hold the same map (Shapiro et al., "Conflict-free Replicated Data Types",
+//! 2011, section 3: a last-writer-wins register per key).
 //!
-//! **Why so many shards.** One structure serves five needs: locks are held for a microsecond and
-//! rarely wanted by two threads at once; when a table grows, it is a thousandth of the whole;
-//! each shard keeps digests of its content, so two nodes find what differs without listing what
-//! agrees; `SCAN` resumes at a shard, so it needs no state here; a snapshot copies shard by shard.
+//! **Why so many shards.** The shards serve five needs:
+//! - A lock is held for a microsecond, and two threads rarely contend for the same one.
+//! - When a table grows, it is a thousandth of the whole.
+//! - Each shard keeps digests of its content, so two nodes find what differs without listing what
+//!   agrees.
+//! - `SCAN` resumes at a shard, so the store keeps no state for it.
+//! - A snapshot copies shard by shard.
 //!
-//! **The rules.** This module knows no socket, file or peer. It imports only [`crate::error`]. No
-//! lock is held across I/O, and nobody waits for a shard's lock while holding another's. The
-//! caller's `journal` function runs *under* the shard's lock with the record that won, so the order
-//! of records in a log is the order of the map, and a copy of a shard taken after a log was rotated
-//! misses nothing.
+//! **The rules.** This module knows no socket, file or peer. No lock is held across I/O, and no
+//! thread waits for a shard's lock while it holds another's. The caller's `journal` function runs
+//! *under* the shard's lock, with the record that won. So the log has the records of a key in the
+//! order in which the map got them, and a copy of a shard that is made after the log was rotated
+//! misses no record of the older segments.
 //!
-//! **What is left out.** Other types than strings, and expiry: they do not merge by "larger version
-//! wins" without losing updates.
+//! **What is left out.** Types other than strings, and expiry: "the larger version wins" would lose
+//! updates of such values.
 //!
-//! Files: [`version`] says when a write happened, [`record`] is its one byte format, [`digest`]
-//! where a key lives and what a place looks like from afar, [`hasher`] finds it there, [`prefetch`]
-//! hides how long memory takes, [`scan`] lists keys; [`tombstones`] is how
-//! the traces of deletes age and go; `restamping` gives records other versions.
+//! Files: [`version`] says when a write happened, [`record`] is its format in bytes, [`digest`]
+//! maps a key to its shard and sums up what a shard holds, [`scan`] lists keys, [`tombstones`] says
+//! how deletes are forgotten, and `restamping` gives records other versions. Read [`hasher`] and
+//! [`prefetch`] last, or not at all: they make lookups faster and change no result.
 
 pub mod digest;
 pub mod hasher;
@@ -81,26 +84,26 @@ struct Shard {
     bytes: u64,
     /// Where the newest record of this shard ends in the log; 0 without a log.
     position: u64,
-    /// Tombstones older than this time have aged, and are not in the digests: see [`tombstones`].
+    /// Tombstones older than this time have aged and are not in the digests: see [`tombstones`].
     cutoff: u64,
-    /// How many have aged.
+    /// How many tombstones have aged.
     aged: usize,
-    /// Buckets, as bits, that got an aged tombstone since [`KeyValueStore::start_asking`].
+    /// The buckets, as bits, whose tombstones must wait for the next round of questions.
     unasked: u64,
-    /// No tombstone in the digests is older than this time; `u64::MAX` before there was one.
+    /// No tombstone in the digests is older than this; `u64::MAX` before there was one.
     oldest_tombstone: u64,
 }
 
 /// What a write or a merge did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Written {
-    /// Whether the record is now in the store; `false` when a newer one was there already.
+    /// Whether the record is now in the store; `false` if a newer one was there already.
     pub won: bool,
     /// Whether the key had a value before.
     pub existed: bool,
     /// The shard of the key.
     pub shard: usize,
-    /// The shard's log position: what must be durable before anyone is told.
+    /// The shard's log position: a reply waits until the log is safe up to here.
     pub position: u64,
 }
 
@@ -130,8 +133,8 @@ impl KeyValueStore {
         }
     }
 
-    /// Reads a key: hands the value to `read` under the shard's lock, so that it is copied once, to
-    /// where it is wanted. Also returns the shard's log position.
+    /// Reads a key: passes the value to `read` under the shard's lock, so that it is copied only
+    /// once. Also returns the shard's log position.
     pub fn get<R>(&self, key: &[u8], read: impl FnOnce(Option<&[u8]>) -> R) -> (R, u64) {
         let shard = self.lock(shard_of(key_hash(key)));
         let value = shard.map.get_key_value(key).and_then(|(entry, ())| entry.value());
@@ -140,9 +143,9 @@ impl KeyValueStore {
 
     /// A client's write: `value`, or `None` to delete.
     ///
-    /// `stamp` gets the time to exceed (0 for a new key) and draws the version. `journal` gets the
-    /// encoded record and returns its log position. With `keep_tombstone` false a delete leaves
-    /// nothing behind: right only where no other node may hold the key.
+    /// `stamp` gets the time to exceed (0 for a new key) and returns the version. `journal` gets
+    /// the encoded record and returns its log position. With `keep_tombstone` false a delete leaves
+    /// no tombstone: correct only if no other node can hold the key.
     pub fn write(
         &self,
         key: &[u8],
@@ -171,8 +174,8 @@ impl KeyValueStore {
         Written { won: true, existed, shard: index, position }
     }
 
-    /// Keeps the larger version of `record` and what is here. The one way in for records that were
-    /// stamped elsewhere: a peer's, or a log's.
+    /// Stores `record` unless the store has a version of the key that is as large. The only way in
+    /// for records that were stamped before: a peer's, or a log's.
     pub fn merge(&self, record: &Record, journal: impl FnOnce(&[u8]) -> u64) -> Written {
         let hash = key_hash(record.key);
         let index = shard_of(hash);
@@ -193,7 +196,7 @@ impl KeyValueStore {
         }
     }
 
-    /// Records that are to be merged, one after the other, fetched ahead: see [`prefetch`].
+    /// Decodes records for [`KeyValueStore::merge`], and prefetches their keys: see [`prefetch`].
     pub fn decode_for_merge<'r>(
         &self,
         records: &'r [u8],
@@ -252,9 +255,9 @@ impl KeyValueStore {
         self.lock(index).digests
     }
 
-    /// Hands every record of a shard to `visit`, tombstones included, under the shard's lock.
-    /// Returns the shard's log position: who tells what was met, or that a key was not, waits for
-    /// it.
+    /// Passes every record of a shard to `visit`, tombstones included, under the shard's lock.
+    /// Returns the shard's log position: a reply that depends on what was found, or not found,
+    /// waits for it.
     pub fn for_each_in_shard(&self, index: usize, visit: impl FnMut(&Entry)) -> u64 {
         let shard = self.lock(index);
         shard.map.keys().for_each(visit);
@@ -282,7 +285,7 @@ impl Shard {
         }
     }
 
-    /// Takes an entry out, with its share of the digest and the counts.
+    /// Removes an entry, and its share of the digests and the counts.
     fn take(&mut self, hash: u64, key: &[u8]) -> Option<Entry> {
         let (entry, ()) = self.map.remove_entry(key)?;
         self.toggle(hash, &entry);
@@ -292,7 +295,7 @@ impl Shard {
         Some(entry)
     }
 
-    /// Puts an entry in whose key is not there.
+    /// Inserts an entry whose key is not in the map.
     fn put(&mut self, hash: u64, entry: Entry) {
         self.toggle(hash, &entry);
         if self.is_aged(&entry) {
@@ -305,7 +308,7 @@ impl Shard {
         debug_assert!(before.is_none(), "take comes before put");
     }
 
-    /// Puts an entry into the digest of its bucket, or takes it out again.
+    /// Adds an entry to the digests, or removes it: XOR does both.
     fn toggle(&mut self, hash: u64, entry: &Entry) {
         let version = entry.version();
         if self.is_aged(entry) {
@@ -317,7 +320,7 @@ impl Shard {
         self.flip(hash, version);
     }
 
-    /// Puts a version into the digests, or takes it out again.
+    /// Adds a version to the digests, or removes it.
     fn flip(&mut self, hash: u64, version: Version) {
         let digest = entry_digest(hash, version);
         self.digests[bucket_of(hash)] ^= digest;

@@ -1,8 +1,8 @@
 //! The one record format: in memory, in the log and between nodes.
 //!
-//! A record is one versioned write of one key. The same bytes are the entry in the map, the
-//! record in the write-ahead log and the unit that peers send each other, so handing a write on
-//! is one copy and nothing is ever translated.
+//! A record is one versioned write of one key. The same bytes are the entry in the map, the record
+//! in the write-ahead log, and what peers send each other. So passing a write on is one copy, and
+//! nothing is ever converted.
 //!
 //! ```text
 //! offset  size       field
@@ -24,9 +24,9 @@
 //! 02 00 00 00 92 01 00 00 | a1 00 00 00 00 00 00 00 | 04 00 00 00 | 00 00 00 80 | 6e 61 6d 65
 //! ```
 //!
-//! An end is part of the layout, so that a record's length is known, and nothing more yet: a record
-//! with an end is refused wherever it comes from, because a value that is stored without its end
-//! would never expire.
+//! An *end* is the time at which a value expires. This version knows only its place in the layout,
+//! so that it can compute the length of a record. It refuses a record with an end, because storing
+//! the value without its end would keep it for ever.
 
 use std::borrow::Borrow;
 use std::hash::{Hash, Hasher};
@@ -105,7 +105,7 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// Of the record at the start of `bytes`, all of which is there.
+    /// The layout of the record at the start of `bytes`; an error if it is cut short.
     #[inline]
     pub fn of(bytes: &[u8]) -> Result<Layout> {
         if bytes.len() < HEADER_BYTES {
@@ -161,7 +161,7 @@ impl Entry {
         Entry(bytes.into_boxed_slice())
     }
 
-    /// Packs a record of the same key; uses this entry's memory again where the length is the same.
+    /// Packs a record of the same key. Reuses this entry's memory if the length is the same.
     pub fn rewrite(mut self, record: &Record) -> Self {
         debug_assert_eq!(self.key(), record.key);
         if self.0.len() != record.encoded_len() {

@@ -1,4 +1,4 @@
-//! Other versions for records whose own cannot be right: see [`crate::durability::restamping`].
+//! New versions for records whose time is too far ahead, when a node starts with `--restamp`.
 
 use super::digest::{SHARDS, key_hash};
 use super::version::Version;
@@ -6,7 +6,7 @@ use super::{KeyValueStore, Shard};
 
 impl KeyValueStore {
     /// Gives every record that is later than `limit` (a hybrid time) this version, tombstones
-    /// included. How many they were. Nothing is handed to a log.
+    /// included. Does not append them to a log. Returns how many there were.
     pub fn restamp_after(&self, limit: u64, version: Version) -> usize {
         (0..SHARDS).map(|index| self.lock(index).restamp_after(limit, version)).sum()
     }

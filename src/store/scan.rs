@@ -1,15 +1,16 @@
-//! `SCAN`: listing keys in steps, without remembering anything between the steps.
+//! `SCAN`: lists keys in steps, without state between the steps.
 //!
 //! Keys have a fixed order: by shard, then by 38 further bits of their hash. A cursor is a *place*
-//! in that order, 48 bits, so it fits into every client's integer (a JavaScript number has 53).
-//! Each step returns the next keys at or behind the place, all keys of one place together.
+//! in that order. It has 48 bits, so every client's integers can hold it (a JavaScript number has
+//! 53 bits). Each step returns the keys at the place and behind it, and never divides the keys of
+//! one place.
 //!
-//! **The promise**, stronger than Redis's: a key that is there during the whole scan is returned
-//! exactly once; a key that comes or goes meanwhile at most once. Nothing is ever rehashed into
-//! another place.
+//! **The promise**, stronger than Redis's: a key that exists during the whole scan is returned
+//! exactly once. A key that is created or deleted meanwhile is returned at most once. This holds
+//! because a key never changes its place.
 //!
 //! A shard is locked only while the next keys are found and copied, never while a pattern is
-//! matched. The work of one step is bounded, so a step may visit fewer keys than asked for.
+//! matched. The work of one step is bounded, so a step may visit fewer keys than requested.
 
 use super::KeyValueStore;
 use super::digest::key_hash;
@@ -23,8 +24,8 @@ fn place(key: &[u8]) -> u64 {
     key_hash(key).rotate_right(10) >> 16
 }
 
-/// Where one step of a scan ends: at the first of these limits or at [`STEP_WORK_MAX`], behind all
-/// keys of one place. At least one key is visited.
+/// The limits of one step of a scan. It ends at the first of them that is reached, or at
+/// [`STEP_WORK_MAX`], but visits at least one key, and all keys of a place.
 #[derive(Clone, Copy, Debug)]
 pub struct Step<'p> {
     /// Keys visited.
@@ -60,7 +61,7 @@ pub struct Scanned {
     pub visited: usize,
     /// Comparisons of the pattern with bytes of keys.
     pub comparisons: u64,
-    /// The highest log position met.
+    /// The highest log position of the shards that were visited.
     pub position: u64,
     found: usize,
     found_bytes: usize,
@@ -68,18 +69,18 @@ pub struct Scanned {
     walked: u64,
 }
 
-/// Work of one step, in comparisons and bytes: 0.1 to 0.2 s. A step exceeds it by one piece at
-/// most, and by the keys of one place: a pattern of 1 KiB and a key of 64 KiB take up to 67 million
+/// Work of one step, in comparisons and bytes: 0.1 to 0.2 s. A step exceeds it by at most one piece
+/// and the keys of one place. A pattern of 1 KiB and a key of 64 KiB take up to 67 million
 /// comparisons.
 pub const STEP_WORK_MAX: u64 = 20_000_000;
-/// What it costs to pass a key, besides hashing its bytes.
+/// The work of skipping a key, besides hashing its bytes.
 const WALK_OVERHEAD: u64 = 64;
 /// Keys that are copied while a shard is locked.
 const PIECE_KEYS: usize = 10_000;
 /// Bytes of keys that are copied while a shard is locked, and one place more.
 const PIECE_BYTES: usize = 8 * 1024 * 1024;
 
-/// Copies of keys in scan order. The shard is unlocked again while they are matched.
+/// Copies of keys in scan order, which are matched after the shard was unlocked.
 #[derive(Debug, Default)]
 struct Piece {
     bytes: Vec<u8>,
@@ -108,9 +109,9 @@ impl Piece {
 }
 
 impl KeyValueStore {
-    /// One step of a scan: visits keys from `cursor` on as far as `step` goes, and hands those that
-    /// match to `found`. A cursor is 0 or one that an earlier step returned; a number beyond all
-    /// places is at the end.
+    /// One step of a scan: visits keys from `cursor` on, up to the limits of `step`, and passes
+    /// those that match to `found`. The first cursor is 0, the next is the one that the last step
+    /// returned. A number behind all places is the end.
     pub fn scan(&self, mut cursor: u64, step: Step, mut found: impl FnMut(&[u8])) -> Scanned {
         let mut matcher = step.pattern.map(Matcher::new);
         let (mut piece, mut scanned) = (Piece::default(), Scanned::default());

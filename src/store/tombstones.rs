@@ -1,11 +1,14 @@
-//! How the traces of deletes age and go.
+//! How tombstones age and are dropped.
 //!
-//! A tombstone older than a cutoff has *aged*: it is not in the digests any more, and waits until
-//! [`crate::replication::tombstones`] says that nobody holds an older value. Millions may wait at a
-//! time, so nothing is kept for each of them: all that have aged when the asking starts go
-//! together, but for those in buckets where something happened meanwhile. A bucket is such a place
-//! when an aged tombstone came into it since (nobody was asked about that one), or was touched, or
-//! when somebody did hold an older value. 65,536 bits for the whole store tell which.
+//! A tombstone older than a cutoff has *aged*: it leaves the digests. It is dropped when every
+//! other node has been asked and none holds an older value of the key. The caller asks; this file
+//! remembers which tombstones the answers cover.
+//!
+//! Millions of tombstones may wait, so the store keeps nothing for each of them. All that have aged
+//! when a round of questions starts are dropped together at its end, except those in buckets that
+//! are marked. A bucket is marked when another tombstone ages or is stored in it (the round did not
+//! ask about that one), or when a node does hold an older value. The marks are one bit for each
+//! bucket, 65,536 in the whole store.
 
 use super::digest::{SHARDS, bucket_of, key_hash, shard_of};
 use super::record::Entry;
@@ -15,8 +18,7 @@ impl KeyValueStore {
     /// Takes tombstones that are older than `cutoff` (a hybrid time) out of a shard's digests, for
     /// good: the cutoff of a shard never goes back. They stay in the map until they are dropped.
     ///
-    /// Costs a look at the whole shard only when one of its tombstones has aged since the last
-    /// call.
+    /// Visits the whole shard only if one of its tombstones has aged since the last call.
     pub fn age_tombstones(&self, index: usize, cutoff: u64) {
         let mut shard = self.lock(index);
         if cutoff > shard.cutoff {
@@ -24,8 +26,8 @@ impl KeyValueStore {
         }
     }
 
-    /// From now on everybody is asked about the tombstones older than `cutoff` that are here now.
-    /// How many have aged.
+    /// Starts a round of questions about the tombstones that are older than `cutoff` now. Returns
+    /// how many have aged.
     pub fn start_asking(&self, cutoff: u64) -> usize {
         let start = |index| {
             let mut shard = self.lock(index);
@@ -38,40 +40,38 @@ impl KeyValueStore {
         (0..SHARDS).map(start).sum()
     }
 
-    /// Somebody holds an older value of this key: its tombstone stays until the asking has started
-    /// again.
+    /// Marks the bucket of this key, because a node holds an older value. The tombstone stays at
+    /// least until the next round.
     pub fn keep_tombstone(&self, key: &[u8]) {
         let hash = key_hash(key);
         self.lock(shard_of(hash)).unasked |= 1 << bucket_of(hash);
     }
 
-    /// Forgets the tombstones older than `cutoff` that were here when the asking started, and about
-    /// which nothing was found since. How many went.
+    /// Drops the tombstones older than `cutoff` that the round of questions covered. Returns their
+    /// number.
     pub fn drop_asked_tombstones(&self, cutoff: u64) -> usize {
         self.drop_tombstones(|entry, unasked| {
             entry.version().time < cutoff && unasked >> bucket_of(key_hash(entry.key())) & 1 == 0
         })
     }
 
-    /// Forgets every tombstone older than `cutoff`: right only where nobody can bring an older
-    /// value back.
+    /// Drops every tombstone older than `cutoff`: correct only if no node can hold an older value.
     pub fn drop_tombstones_before(&self, cutoff: u64) -> usize {
         self.drop_tombstones(|entry, _| entry.version().time < cutoff)
     }
 
-    /// Forgets every tombstone: right only where nobody can bring an older value back.
+    /// Drops every tombstone: correct only if no node can hold an older value.
     pub fn drop_all_tombstones(&self) {
         self.drop_tombstones(|_, _| true);
     }
 
-    /// Forgets the tombstones that `is_meant`, which also gets the shard's buckets with tombstones
-    /// nobody was asked about.
+    /// Drops the tombstones that `is_meant` selects; it also gets the marked buckets of the shard.
     fn drop_tombstones(&self, is_meant: impl Fn(&Entry, u64) -> bool) -> usize {
         let drop_in = |index| {
             let mut shard = self.lock(index);
             let dropped = shard.drop_tombstones(&is_meant);
             drop(shard);
-            // Their memory is freed here, when nobody waits for it.
+            // Frees their memory after the lock was released.
             dropped.len()
         };
         (0..SHARDS).map(drop_in).sum()

@@ -1,17 +1,18 @@
-//! When was this written? Versions and the hybrid logical clock.
+//! Versions, which say when a write happened, and the hybrid logical clock, which draws them.
 //!
-//! **The problem.** Several nodes write the same key and no two wall clocks agree. Every node
-//! must still pick the same winner, and a write that *saw* another one must beat it, even where
-//! the writer's wall clock is behind.
+//! **The problem.** Several nodes write the same key, and no two wall clocks agree. Still every
+//! node must choose the same winner. A write that *saw* another write must win over it, even if the
+//! writer's wall clock is behind.
 //!
-//! **The idea.** A hybrid logical clock (Kulkarni et al., "Logical Physical Clocks", 2014,
-//! figure 5): the larger of the wall clock and "one more than anything seen so far". It stays
-//! near real time, so a person can read it, and it never runs backwards, so causes come before
-//! effects.
+//! **The idea.** A hybrid logical clock (Kulkarni et al., "Logical Physical Clocks", 2014, figure
+//! 5): the larger of the wall clock and "one more than the largest time seen so far". It stays near
+//! real time, so a person can read it. It never runs backwards, so an effect is later than its
+//! cause.
 //!
-//! **The rules.** `time` is 48 bits of milliseconds since 1970 and 16 bits of counter. Equal times
-//! are told apart by `origin`, the *run id*: 64 random bits drawn at every start and stored
-//! nowhere. So no two writes ever carry the same version, not even from a copied data directory.
+//! **The rules.** `time` is 48 bits of milliseconds since 1970 and 16 bits of counter. Two writes
+//! with equal times differ in `origin`, the *run id*: 64 random bits, drawn at every start and
+//! stored nowhere. So no two writes have the same version, not even after a data directory was
+//! copied.
 //!
 //! **What is left out.** The paper's message rules with separate `l` and `c`: packed into one
 //! integer they are one `max` and one addition.
@@ -55,17 +56,11 @@ impl HybridClock {
     pub fn stamp(&self, wall_ms: u64, floor: u64) -> u64 {
         let at_least = (wall_ms << COUNTER_BITS).max(floor.saturating_add(1));
         let next = |last: u64| at_least.max(last.saturating_add(1));
-        let mut last = self.last.load(Ordering::Relaxed);
-        loop {
-            let time = next(last);
-            // Relaxed is enough: the shard's lock orders the writes of one key, and times of
-            // different keys are never compared.
-            match self.last.compare_exchange_weak(last, time, Ordering::Relaxed, Ordering::Relaxed)
-            {
-                Ok(_) => return time,
-                Err(seen) => last = seen,
-            }
-        }
+        // Relaxed is enough: the shard's lock orders the writes of one key, and times of different
+        // keys are never compared.
+        let stamped = |last| Some(next(last));
+        let last = self.last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, stamped);
+        next(last.unwrap_or_else(|last| last))
     }
 
     /// Learns of a time seen elsewhere: no later stamp is below it.
