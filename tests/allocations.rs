@@ -4,7 +4,8 @@ use kvstore::config::{Configuration, Limits};
 use kvstore::node::{Batch, Node};
 use kvstore::protocol::resp::{Parser, RespReply};
 use kvstore::protocol::{Command, line};
-use kvstore::server::execute::{Session, execute};
+use kvstore::server::execute::execute;
+use kvstore::server::session::Session;
 
 #[test]
 fn a_get_allocates_nothing() {

@@ -2,6 +2,7 @@
 //! in proportion to what was received.
 
 use kvstore::config::Limits;
+use kvstore::protocol::command::DataCommand;
 use kvstore::protocol::{self, Choice, Command, line, resp};
 use proptest::prelude::*;
 
@@ -76,11 +77,16 @@ impl Reader {
 
 fn outcome(command: kvstore::error::Result<Command>) -> String {
     match command {
-        Ok(Command::Del { keys }) => format!("del {:?}", keys.iter().collect::<Vec<_>>()),
-        Ok(Command::MSet { pairs }) => format!("mset {:?}", pairs.iter().collect::<Vec<_>>()),
-        Ok(Command::Get { key }) => format!("get {key:?}"),
-        Ok(Command::Put { key, value }) => format!("put {key:?} {value:?}"),
-        Ok(other) => format!("{:?}", std::mem::discriminant(&other)),
+        Ok(Command::Data(DataCommand::Del { keys })) => {
+            format!("del {:?}", keys.iter().collect::<Vec<_>>())
+        }
+        Ok(Command::Data(DataCommand::MSet { pairs })) => {
+            format!("mset {:?}", pairs.iter().collect::<Vec<_>>())
+        }
+        Ok(Command::Data(DataCommand::Get { key })) => format!("get {key:?}"),
+        Ok(Command::Data(DataCommand::Put { key, value })) => format!("put {key:?} {value:?}"),
+        // Its name without its words.
+        Ok(other) => format!("{other:?}").chars().take_while(|c| !c.is_whitespace()).collect(),
         Err(error) => format!("refused: {error}"),
     }
 }

@@ -29,7 +29,7 @@ pub struct Parser {
 
 /// A request, borrowed from the read buffer. Its body may still be on its way.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Request<'a> {
+pub struct HttpRequest<'a> {
     /// In capitals: `GET`.
     pub method: &'a [u8],
     /// Path and query as they were sent: starts with `/`.
@@ -59,13 +59,17 @@ impl Parser {
     /// The request at the start of `bytes`: once when its head is there, if its body is not, and
     /// once when all of it is. `None` in between. Once it was returned with its body, the next call
     /// is about the next request.
-    pub fn parse<'a>(&mut self, bytes: &'a [u8], limits: &Limits) -> Result<Option<Request<'a>>> {
+    pub fn parse<'a>(
+        &mut self,
+        bytes: &'a [u8],
+        limits: &Limits,
+    ) -> Result<Option<HttpRequest<'a>>> {
         if bytes.len() < self.awaited {
             return Ok(None);
         }
         let window = &bytes[..bytes.len().min(limits.http_head_bytes_max)];
         let is_longer = window[self.scanned..].contains(&b'\n');
-        let head = if is_longer { Request::read_head(window)? } else { None };
+        let head = if is_longer { HttpRequest::read_head(window)? } else { None };
         let Some((mut request, start)) = head else {
             self.scanned = window.len();
             if window.len() == limits.http_head_bytes_max {
@@ -85,11 +89,11 @@ impl Parser {
     }
 }
 
-impl<'a> Request<'a> {
+impl<'a> HttpRequest<'a> {
     /// Reads lines up to the empty one: what they say, and where the body begins. `None` if it is
     /// not there.
     fn read_head(bytes: &'a [u8]) -> Result<Option<(Self, usize)>> {
-        let (mut request, mut start) = (Request::default(), 0);
+        let (mut request, mut start) = (HttpRequest::default(), 0);
         for line in
             bytes.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n"))
         {
@@ -337,7 +341,7 @@ mod tests {
         (found, None)
     }
 
-    fn shown(request: &Request) -> String {
+    fn shown(request: &HttpRequest) -> String {
         let text = |bytes: &[u8]| bytes.escape_ascii().to_string();
         let body = text(request.body.unwrap_or_default());
         let (host, keep) = (request.host.map(text), request.keep_alive);

@@ -245,10 +245,11 @@ impl Reply for LineReply<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::command::DataCommand;
 
     fn parse(line: &str) -> String {
         match Parser::default().parse(line.as_bytes()) {
-            Ok(Command::Put { key, value }) => {
+            Ok(Command::Data(DataCommand::Put { key, value })) => {
                 format!("put {} {}", key.escape_ascii(), value.escape_ascii())
             }
             Ok(command) => format!("{command:?}"),

@@ -23,18 +23,20 @@
 //! RESP connection other than a first `HELLO` (the line protocol is there for people); RESP3's push
 //! messages and streamed strings.
 //!
-//! Files: [`words`] are the pieces of a request, [`command`] the table of all commands,
-//! [`mod@line`], [`resp`] and [`http`] the protocols. RESP:
+//! Files: [`words`] are the pieces of a request, [`command`] what it asks for, [`mod@line`],
+//! [`resp`] and [`http`] the protocols. Read [`KeysAhead`] last. RESP:
 //! <https://redis.io/docs/latest/develop/reference/protocol-spec/>.
 
 pub mod command;
 pub mod http;
+mod keys_ahead;
 pub mod line;
 pub mod resp;
 pub mod words;
 
 use crate::error::{Error, Refusal, Result};
 pub use command::Command;
+pub use keys_ahead::KeysAhead;
 pub use words::Words;
 
 /// Elements of a request before the password was given, as in Redis. More: `-NOAUTH`, closed.

@@ -263,7 +263,7 @@ fn header_line(bytes: &[u8], start: usize, too_long: &str) -> Result<Option<(Opt
 
 /// A whole header line of a few digits, as nearly all are, read in one pass: 8 % of the
 /// instructions of a `GET` less. Everything else is left to [`header_line`].
-fn short_header_line(bytes: &[u8], start: usize) -> Option<(i64, usize)> {
+pub(super) fn short_header_line(bytes: &[u8], start: usize) -> Option<(i64, usize)> {
     let mut number = 0;
     for at in start + 1..start + 7 {
         match *bytes.get(at)? {
@@ -275,32 +275,6 @@ fn short_header_line(bytes: &[u8], start: usize) -> Option<(i64, usize)> {
         }
     }
     None
-}
-
-/// The keys of the requests that `bytes` start with, as far as these are complete and of two or
-/// three words, `GET` and `SET` above all: the second word of each. Who executes them does not rely
-/// on it.
-#[derive(Debug)]
-pub struct KeysAhead<'a>(pub &'a [u8]);
-
-impl<'a> Iterator for KeysAhead<'a> {
-    type Item = &'a [u8];
-
-    fn next(&mut self) -> Option<&'a [u8]> {
-        let KeysAhead(bytes) = *self;
-        let (words @ 2..=3, mut at) = short_header_line(bytes, 0)? else {
-            return None;
-        };
-        let mut key = None;
-        for index in 0..words {
-            let (len, start) = short_header_line(bytes, at)?;
-            let word = bytes.get(start..start + len as usize)?;
-            key = if index == 1 { Some(word) } else { key };
-            at = start + len as usize + 2;
-        }
-        self.0 = bytes.get(at..)?;
-        key
-    }
 }
 
 /// A number as the protocol writes it: digits, perhaps a minus sign, nothing else.
@@ -498,28 +472,6 @@ mod tests {
         let bytes = b"*3\r\n$9\r\n123456789\r\n$9\r\n123456789\r\n$9\r\n";
         let error = Parser::default().parse(bytes, &limits, true).expect_err("too long");
         assert_eq!(error.to_string(), "Protocol error: request too long: at most 40 bytes");
-    }
-
-    #[test]
-    fn keys_ahead_are_those_of_plain_requests() {
-        let keys = |bytes: &[u8]| KeysAhead(bytes).map(<[u8]>::to_vec).collect::<Vec<_>>();
-        let (get, set) =
-            (b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n", b"*3\r\n$3\r\nSET\r\n$2\r\nbc\r\n$0\r\n\r\n");
-        let bytes = [&get[..], set, get, b"*1\r\n$4\r\nPING\r\n", get].concat();
-        assert_eq!(keys(&bytes), [&b"a"[..], b"bc", b"a"]);
-        for end in 0..get.len() + set.len() {
-            assert_eq!(keys(&bytes[..end]).len(), usize::from(end >= get.len()), "{end} bytes");
-        }
-        for other in [
-            &b"GET a\r\n"[..],
-            b"*2\r\n$3\r\nGET\r\n$-1\r\n",
-            b"*2\r\n$9999999\r\n",
-            b"\r\n",
-            b"*4\r\n",
-            b"",
-        ] {
-            assert!(keys(other).is_empty(), "{}", other.escape_ascii());
-        }
     }
 
     #[test]

@@ -1,140 +1,29 @@
-//! What each command does: one arm per command, the same for every protocol.
+//! What each command does, the same for every protocol.
+//!
+//! [`execute`] checks what holds for every command: the password, an open transaction, and whether
+//! the node serves clients yet. Then it hands the command to the place of its group: data and node
+//! below, the others in `handshake`, `transaction` and `peer`.
 
-use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
-
+use super::session::{Outcome, Session};
 use super::transaction::{self, Transaction};
 use super::{handshake, info, peer};
 use crate::error::{Error, Result};
-use crate::guard::{Holding, LARGE_BYTES, Stranger};
+use crate::guard::LARGE_BYTES;
 use crate::node::listing::reply_too_long;
-use crate::node::{Access, Batch, Greeted, Node};
+use crate::node::{Access, Node};
+use crate::protocol::command::{DataCommand, NodeCommand, PeerCommand, SessionCommand};
 use crate::protocol::resp::no_auth;
-use crate::protocol::{Command, Reply};
+use crate::protocol::{Command, Reply, Words};
 
-/// What happens to the connection after a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
-    /// Go on with the next request.
-    Continue,
-    /// Send the replies, wait until so many peers hold this connection's writes, and reply how many
-    /// do.
-    Wait {
-        /// How many.
-        peers: usize,
-        /// How long; 0 is for ever.
-        timeout_ms: u64,
-    },
-    /// Send the replies and close; later requests are not executed.
-    Close,
-    /// Send the replies and stop the server.
-    ShutDown,
-}
-
-impl Next {
-    /// Whether the reply has been written: `SHUTDOWN` has none, and that of `WAIT` comes later.
-    pub fn has_reply(self) -> bool {
-        !matches!(self, Next::ShutDown | Next::Wait { .. })
-    }
-}
-
-/// What the server knows of one connection between requests.
-#[derive(Debug)]
-pub struct Session {
-    /// What this connection did since its last replies left.
-    pub batch: Batch,
-    /// Number of the connection since the server's start.
-    pub(super) id: u64,
-    /// Where the server listens.
-    pub(super) address: SocketAddr,
-    /// The connection's socket, once a peer may want to have it closed; tests have none.
-    pub(super) socket: Option<Arc<TcpStream>>,
-    /// The node that introduced itself on this connection.
-    pub(super) peer: Option<Greeted>,
-    /// Where the client is; tests have none.
-    pub(super) client: Option<IpAddr>,
-    /// The connection's place among those without a password, until it has given it.
-    pub(super) stranger: Option<Stranger>,
-    /// Replies that the client has not taken yet, if they were counted.
-    pub(super) holding: Option<Holding>,
-    /// As the client calls itself.
-    pub(super) name: Vec<u8>,
-    pub(super) authenticated: bool,
-    pub(super) resp_version: u8,
-    pub(super) transaction: Transaction,
-}
-
-/// Longest sleep while a password waits for its turn; between two the connection may have been
-/// closed for its place.
-const TURN_SLICE: Duration = Duration::from_millis(100);
-
-impl Session {
-    /// A new connection.
-    pub fn new(id: u64, address: SocketAddr, authenticated: bool) -> Self {
-        let batch = Batch::default();
-        Session {
-            batch,
-            id,
-            address,
-            socket: None,
-            peer: None,
-            client: None,
-            stranger: None,
-            holding: None,
-            name: Vec::new(),
-            authenticated,
-            resp_version: 2,
-            transaction: Transaction::None,
-        }
-    }
-
-    /// The client has given the password: it gives up its place among the strangers.
-    pub(super) fn trust(&mut self) {
-        self.authenticated = true;
-        self.stranger = None;
-    }
-
-    /// Waits for the turn of a password; `false` when the connection was closed meanwhile.
-    pub(super) fn wait_for_turn(&self, mut wait: Duration) -> bool {
-        while !wait.is_zero() {
-            if self.stranger.as_ref().is_some_and(Stranger::was_closed) {
-                return false;
-            }
-            let slice = wait.min(TURN_SLICE);
-            thread::sleep(slice);
-            wait -= slice;
-        }
-        true
-    }
-
-    /// Counts replies of so many bytes until they are taken; the connection must be closed when
-    /// they are too many.
-    pub(super) fn hold(&mut self, bytes: usize, node: &Node) -> Result<()> {
-        hold(&mut self.holding, &self.socket, bytes, node)
-    }
-
-    /// Whether the password was given, or none is needed.
-    pub fn is_authenticated(&self) -> bool {
-        self.authenticated
-    }
-
-    /// 2, or 3 after `HELLO 3`.
-    pub fn resp_version(&self) -> u8 {
-        self.resp_version
-    }
-}
-
-/// Carries out `command` and writes its reply.
+/// Executes `command` and writes its reply.
 pub fn execute<R: Reply>(
     command: Command,
     node: &Node,
     session: &mut Session,
     reply: &mut R,
-) -> Result<Next> {
+) -> Result<Outcome> {
     if !session.authenticated && !command.allowed_without_password() {
-        if let Command::PeerHello { words } = command {
+        if let Command::Peer(PeerCommand::Hello { words }) = command {
             node.refused_peer(
                 &peer::address(words),
                 "wrong or no password; give all nodes the same one",
@@ -142,127 +31,98 @@ pub fn execute<R: Reply>(
         }
         return Err(Error::Refused(no_auth()));
     }
-    if session.transaction == Transaction::Open
-        && !matches!(command, Command::Quit | Command::Reset)
-    {
+    let ends_transaction =
+        matches!(command, Command::Session(SessionCommand::Quit | SessionCommand::Reset));
+    if session.transaction == Transaction::Open && !ends_transaction {
         transaction::inside(&command, session, reply)?;
-        return Ok(Next::Continue);
+        return Ok(Outcome::Continue);
     }
-    let batch = &mut session.batch;
     if !command.is_for_peers() {
-        node.admit(Access::Service, batch)?;
+        node.admit(Access::Service, &mut session.batch)?;
     }
     match command {
-        Command::Get { key } => node.get(key, batch, |value| reply.value(value))?,
-        Command::Put { key, value } => {
+        Command::Data(command) => on_data(command, node, session, reply)?,
+        Command::Node(command) => return on_node(command, node, session, reply),
+        Command::Session(command) => return handshake::execute(command, node, session, reply),
+        Command::Transaction(command) => transaction::outside(command, session, reply)?,
+        Command::Peer(command) => peer::execute(command, node, session, reply)?,
+    }
+    Ok(Outcome::Continue)
+}
+
+fn on_data<R: Reply>(
+    command: DataCommand,
+    node: &Node,
+    session: &mut Session,
+    reply: &mut R,
+) -> Result<()> {
+    let batch = &mut session.batch;
+    match command {
+        DataCommand::Get { key } => node.get(key, batch, |value| reply.value(value))?,
+        DataCommand::Put { key, value } => {
             node.put(key, value, batch)?;
             reply.ok();
         }
-        Command::Delete { key } => {
+        DataCommand::Delete { key } => {
             node.delete(key, batch)?;
             reply.ok();
         }
-        Command::Del { keys } => reply.integer(node.delete_all(keys.iter(), batch)? as i64),
-        Command::MGet { keys } => {
-            let start = reply.buffer().len();
-            let mut counted = start;
-            reply.array(keys.len());
-            for key in node.prefetching(keys.iter()) {
-                node.get(key, batch, |value| reply.value(value))?;
-                check_reply(reply, start, node)?;
-                let held = reply.buffer().len();
-                if held >= counted + LARGE_BYTES {
-                    counted = held;
-                    if let Err(error) = hold(&mut session.holding, &session.socket, held, node) {
-                        reply.buffer().truncate(start);
-                        return Err(error);
-                    }
-                }
-            }
-        }
-        Command::MSet { pairs } => {
+        DataCommand::Del { keys } => reply.integer(node.delete_all(keys.iter(), batch)? as i64),
+        DataCommand::MGet { keys } => return get_all(keys, node, session, reply),
+        DataCommand::MSet { pairs } => {
             let indexes = (0..pairs.len()).step_by(2);
             let pairs = indexes.map(|index| (pairs.get(index), pairs.get(index + 1)));
             node.put_all(pairs, batch)?;
             reply.ok();
         }
-        Command::Exists { keys } => {
+        DataCommand::Exists { keys } => {
             let mut count = 0;
             for key in keys.iter() {
                 count += i64::from(node.get(key, batch, |value| value.is_some())?);
             }
             reply.integer(count);
         }
-        Command::StrLen { key } => {
+        DataCommand::StrLen { key } => {
             reply.integer(node.get(key, batch, |value| value.map_or(0, <[u8]>::len))? as i64)
         }
-        Command::Type { key } => {
+        DataCommand::Type { key } => {
             let found = node.get(key, batch, |value| value.is_some())?;
             reply.simple(if found { "string" } else { "none" });
         }
-        Command::DbSize => reply.integer(node.shown_size(batch).keys as i64),
-        Command::Scan { cursor, pattern, count } => {
+        DataCommand::DbSize => reply.integer(node.shown_size(batch).keys as i64),
+        DataCommand::Scan { cursor, pattern, count } => {
             let page = node.scan(cursor, count, pattern, batch)?;
             reply.array(2);
             reply.value(Some(page.next.to_string().as_bytes()));
             write_list(&page.keys, reply);
         }
-        Command::Keys { pattern } => write_list(&node.keys(pattern, batch)?, reply),
-        Command::FlushAll => {
+        DataCommand::Keys { pattern } => write_list(&node.keys(pattern, batch)?, reply),
+        DataCommand::FlushAll => {
             node.flush_all(batch)?;
             reply.ok();
         }
-        Command::Wait { peers, timeout_ms } => return Ok(Next::Wait { peers, timeout_ms }),
-        Command::Peers => reply.rows(&peer::rows(&node.peers())),
-        Command::Partition { peer } => {
-            node.cut_off(&peer::text(peer)?)?;
-            reply.ok();
-        }
-        Command::Heal => {
-            node.heal("*")?;
-            reply.ok();
-        }
-        Command::PeerHello { .. }
-        | Command::PeerDigests { .. }
-        | Command::PeerVersions { .. }
-        | Command::PeerMerge { .. }
-        | Command::PeerForget { .. } => peer::execute(command, node, session, reply)?,
-        Command::Info { section } => reply.text(&info::text(node, session.address, section, batch)),
-        Command::Shutdown => return Ok(Next::ShutDown),
-        Command::Ping { message: None } => reply.simple("PONG"),
-        Command::Ping { message } => reply.value(message),
-        Command::Echo { message } => reply.value(Some(message)),
-        Command::Quit => {
-            reply.ok();
-            return Ok(Next::Close);
-        }
-        Command::Multi | Command::Exec | Command::Discard | Command::Watch | Command::Unwatch => {
-            transaction::outside(&command, session, reply)?;
-        }
-        about_the_connection => handshake::execute(about_the_connection, node, session, reply)?,
     }
-    Ok(Next::Continue)
+    Ok(())
 }
 
-fn hold(
-    holding: &mut Option<Holding>,
-    socket: &Option<Arc<TcpStream>>,
-    bytes: usize,
-    node: &Node,
-) -> Result<()> {
-    match (holding, socket) {
-        (Some(holding), _) => holding.set(bytes),
-        (empty @ None, Some(socket)) => empty.insert(node.guard.replies.holder(socket)).set(bytes),
-        (None, None) => Ok(()),
-    }
-}
-
-/// Takes a reply back that has grown beyond its limit.
-fn check_reply<R: Reply>(reply: &mut R, start: usize, node: &Node) -> Result<()> {
+/// `MGET`. Its reply is taken back when it grows too long, or holds too much memory.
+fn get_all<R: Reply>(keys: Words, node: &Node, session: &mut Session, reply: &mut R) -> Result<()> {
     let max = node.configuration.limits.reply_bytes_max;
-    if reply.buffer().len() - start > max {
-        reply.buffer().truncate(start);
-        return Err(reply_too_long(max));
+    let start = reply.buffer().len();
+    let mut counted = start;
+    reply.array(keys.len());
+    for key in node.prefetching(keys.iter()) {
+        node.get(key, &mut session.batch, |value| reply.value(value))?;
+        let len = reply.buffer().len();
+        let mut fits = if len - start > max { Err(reply_too_long(max)) } else { Ok(()) };
+        if fits.is_ok() && len >= counted + LARGE_BYTES {
+            counted = len;
+            fits = session.hold(len, node);
+        }
+        if fits.is_err() {
+            reply.buffer().truncate(start);
+            return fits;
+        }
     }
     Ok(())
 }
@@ -270,4 +130,32 @@ fn check_reply<R: Reply>(reply: &mut R, start: usize, node: &Node) -> Result<()>
 fn write_list<R: Reply>(keys: &[Box<[u8]>], reply: &mut R) {
     reply.array(keys.len());
     keys.iter().for_each(|key| reply.value(Some(key)));
+}
+
+fn on_node<R: Reply>(
+    command: NodeCommand,
+    node: &Node,
+    session: &mut Session,
+    reply: &mut R,
+) -> Result<Outcome> {
+    match command {
+        NodeCommand::Info { section } => {
+            reply.text(&info::text(node, session.address, section, &mut session.batch));
+        }
+        NodeCommand::Peers => reply.rows(&peer::rows(&node.peers())),
+        NodeCommand::Partition { peer } => {
+            node.cut_off(&peer::text(peer)?)?;
+            reply.ok();
+        }
+        NodeCommand::Heal => {
+            node.heal("*")?;
+            reply.ok();
+        }
+        NodeCommand::Forget { peer } => {
+            node.forget_peer(&peer::text(peer)?)?;
+            reply.ok();
+        }
+        NodeCommand::Shutdown => return Ok(Outcome::ShutDown),
+    }
+    Ok(Outcome::Continue)
 }

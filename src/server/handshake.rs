@@ -9,86 +9,69 @@ use crate::error::{Code, Error, Result};
 use crate::glob;
 use crate::guard::{Turn, shown};
 use crate::node::Node;
-use crate::protocol::command::{Row, TABLE, row};
-use crate::protocol::{Command, Reply, Words};
+use crate::protocol::command::{Row, SessionCommand, TABLE, row};
+use crate::protocol::{Reply, Words};
 
-use super::execute::Session;
+use super::session::{Outcome, Session};
 
 /// The Redis version whose commands and texts are followed, for clients that look at it.
 pub const REDIS_VERSION: &str = "7.0.15";
 
-/// Carries out the commands that are about the connection or the server, not about data.
+/// Executes a command that is about the connection.
 pub fn execute<R: Reply>(
-    command: Command,
+    command: SessionCommand,
     node: &Node,
     session: &mut Session,
     reply: &mut R,
-) -> Result<()> {
+) -> Result<Outcome> {
     match command {
-        Command::Auth { user, password } => {
+        SessionCommand::Ping { message: None } => reply.simple("PONG"),
+        SessionCommand::Ping { message } => reply.value(message),
+        SessionCommand::Echo { message } => reply.value(Some(message)),
+        SessionCommand::Wait { peers, timeout_ms } => {
+            return Ok(Outcome::Wait { peers, timeout_ms });
+        }
+        SessionCommand::Auth { user, password } => {
             authenticate(user, password, node, session)?;
             reply.ok();
         }
-        Command::Hello { version, options } => hello(version, options, node, session, reply)?,
-        Command::ClientSetInfo | Command::FunctionFlush => reply.ok(),
-        Command::ClientSetName { name } => {
+        SessionCommand::Hello { version, options } => {
+            hello(version, options, node, session, reply)?;
+        }
+        SessionCommand::ClientSetInfo | SessionCommand::FunctionFlush => reply.ok(),
+        SessionCommand::ClientSetName { name } => {
             session.name = checked_name(name)?;
             reply.ok();
         }
-        Command::ClientGetName => {
+        SessionCommand::ClientGetName => {
             reply.value(Some(&session.name).filter(|name| !name.is_empty()).map(Vec::as_slice))
         }
-        Command::ClientId => reply.integer(session.id as i64),
-        Command::CommandCount => reply.integer(TABLE.len() as i64),
-        Command::CommandList => {
+        SessionCommand::ClientId => reply.integer(session.id as i64),
+        SessionCommand::CommandCount => reply.integer(TABLE.len() as i64),
+        SessionCommand::CommandList => {
             reply.array(TABLE.len());
             TABLE.iter().for_each(|row| write_row(row, reply));
         }
-        Command::CommandInfo { names } => command_info(names, reply),
-        Command::CommandDocs { names } => command_docs(names, reply),
-        Command::ConfigGet { patterns } => {
-            let settings = settings(node, session);
-            let asked = |name: &str| {
-                patterns
-                    .iter()
-                    .any(|pattern| glob::matches(&pattern.to_ascii_lowercase(), name.as_bytes()))
-            };
-            let found: Vec<_> = settings.iter().filter(|(name, _)| asked(name)).collect();
-            reply.map(found.len());
-            for (name, value) in found {
-                reply.value(Some(name.as_bytes()));
-                reply.value(Some(value.as_bytes()));
-            }
-        }
-        Command::ConfigSet { pairs } => {
+        SessionCommand::CommandInfo { names } => command_info(names, reply),
+        SessionCommand::CommandDocs { names } => command_docs(names, reply),
+        SessionCommand::ConfigGet { patterns } => config_get(patterns, node, session, reply),
+        SessionCommand::ConfigSet { pairs } => {
             config_set(pairs, &settings(node, session))?;
             reply.ok();
         }
-        Command::Select { index: b"0" } => reply.ok(),
-        Command::Select { .. } => return Err(Error::refused("DB index is out of range")),
-        Command::Reset => {
-            let fresh = Session::new(
-                session.id,
-                session.address,
-                node.configuration.passwords.first.is_none(),
-            );
-            let (batch, holding) = (std::mem::take(&mut session.batch), session.holding.take());
-            let (socket, client) = (session.socket.take(), session.client);
-            // Without its password it is a stranger again, or still.
-            let stranger = match (session.stranger.take(), &socket) {
-                (None, Some(socket)) if !fresh.authenticated => {
-                    Some(node.guard.strangers.enter(socket))
-                }
-                (stranger, _) => stranger,
-            };
-            *session = Session { batch, socket, client, holding, stranger, ..fresh };
+        SessionCommand::Select { index: b"0" } => reply.ok(),
+        SessionCommand::Select { .. } => return Err(Error::refused("DB index is out of range")),
+        SessionCommand::Quit => {
+            reply.ok();
+            return Ok(Outcome::Close);
+        }
+        SessionCommand::Reset => {
+            session.reset(node);
             reply.set_version(2);
             reply.simple("RESET");
         }
-        // `server::execute` handles the rest; a command in neither place must not end the process.
-        other => return Err(Error::refused(format!("not implemented: {other:?}"))),
     }
-    Ok(())
+    Ok(Outcome::Continue)
 }
 
 fn authenticate(
@@ -229,9 +212,9 @@ fn write_row<R: Reply>(row: &Row, reply: &mut R) {
     reply.integer(row.arity);
     reply.array(1);
     reply.simple(if row.writes { "write" } else { "readonly" });
-    reply.integer(row.keys.0);
-    reply.integer(row.keys.1);
-    reply.integer(row.keys.2);
+    reply.integer(row.keys.first);
+    reply.integer(row.keys.last);
+    reply.integer(row.keys.step);
     reply.array(1);
     reply.simple(if row.writes { "@write" } else { "@read" });
     (0..3).for_each(|_| reply.array(0));
@@ -263,7 +246,7 @@ fn command_docs<R: Reply>(names: Words, reply: &mut R) {
         reply.value(Some(row.name.to_lowercase().as_bytes()));
         let has_arguments = usize::from(!row.arguments.is_empty());
         reply.map(2 + has_arguments);
-        let group = if row.keys.2 > 0 { "string" } else { "server" };
+        let group = if row.keys.step > 0 { "string" } else { "server" };
         for text in ["summary", row.summary, "group", group] {
             reply.value(Some(text.as_bytes()));
         }
@@ -294,6 +277,18 @@ fn settings(node: &Node, session: &Session) -> Vec<(&'static str, String)> {
         ("save", String::new()),
         ("timeout", configuration.idle_timeout.as_secs().to_string()),
     ]
+}
+
+fn config_get<R: Reply>(patterns: Words, node: &Node, session: &Session, reply: &mut R) {
+    let patterns: Vec<_> = patterns.iter().map(<[u8]>::to_ascii_lowercase).collect();
+    let mut found = settings(node, session);
+    found
+        .retain(|(name, _)| patterns.iter().any(|pattern| glob::matches(pattern, name.as_bytes())));
+    reply.map(found.len());
+    for (name, value) in found {
+        reply.value(Some(name.as_bytes()));
+        reply.value(Some(value.as_bytes()));
+    }
 }
 
 /// Settings change only at a start; saying what is already so is fine.

@@ -33,6 +33,7 @@ pub mod handshake;
 pub mod info;
 pub mod peer;
 pub mod progress;
+pub mod session;
 pub mod transaction;
 pub mod transport;
 

@@ -2,20 +2,20 @@
 
 use std::sync::atomic::AtomicU64;
 
-use super::execute::Session;
+use super::session::Session;
 use crate::addresses::parse_host_port;
 use crate::error::{Error, Result};
 use crate::metrics::read;
 use crate::node::{Node, PeerStatus};
-use crate::protocol::{Command, Reply, Words};
+use crate::protocol::command::PeerCommand;
+use crate::protocol::{Reply, Words};
 
 /// Which word of a HELLO is the address.
 const ADDRESS_AT: usize = 6;
 
-/// Carries out a peer's command. All but HELLO and FORGET need a HELLO before them on the
-/// connection.
+/// Executes a peer's command. All but HELLO need a HELLO before them on the connection.
 pub fn execute<R: Reply>(
-    command: Command,
+    command: PeerCommand,
     node: &Node,
     session: &mut Session,
     reply: &mut R,
@@ -24,16 +24,12 @@ pub fn execute<R: Reply>(
     let peer = session.peer.as_ref();
     let introduced = || Error::refused("say PEER HELLO first");
     match command {
-        Command::PeerHello { words } => return hello(words, node, session, reply),
-        Command::PeerForget { peer } => {
-            node.forget_peer(&text(peer)?)?;
-            reply.ok();
-        }
-        Command::PeerDigests { shard } => {
+        PeerCommand::Hello { words } => return hello(words, node, session, reply),
+        PeerCommand::Digests { shard } => {
             let digests = node.digests(peer.ok_or_else(introduced)?, shard, batch)?;
             reply.value(Some(&digests));
         }
-        Command::PeerVersions { shard, bucket, after } => {
+        PeerCommand::Versions { shard, bucket, after } => {
             let peer = peer.ok_or_else(introduced)?;
             let listed = node.versions(peer, shard, bucket, after, batch)?;
             if listed.last.is_some() {
@@ -42,13 +38,12 @@ pub fn execute<R: Reply>(
             reply.value(Some(&listed.bytes));
             listed.last.iter().for_each(|key| reply.value(Some(key)));
         }
-        Command::PeerMerge { records } => {
+        PeerCommand::Merge { records } => {
             let done = node.merge_from_peer(peer.ok_or_else(introduced)?, records, batch)?;
             reply.array(2);
             reply.integer(done.merged as i64);
             reply.integer(done.refused as i64);
         }
-        other => return Err(Error::refused(format!("not implemented: {other:?}"))),
     }
     Ok(())
 }

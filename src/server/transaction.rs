@@ -9,8 +9,9 @@
 //! command, and `-EXECABORT` at `EXEC`. No command is kept, as none will be executed: a transaction
 //! costs one flag, however long it is.
 
-use super::execute::Session;
+use super::session::Session;
 use crate::error::{Code, Error, Result};
+use crate::protocol::command::{NodeCommand, TransactionCommand};
 use crate::protocol::{Command, Reply};
 
 /// Whether a connection has sent `MULTI`.
@@ -29,24 +30,27 @@ const NONE_EXECUTED: &str = "this server executes no transactions, and nothing w
 
 /// Answers a command while a transaction is open.
 ///
-/// `AUTH` and `HELLO` are queued, as in Redis. `QUIT` and `RESET` are executed instead, and do not
-/// come here.
+/// `AUTH` and `HELLO` are queued, as in Redis. `QUIT` and `RESET` are executed instead.
 pub fn inside<R: Reply>(command: &Command, session: &mut Session, reply: &mut R) -> Result<()> {
     match command {
-        Command::Exec => {
+        Command::Transaction(TransactionCommand::Exec) => {
             session.transaction = Transaction::None;
             return Err(Error::refused_as(
                 Code::TransactionAborted,
                 format!("Transaction discarded: {NONE_EXECUTED}"),
             ));
         }
-        Command::Discard => {
+        Command::Transaction(TransactionCommand::Discard) => {
             session.transaction = Transaction::None;
             reply.ok();
         }
-        Command::Multi => return Err(Error::refused("MULTI calls can not be nested")),
-        Command::Watch => return Err(Error::refused("WATCH inside MULTI is not allowed")),
-        Command::Shutdown => {
+        Command::Transaction(TransactionCommand::Multi) => {
+            return Err(Error::refused("MULTI calls can not be nested"));
+        }
+        Command::Transaction(TransactionCommand::Watch) => {
+            return Err(Error::refused("WATCH inside MULTI is not allowed"));
+        }
+        Command::Node(NodeCommand::Shutdown) => {
             return Err(Error::refused("Command not allowed inside a transaction"));
         }
         _ => reply.simple("QUEUED"),
@@ -55,18 +59,22 @@ pub fn inside<R: Reply>(command: &Command, session: &mut Session, reply: &mut R)
 }
 
 /// Answers a command about transactions while none is open.
-pub fn outside<R: Reply>(command: &Command, session: &mut Session, reply: &mut R) -> Result<()> {
+pub fn outside<R: Reply>(
+    command: TransactionCommand,
+    session: &mut Session,
+    reply: &mut R,
+) -> Result<()> {
     match command {
-        Command::Multi => session.transaction = Transaction::Open,
-        Command::Exec => return Err(Error::refused("EXEC without MULTI")),
-        Command::Discard => return Err(Error::refused("DISCARD without MULTI")),
+        TransactionCommand::Multi => session.transaction = Transaction::Open,
+        TransactionCommand::Exec => return Err(Error::refused("EXEC without MULTI")),
+        TransactionCommand::Discard => return Err(Error::refused("DISCARD without MULTI")),
         // A client that watches a key relies on `EXEC` to notice a change: refuse before it does
         // its work.
-        Command::Watch => {
+        TransactionCommand::Watch => {
             return Err(Error::refused(format!("WATCH is not supported: {NONE_EXECUTED}")));
         }
-        // `UNWATCH`: nothing is ever watched.
-        _ => {}
+        // Nothing is ever watched.
+        TransactionCommand::Unwatch => {}
     }
     reply.ok();
     Ok(())

@@ -3,12 +3,12 @@
 use super::{json, refused};
 use crate::error::Result;
 use crate::node::{Batch, Node};
-use crate::protocol::http::{HttpReply, Request, content};
+use crate::protocol::http::{HttpReply, HttpRequest, content};
 use crate::protocol::resp::decimal;
 
 /// `/keys/<key>`: the key is all that follows, percent-encoded.
 pub fn one(
-    request: &Request,
+    request: &HttpRequest,
     key: &[u8],
     node: &Node,
     batch: &mut Batch,

@@ -48,7 +48,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::error::{Code, Error, Result};
 use crate::node::{Batch, Node};
-use crate::protocol::http::{HttpReply, Request, content};
+use crate::protocol::http::{HttpReply, HttpRequest, content};
 use crate::random::random_id;
 
 /// The whole page: markup, style and script in one file, with nothing loaded from elsewhere.
@@ -58,7 +58,7 @@ const PAGE: &str = include_str!("page.html");
 ///
 /// `check_password` looks at a password that the request gives, or says why not.
 pub fn admit(
-    request: &Request,
+    request: &HttpRequest,
     node: &Node,
     mut check_password: impl FnMut(&[u8]) -> Result<bool>,
 ) -> Result<()> {
@@ -87,13 +87,13 @@ pub fn admit(
 }
 
 /// The target of a request without its query.
-fn path<'a>(request: &Request<'a>) -> &'a [u8] {
+fn path<'a>(request: &HttpRequest<'a>) -> &'a [u8] {
     request.target.split(|&byte| byte == b'?').next().unwrap_or_default()
 }
 
 /// Answers an admitted request whose body is there. `address` is where the server listens.
 pub fn answer(
-    request: &Request,
+    request: &HttpRequest,
     node: &Node,
     address: SocketAddr,
     batch: &mut Batch,
@@ -138,7 +138,12 @@ pub fn answer(
 }
 
 /// `POST /links/<id, address or *>/cut` and `…/heal`, as `PARTITION` and `HEAL`.
-fn change_link(request: &Request, link: &[u8], node: &Node, reply: &mut HttpReply) -> Result<()> {
+fn change_link(
+    request: &HttpRequest,
+    link: &[u8],
+    node: &Node,
+    reply: &mut HttpReply,
+) -> Result<()> {
     if request.method != b"POST" {
         return Err(refused("405 POST", "links take POST"));
     }
@@ -187,7 +192,7 @@ fn without_port(host: &str) -> &str {
 }
 
 /// Whether our own page sent a request, or a person or program without any page.
-fn is_from_here(request: &Request) -> bool {
+fn is_from_here(request: &HttpRequest) -> bool {
     let site_fits = request.fetch_site.is_none_or(|site| matches!(site, b"same-origin" | b"none"));
     let origin_fits = request.origin.is_none_or(|origin| {
         let host = origin.strip_prefix(b"http://").or(origin.strip_prefix(b"https://"));
@@ -197,7 +202,7 @@ fn is_from_here(request: &Request) -> bool {
 }
 
 /// The password of Basic authentication (RFC 7617). A user that does not exist has a wrong one.
-fn password(request: &Request) -> Option<Vec<u8>> {
+fn password(request: &HttpRequest) -> Option<Vec<u8>> {
     let credentials = request.authorization.and_then(|value| {
         let (scheme, rest) = value.split_at_checked(6)?;
         scheme.eq_ignore_ascii_case(b"Basic ").then(|| base64_decoded(rest.trim_ascii()))?

@@ -5,6 +5,9 @@
 //!                      ▲__________________ until no whole request is left __________│
 //! ```
 
+mod requests;
+mod stopwatch;
+
 use std::io::{self, Read};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -13,21 +16,19 @@ use std::time::{Duration, Instant};
 use log::{debug, trace};
 
 use super::Accepted;
-use super::execute::{Next, Session, execute};
-use super::handshake::check_password;
 use super::progress::{self, Progress};
+use super::session::{Outcome, Session};
 use super::transport::{ReadBuffer, Transport};
 use crate::config::{Limits, PEER_IDLE_TIMEOUT};
-use crate::error::{Code, Error, Refusal, Result};
+use crate::error::{Code, Error, Refusal};
 use crate::guard::LARGE_BYTES;
-use crate::metrics::{self, Histogram};
+use crate::metrics;
 use crate::node::{Node, PREFETCH_KEYS_MAX};
 use crate::protocol::http::{self, HttpReply};
-use crate::protocol::line::{self, HttpLike, LineReply};
-use crate::protocol::resp::no_auth;
-use crate::protocol::resp::{self, KeysAhead, RespReply};
-use crate::protocol::{self, Choice, Command, Reply, UNAUTHENTICATED_ELEMENTS_MAX};
-use crate::web;
+use crate::protocol::line::{self, LineReply};
+use crate::protocol::resp::{self, RespReply};
+use crate::protocol::{KeysAhead, Reply};
+use stopwatch::Stopwatch;
 
 /// How long a refused connection may go on sending before it is reset, so that the error reaches the
 /// client: a reset can overtake it.
@@ -103,16 +104,16 @@ impl<'n> Connection<'n> {
             let next = self.execute_all();
             self.flush()?;
             match next {
-                Next::Continue => {}
-                Next::Wait { peers, timeout_ms } => {
+                Outcome::Continue => {}
+                Outcome::Wait { peers, timeout_ms } => {
                     self.wait_for_peers(peers, timeout_ms);
                     continue;
                 }
-                Next::Close => {
+                Outcome::Close => {
                     self.linger();
                     return Ok(());
                 }
-                Next::ShutDown => {
+                Outcome::ShutDown => {
                     self.node.stop.ask();
                     return Ok(());
                 }
@@ -204,7 +205,7 @@ impl<'n> Connection<'n> {
     }
 
     /// Executes every whole request in the read buffer.
-    fn execute_all(&mut self) -> Next {
+    fn execute_all(&mut self) -> Outcome {
         // Most reads bring one request, and there is nothing ahead of it.
         let mut requests_until_prefetch = 1;
         loop {
@@ -214,9 +215,9 @@ impl<'n> Connection<'n> {
             }
             requests_until_prefetch -= 1;
             match self.execute_one() {
-                Ok(Some(Next::Continue)) => {}
+                Ok(Some(Outcome::Continue)) => {}
                 Ok(Some(next)) => return next,
-                Ok(None) => return Next::Continue,
+                Ok(None) => return Outcome::Continue,
                 Err(error) => {
                     metrics::add(&self.node.metrics.protocol_errors, 1);
                     debug!("closing: {error}");
@@ -226,7 +227,7 @@ impl<'n> Connection<'n> {
                         }
                         self.reply_error(refusal);
                     }
-                    return Next::Close;
+                    return Outcome::Close;
                 }
             }
             // The reply to an HTTP request leaves alone: a client of several methods cannot be told
@@ -234,7 +235,7 @@ impl<'n> Connection<'n> {
             let is_http = matches!(self.protocol, Protocol::Http(_));
             let max = self.limits().write_buffer_bytes;
             if (is_http || self.output.len() >= max) && self.flush().is_err() {
-                return Next::Close;
+                return Outcome::Close;
             }
         }
     }
@@ -252,86 +253,6 @@ impl<'n> Connection<'n> {
         let address = self.session.socket.as_ref().and_then(|socket| socket.peer_addr().ok());
         let who = address.map_or("that has left".into(), |address| address.ip().to_string());
         self.node.refused_peer(&who, "no password; if it is a node, give all nodes the same one");
-    }
-
-    /// Executes the first request in the read buffer; `None` when it is not all there. An error
-    /// means that the bytes cannot be followed.
-    fn execute_one(&mut self) -> Result<Option<Next>> {
-        let limits = &self.node.configuration.limits;
-        let Connection { node, session, input, output, replies, protocol, progress, .. } = self;
-        match protocol {
-            Protocol::Unknown => {
-                input.consume(protocol::empty_lines(input.unread()));
-                *protocol = match protocol::choose(input.unread())? {
-                    None => return Ok(None),
-                    Some(Choice::Resp) => Protocol::Resp(resp::Parser::default()),
-                    Some(Choice::Line) => {
-                        Protocol::Line { parser: line::Parser::default(), is_first: true }
-                    }
-                };
-                Ok(Some(Next::Continue))
-            }
-            Protocol::Resp(parser) => {
-                let unread = input.unread();
-                let Some(len) = parser.parse(unread, limits, session.is_authenticated())? else {
-                    return Ok(None);
-                };
-                let words = parser.words(unread);
-                let mut next = Next::Continue;
-                if !words.is_empty() {
-                    let mut reply = RespReply { out: output, version: session.resp_version() };
-                    next = answer(Command::parse(words), node, session, &mut reply);
-                    // A request has one reply, of however many parts; `SHUTDOWN` has none.
-                    *replies += u64::from(next.has_reply());
-                }
-                progress.end();
-                input.consume(len);
-                Ok(Some(next))
-            }
-            Protocol::Line { parser, is_first } => {
-                let unread = input.unread();
-                let Some(len) = parser.line_end(unread, limits, session.is_authenticated())? else {
-                    return Ok(None);
-                };
-                let line = line::trimmed(&unread[..len]);
-                let is_first = std::mem::take(is_first);
-                match line::is_http_like(line, is_first) {
-                    HttpLike::No if is_first && line::is_hello(line) => {
-                        *protocol = Protocol::Resp(resp::Parser::with_inline_request());
-                        return Ok(Some(Next::Continue));
-                    }
-                    HttpLike::No => {}
-                    HttpLike::Request => {
-                        *protocol = Protocol::Http(http::Parser::default());
-                        return Ok(Some(Next::Continue));
-                    }
-                    HttpLike::Attack => {
-                        return Err(Error::Corrupt("a line that imitates HTTP".into()));
-                    }
-                }
-                if !session.is_authenticated()
-                    && line::has_more_words(line, UNAUTHENTICATED_ELEMENTS_MAX)
-                {
-                    return Err(Error::Protocol(no_auth()));
-                }
-                let next = answer(parser.parse(line), node, session, &mut LineReply(output));
-                *replies += u64::from(next.has_reply());
-                input.consume(len);
-                Ok(Some(next))
-            }
-            Protocol::Http(parser) => {
-                let Some(request) = parser.parse(input.unread(), limits)? else {
-                    return Ok(None);
-                };
-                let Some(len) = answer_http(&request, node, session, output)? else {
-                    return Ok(None);
-                };
-                *replies += 1;
-                let next = if request.keep_alive { Next::Continue } else { Next::Close };
-                input.consume(len);
-                Ok(Some(next))
-            }
-        }
     }
 
     /// Settles what was executed and writes all replies with one `write`.
@@ -441,110 +362,5 @@ impl<'n> Connection<'n> {
         let _ = stream.set_read_timeout(Some(LINGER_TIMEOUT));
         let start = Instant::now();
         while start.elapsed() < LINGER_TIMEOUT && matches!(stream.read(&mut [0; 4096]), Ok(1..)) {}
-    }
-}
-
-/// Measures latency: every 16th read of a connection, the first one included. Asking the clock
-/// twice for each would make a single `GET` 11 % longer.
-///
-/// Invariant: `a_timed_read_stands_for_those_before_it`: so counts in the histogram are those of
-/// commands, but for the last few of a connection.
-#[derive(Default)]
-struct Stopwatch {
-    reads: u32,
-    started: Option<Instant>,
-    /// Commands since the last one that was timed.
-    untimed: u64,
-}
-
-impl Stopwatch {
-    fn start(&mut self) {
-        if self.reads.is_multiple_of(16) {
-            self.started = Some(Instant::now());
-        }
-        self.reads = self.reads.wrapping_add(1);
-    }
-
-    fn stop(&mut self, commands: u64, latency: &Histogram) {
-        self.untimed += commands;
-        if self.started.is_some() && commands > 0 {
-            self.observe(latency);
-        }
-    }
-
-    /// Apart, so that the fifteen reads that are not timed stay short.
-    #[cold]
-    fn observe(&mut self, latency: &Histogram) {
-        if let Some(started) = self.started.take() {
-            latency.observe(started.elapsed().as_nanos() as u64, std::mem::take(&mut self.untimed));
-        }
-    }
-}
-
-/// Carries out a request, or says why not.
-fn answer<R: Reply>(
-    command: Result<Command>,
-    node: &Node,
-    session: &mut Session,
-    reply: &mut R,
-) -> Next {
-    session.batch.commands += 1;
-    match command.and_then(|command| execute(command, node, session, reply)) {
-        Ok(next) => next,
-        Err(error) => {
-            reply.error(&error.refusal());
-            if matches!(error, Error::Protocol(_)) { Next::Close } else { Next::Continue }
-        }
-    }
-}
-
-/// Answers an HTTP request, or says why not; its length, or `None` while its body is on its way. An
-/// error closes the connection: a request that is refused before its body came leaves the body
-/// unread.
-#[inline(never)]
-fn answer_http(
-    request: &http::Request,
-    node: &Node,
-    session: &mut Session,
-    output: &mut Vec<u8>,
-) -> Result<Option<usize>> {
-    let admitted = web::admit(request, node, |password| check_password(password, node, session));
-    if request.body.is_none() {
-        return match admitted {
-            Err(Error::Refused(refusal)) => Err(Error::Protocol(refusal)),
-            Err(other) => Err(other),
-            Ok(()) => {
-                if request.wants_continue {
-                    output.extend_from_slice(http::CONTINUE);
-                }
-                Ok(None)
-            }
-        };
-    }
-    let head_only = request.method == b"HEAD";
-    let mut reply = HttpReply { out: output, head_only, keep_alive: request.keep_alive };
-    let result = admitted
-        .and_then(|()| web::answer(request, node, session.address, &mut session.batch, &mut reply));
-    match result {
-        Err(Error::Refused(refusal)) => reply.error(&refusal),
-        other => other?,
-    }
-    Ok(Some(request.len))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_timed_read_stands_for_those_before_it() {
-        let (mut stopwatch, latency) = (Stopwatch::default(), Histogram::default());
-        let mut counts = Vec::new();
-        for _ in 0..33 {
-            stopwatch.start();
-            stopwatch.stop(2, &latency);
-            counts.push(latency.buckets().map(|(_, count)| count).sum::<u64>());
-        }
-        assert_eq!((counts[0], counts[15], counts[16], counts[32]), (2, 2, 34, 66));
     }
 }
