@@ -1,6 +1,5 @@
 //! The program: `kvstore server`, `client`, `bench` and `export`.
 
-#![forbid(unsafe_code)]
 #![warn(clippy::unwrap_used, clippy::expect_used)]
 
 use std::error::Error as _;

@@ -86,11 +86,6 @@ fn check(arguments: &[&str], variables: &[(&str, &str)], code: i32, stderr: &str
 
 #[test]
 fn a_wrong_option_is_named_with_a_way_out() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("file");
-    std::fs::write(&file, "").unwrap();
-    let file = file.to_str().unwrap();
-    let beneath = format!("{file}/data");
     for (arguments, stderr) in [
         (
             "server 0 --max-connections -5",
@@ -153,6 +148,15 @@ fn a_wrong_option_is_named_with_a_way_out() {
     ] {
         check(&arguments.split(' ').collect::<Vec<_>>(), &[], 2, stderr);
     }
+}
+
+#[test]
+fn a_wrong_path_or_word_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let file = file.to_str().unwrap();
+    let beneath = format!("{file}/data");
     for (arguments, code, stderr) in [
         (["server", "0", "--password-file", file], 2, format!("the password file {file} is empty")),
         (["server", "0", "--data-dir", file], 1, format!("{file} is a file, not a directory")),
