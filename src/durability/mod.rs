@@ -76,7 +76,7 @@ use compactor::Compactor;
 use files::{DiskFiles, FileLayer};
 use identity::NodeFile;
 use recovery::Recovered;
-use survey::Directory;
+use survey::{Directory, Survey};
 use write_ahead_log::{Ground, WriteAheadLog};
 
 /// How a data directory is opened.
@@ -155,7 +155,7 @@ fn open_files(
         salvage: options.salvage,
     };
     let mut recovered = recovery::recover(files.as_ref(), store, &directory)?;
-    let node_id = recovered.id.unwrap_or_else(random_id);
+    let node_id = recovered.survey.id.unwrap_or_else(random_id);
     let log = start_log(&files, options.policy, node_id, stored.is_some(), &mut recovered)?;
     let node_file = match stored {
         Some(file) => file,
@@ -170,10 +170,11 @@ fn open_files(
     snapshot_bytes.store(recovered.snapshot_bytes, Ordering::Relaxed);
     let now = (wall_clock_ms(), options.clock_skew_max);
     let is_restamped = restamping::check_times(store, &mut recovered, now, options.restamp)?;
-    if !recovered.damaged.is_empty() || recovered.is_incomplete || is_restamped {
+    let Survey { damaged, is_incomplete, .. } = &recovered.survey;
+    if !damaged.is_empty() || *is_incomplete || is_restamped {
         // Writes what was readable to new files. The damaged files are renamed and kept, so that
         // somebody can examine them.
-        snapshot::compact(&log, store, &recovered.damaged)?;
+        snapshot::compact(&log, store, damaged)?;
     }
     info!(
         "recovered {} records from {} bytes in {:.1?}",
@@ -190,15 +191,15 @@ fn start_log(
     is_old: bool,
     recovered: &mut Recovered,
 ) -> Result<WriteAheadLog> {
-    let Recovered { next_number, snapshot, bytes, .. } = *recovered;
-    let ground = Ground { directory, next_number, snapshot, bytes };
+    let Survey { next_number, snapshot, .. } = recovered.survey;
+    let ground = Ground { directory, next_number, snapshot, bytes: recovered.bytes };
     let started = match recovered.unsettled.take() {
         Some(error) => Err(error),
         None => WriteAheadLog::start(Arc::clone(files), policy, ground),
     };
     match started {
         Ok(log) => {
-            recovered.empty.drain(..).try_for_each(|name| files.remove(&name))?;
+            recovered.survey.empty.drain(..).try_for_each(|name| files.remove(&name))?;
             Ok(log)
         }
         // A wrong owner is a mistake in how the server was started. A new directory has no data

@@ -27,7 +27,7 @@ use log::{info, warn};
 
 use super::files::FileLayer;
 use super::segment::{FRAME_HEADER_BYTES, FrameRead, FrameReader, Kind, SegmentName, find_frames};
-use super::survey::{Directory, SegmentFile, survey};
+use super::survey::{Directory, SegmentFile, Survey, survey};
 use crate::error::{Error, Result};
 use crate::locks::{lock, unpoisoned};
 use crate::store::KeyValueStore;
@@ -35,30 +35,35 @@ use crate::store::KeyValueStore;
 /// What recovery found.
 #[derive(Debug, Default)]
 pub struct Recovered {
+    /// Which files there were.
+    pub survey: Survey,
     /// Records merged.
     pub records: u64,
     /// The largest time of a record: the clock must exceed it.
     pub time_max: u64,
-    /// Number for the next segment.
-    pub next_number: u64,
-    /// The id of the directory, if any file has it.
-    pub id: Option<u64>,
-    /// The number of the snapshot among the segments that stay; 0: none.
-    pub snapshot: u64,
     /// Bytes of the segments that stay, and of the snapshot among them.
     pub bytes: u64,
     /// Bytes of the snapshot among them.
     pub snapshot_bytes: u64,
-    /// Logs without a frame, to be removed once there is a new one.
-    pub empty: Vec<String>,
-    /// Segments that `--salvage` could not read completely.
-    pub damaged: Vec<SegmentName>,
-    /// Whether `--salvage` passed over a file that is missing.
-    pub is_incomplete: bool,
     /// Why the files could not be cut and fsynced, if so: the records may not be on the disk.
     pub unsettled: Option<io::Error>,
     /// How long it took.
     pub duration: Duration,
+}
+
+/// Records that were merged.
+#[derive(Clone, Copy, Debug, Default)]
+struct Merged {
+    records: u64,
+    /// The largest time of one of them.
+    time_max: u64,
+}
+
+impl Merged {
+    fn add(&mut self, more: &Merged) {
+        self.records += more.records;
+        self.time_max = self.time_max.max(more.time_max);
+    }
 }
 
 /// Where a segment ends.
@@ -90,17 +95,9 @@ pub fn recover(
     directory: &Directory,
 ) -> Result<Recovered> {
     let start = Instant::now();
-    let survey = survey(files, directory)?;
+    let mut survey = survey(files, directory)?;
     let directory = &Directory { id: survey.id, ..*directory };
-    let mut recovered = Recovered {
-        next_number: survey.next_number,
-        id: survey.id,
-        snapshot: survey.snapshot,
-        empty: survey.empty,
-        damaged: survey.damaged,
-        is_incomplete: survey.is_incomplete,
-        ..Recovered::default()
-    };
+    let mut merged = Merged::default();
     // Only the last log with frames may be torn: a log gets frames when all lower segments are on
     // the disk.
     let logs = survey.segments.iter().filter(|segment| segment.name.kind == Kind::Log);
@@ -109,7 +106,7 @@ pub fn recover(
     for segment in &survey.segments {
         let name = segment.name;
         let is_last = Some(name) == last;
-        let extent = read_segment(files, segment, store, &mut recovered)?;
+        let extent = read_segment(files, segment, store, &mut merged)?;
         let mut len = segment.len;
         if let Some(bad) = extent.bad {
             len = bad.offset;
@@ -125,7 +122,8 @@ pub fn recover(
                 Err(reason) => {
                     let damage = directory.damage(name, bad.offset, reason);
                     directory.damaged(damage, "what can be read behind it is kept")?;
-                    salvage_rest(segment, &rest, store, &mut recovered)?;
+                    salvage_rest(segment, &rest, store, &mut merged)?;
+                    survey.damaged.push(name);
                     len = segment.len;
                 }
             }
@@ -134,12 +132,16 @@ pub fn recover(
         let synced = if is_last { extent.synced } else { len };
         kept.push(Kept { name, synced, len });
     }
-    recovered.unsettled = settle(files, &kept, &survey.obsolete).err();
-    recovered.bytes = kept.iter().map(|kept| kept.len).sum();
     let snapshots = kept.iter().filter(|kept| kept.name.kind == Kind::Snapshot);
-    recovered.snapshot_bytes = snapshots.map(|kept| kept.len).sum();
-    recovered.duration = start.elapsed();
-    Ok(recovered)
+    Ok(Recovered {
+        records: merged.records,
+        time_max: merged.time_max,
+        bytes: kept.iter().map(|kept| kept.len).sum(),
+        snapshot_bytes: snapshots.map(|kept| kept.len).sum(),
+        unsettled: settle(files, &kept, &survey.obsolete).err(),
+        duration: start.elapsed(),
+        survey,
+    })
 }
 
 /// Merges the records of a segment, up to its end or the first bad frame. Several threads take
@@ -148,7 +150,7 @@ fn read_segment(
     files: &dyn FileLayer,
     segment: &SegmentFile,
     store: &KeyValueStore,
-    recovered: &mut Recovered,
+    merged: &mut Merged,
 ) -> Result<Extent> {
     let offset = segment.name.kind.header_bytes();
     let (input, _) = files.read(&segment.name.to_string(), offset)?;
@@ -161,7 +163,7 @@ fn read_segment(
     let threads = thread::available_parallelism().map_or(1, usize::from);
     // A small segment is read faster than a second thread starts.
     let threads = threads.min(1 + (segment.len / BATCH_BYTES as u64) as usize);
-    let results: Vec<Result<(u64, u64)>> = thread::scope(|scope| {
+    let results: Vec<Result<Merged>> = thread::scope(|scope| {
         let workers: Vec<_> = (1..threads)
             .map(|_| {
                 let builder = thread::Builder::new().name("recovery".into());
@@ -176,9 +178,7 @@ fn read_segment(
         others.chain([own]).collect()
     });
     for result in results {
-        let (records, time_max) = result?;
-        recovered.records += records;
-        recovered.time_max = recovered.time_max.max(time_max);
+        merged.add(&result?);
     }
     let reader = unpoisoned(reader.into_inner());
     Ok(Extent { synced: reader.frames.synced, bad: reader.end.flatten() })
@@ -223,13 +223,13 @@ impl SegmentReader<'_> {
     }
 }
 
-/// Reads and merges until the segment ends: number of records and largest time.
+/// Reads and merges until the segment ends.
 fn merge_batches(
     reader: &Mutex<SegmentReader<'_>>,
     store: &KeyValueStore,
     name: SegmentName,
-) -> Result<(u64, u64)> {
-    let (mut batch, mut records, mut time_max) = (Vec::new(), 0, 0);
+) -> Result<Merged> {
+    let (mut batch, mut merged) = (Vec::new(), Merged::default());
     loop {
         let offset = {
             let mut reader = lock(reader);
@@ -238,12 +238,10 @@ fn merge_batches(
             offset
         };
         if batch.is_empty() {
-            return Ok((records, time_max));
+            return Ok(merged);
         }
-        let merged =
-            merge_records(&batch, store).map_err(|error| unknown_record(name, offset, &error))?;
-        records += merged.0;
-        time_max = time_max.max(merged.1);
+        let batch = merge_records(&batch, store);
+        merged.add(&batch.map_err(|error| unknown_record(name, offset, &error))?);
     }
 }
 
@@ -255,16 +253,15 @@ fn unknown_record(name: SegmentName, offset: u64, error: &Error) -> Error {
     ))
 }
 
-fn merge_records(bytes: &[u8], store: &KeyValueStore) -> Result<(u64, u64)> {
-    let (mut records, mut time_max) = (0, 0);
+fn merge_records(bytes: &[u8], store: &KeyValueStore) -> Result<Merged> {
+    let mut merged = Merged::default();
     for record in store.decode_for_merge(bytes) {
         let record = record?;
         // A record from the log is not appended to it again.
         store.merge(&record, |_| 0);
-        records += 1;
-        time_max = time_max.max(record.version.time);
+        merged.add(&Merged { records: 1, time_max: record.version.time });
     }
-    Ok((records, time_max))
+    Ok(merged)
 }
 
 /// All of a segment from a bad place on.
@@ -297,21 +294,18 @@ fn salvage_rest(
     segment: &SegmentFile,
     rest: &[u8],
     store: &KeyValueStore,
-    recovered: &mut Recovered,
+    merged: &mut Merged,
 ) -> Result<()> {
-    let (mut lost, mut records) = (rest.len(), 0);
+    let (mut lost, mut kept) = (rest.len(), Merged::default());
     for frame in find_frames(rest, segment.header.salt).unwrap_or_default() {
-        let merged = merge_records(frame.records, store)?;
-        records += merged.0;
-        recovered.time_max = recovered.time_max.max(merged.1);
+        kept.add(&merge_records(frame.records, store)?);
         lost -= FRAME_HEADER_BYTES + frame.records.len();
     }
     warn!(
-        "{}: salvage: {lost} bytes are lost; {records} records behind the damage are kept",
-        segment.name
+        "{}: salvage: {lost} bytes are lost; {} records behind the damage are kept",
+        segment.name, kept.records
     );
-    recovered.records += records;
-    recovered.damaged.push(segment.name);
+    merged.add(&kept);
     Ok(())
 }
 
