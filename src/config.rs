@@ -30,6 +30,8 @@ pub const SILENCE_TIMEOUT: Duration = Duration::from_secs(5);
 /// minute. Bytes that a dead peer's machine still tries to deliver come to nothing then.
 pub const PEER_IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 
+/// The Redis version whose commands and texts are followed, for clients that look at it.
+pub const REDIS_VERSION: &str = "7.0.15";
 /// Longest key, in bytes. A fixed part of the record format: every node must agree on it.
 pub const KEY_BYTES_MAX: usize = 65_536;
 /// Longest value, in bytes. A fixed part of the record format: every node must agree on it.

@@ -10,8 +10,8 @@
 //! store itself, past the node: that is why nothing in it ever replicated.)
 //!
 //! Files: [`mod@batch`] is admission and settlement, `data` reads and writes keys, [`listing`]
-//! lists them, [`peers`] is what other nodes ask, `health` says whether all is well, `opening` how
-//! a node starts.
+//! lists them, [`peers`] is what other nodes ask, `health` says whether all is well, [`figures`] is
+//! the table of everything that is shown, `opening` how a node starts.
 //!
 //! **Threads.** Each has the name given here, in the process list and in the logs.
 //!
@@ -44,6 +44,7 @@
 
 pub mod batch;
 mod data;
+pub mod figures;
 mod health;
 pub mod listing;
 mod opening;
@@ -58,7 +59,6 @@ use log::warn;
 
 use crate::config::{Configuration, Limits};
 use crate::durability::Durability;
-pub use crate::durability::write_ahead_log::Counts as LogCounts;
 use crate::durability::write_ahead_log::WriteAheadLog;
 use crate::error::{Error, Result};
 use crate::guard::{Guard, same_in_constant_time};
@@ -136,11 +136,6 @@ impl Node {
     /// Whether the data survives the end of the process.
     pub fn is_durable(&self) -> bool {
         self.durability.is_some()
-    }
-
-    /// The data directory, if there is one.
-    pub fn durability(&self) -> Option<&Durability> {
-        self.durability.as_deref()
     }
 
     /// Bytes of changes that wait in the log's buffer for their commit.

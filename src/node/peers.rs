@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::peers::introduction::Introduction;
 use crate::peers::versions::{self, Listed, Place};
 use crate::replication::receive::{self, Merged};
-use crate::replication::{Counters, Greeted, PeerStatus, Ticket};
+use crate::replication::{Greeted, PeerStatus, Ticket};
 use crate::store::digest::{BUCKETS, SHARDS};
 use crate::store::version::wall_clock_ms;
 
@@ -144,26 +144,6 @@ impl Node {
     /// `HEAL`: ends the partition from one peer (address or id), or all partitions (`*`).
     pub fn heal(&self, peer: &str) -> Result<()> {
         self.replication.heal(peer)
-    }
-
-    /// Counts of what went to and came from peers.
-    pub fn peer_counters(&self) -> &Counters {
-        self.replication.counters()
-    }
-
-    /// Changes that found the queue to a peer full.
-    pub fn queue_overflows(&self) -> u64 {
-        self.replication.queue_overflows()
-    }
-
-    /// How many peers are live.
-    pub fn live_peers(&self) -> usize {
-        self.replication.live_peers()
-    }
-
-    /// How many clients wait in a `WAIT`.
-    pub fn waiting_clients(&self) -> usize {
-        self.replication.waiting()
     }
 
     /// How each peer is.

@@ -4,6 +4,7 @@
 //! node-redis 6 need a real `HELLO 3`, ioredis needs `INFO`, `redis-cli` shows `COMMAND DOCS` as
 //! hints.
 
+use crate::config::REDIS_VERSION;
 use crate::config::VALUE_BYTES_MAX;
 use crate::error::{Code, Error, Result};
 use crate::glob;
@@ -13,9 +14,6 @@ use crate::protocol::command::{Row, SessionCommand, TABLE, row};
 use crate::protocol::{Reply, Words};
 
 use super::session::{Outcome, Session};
-
-/// The Redis version whose commands and texts are followed, for clients that look at it.
-pub const REDIS_VERSION: &str = "7.0.15";
 
 /// Executes a command that is about the connection.
 pub fn execute<R: Reply>(

@@ -1,11 +1,8 @@
 //! What peers ask of this node: `PEER …`.
 
-use std::sync::atomic::AtomicU64;
-
 use super::session::Session;
 use crate::addresses::parse_host_port;
 use crate::error::{Error, Result};
-use crate::metrics::read;
 use crate::node::{Node, PeerStatus};
 use crate::protocol::command::PeerCommand;
 use crate::protocol::{Reply, Words};
@@ -100,33 +97,4 @@ pub fn rows(peers: &[PeerStatus]) -> Vec<String> {
         )
     };
     peers.iter().map(row).collect()
-}
-
-/// The fields of `INFO replication`, with Redis's names where it has them.
-pub fn info(node: &Node) -> Vec<(&'static str, String)> {
-    let peers = node.peers();
-    let counters = node.peer_counters();
-    let count = |counter: &AtomicU64| read(counter).to_string();
-    let of_all = |field: fn(&PeerStatus) -> u64| peers.iter().map(field);
-    let live = peers.iter().filter(|peer| peer.state == "live").count();
-    vec![
-        ("role", "master".into()),
-        ("connected_slaves", live.to_string()),
-        ("node_id", format!("{:016x}", node.node_id)),
-        ("cluster", node.configuration.replication.cluster.clone()),
-        ("advertised_address", node.advertised_address()),
-        ("peers", peers.len().to_string()),
-        ("queued_keys", of_all(|peer| peer.queued_keys as u64).sum::<u64>().to_string()),
-        ("lag_ms_max", of_all(|peer| peer.lag_ms).max().unwrap_or(0).to_string()),
-        ("sent_bytes", of_all(|peer| peer.sent_bytes).sum::<u64>().to_string()),
-        ("received_bytes", of_all(|peer| peer.received_bytes).sum::<u64>().to_string()),
-        ("records_merged", count(&counters.records_merged)),
-        ("records_refused_clock_skew", count(&counters.records_refused)),
-        ("peers_refused", count(&counters.hellos_refused)),
-        ("links_broken", count(&counters.links_broken)),
-        ("queue_overflows", node.queue_overflows().to_string()),
-        ("syncs_finished", count(&counters.syncs_finished)),
-        ("tombstones", node.size().tombstones.to_string()),
-        ("tombstones_dropped", count(&counters.tombstones_dropped)),
-    ]
 }

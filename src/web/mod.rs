@@ -129,9 +129,11 @@ pub fn answer(
         b"/status.json" => {
             reply.content("200", content::JSON, status::json(node, address, batch).as_bytes())
         }
-        b"/metrics" => {
-            reply.content("200", content::PROMETHEUS, status::prometheus(node, batch).as_bytes())
-        }
+        b"/metrics" => reply.content(
+            "200",
+            content::PROMETHEUS,
+            status::prometheus(node, address, batch).as_bytes(),
+        ),
         _ => return Err(refused("404", "no such page; try /, /keys, /status.json or /metrics")),
     }
     Ok(())
