@@ -383,13 +383,19 @@ fn a_trace_tells_the_story_of_one_write_on_two_nodes() {
     for story in [
         vec![
             format!("{client} TRACE kvstore::server::connection] received 15 bytes\n"),
-            format!("{client} TRACE kvstore::node] key \"name\", 5 bytes: merged with version "),
+            format!(
+                "{client} TRACE kvstore::node::data] key \"name\", 5 bytes: merged with version "
+            ),
             format!("{client} TRACE kvstore::replication] told 1 links which key changed\n"),
-            format!("{client} TRACE kvstore::node] committed up to position 33: on the disk\n"),
+            format!(
+                "{client} TRACE kvstore::node::batch] committed up to position 33: on the disk\n"
+            ),
             format!("{client} TRACE kvstore::server::connection] replied with 3 bytes\n"),
         ],
         vec![
-            format!("{client} TRACE kvstore::node] key \"name\", 5 bytes: merged with version "),
+            format!(
+                "{client} TRACE kvstore::node::data] key \"name\", 5 bytes: merged with version "
+            ),
             format!(
                 "{link} TRACE kvstore::replication::worker] localhost:{} acknowledged 33 bytes",
                 peer.port
