@@ -1,10 +1,10 @@
 //! Commands that read or write keys.
 
-use super::super::Words;
 use super::{not_a_number, number, unsupported_option};
 use crate::config::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::error::{Error, Result};
 use crate::glob::PATTERN_BYTES_MAX;
+use crate::protocol::Words;
 
 /// Reads or writes keys. Keys, values and patterns in it have an allowed length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,10 +1,10 @@
 //! Commands that are not about keys: about the node, the connection, transactions and peers.
 
-use super::super::Words;
 use super::{
     Command, NAME_BYTES_MAX, not_a_number, number, row, shortened, unsupported_option, upper_case,
 };
 use crate::error::{Error, Result};
+use crate::protocol::Words;
 
 /// About the node: what it shows of itself, and what an operator asks of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
