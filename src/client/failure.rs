@@ -1,4 +1,4 @@
-//! Why there was no reply, and what a person is told of it.
+//! Why a request had no reply, and how the client reports it.
 
 use std::fmt;
 use std::io::{self, ErrorKind};
@@ -14,9 +14,9 @@ pub(super) enum Failure {
     Silent(Duration),
     /// The connection ended.
     HungUp(String),
-    /// Whoever listens there is no server of ours. It cannot have carried out anything.
+    /// The address is not a kvstore or Redis server. It cannot have executed anything.
     Foreign(String),
-    /// What came cannot be followed.
+    /// The bytes that came are not a reply.
     Nonsense(String),
 }
 

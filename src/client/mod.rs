@@ -211,8 +211,8 @@ impl Client {
         Ok(())
     }
 
-    /// Gives the password, if there is one. A refused one is an error, a server without a reply is
-    /// the result.
+    /// Sends the password, if there is one. A refused password is an error. The result is why the
+    /// server did not reply, if it did not.
     fn authenticate(&mut self) -> Result<Option<io::Error>> {
         let Some(password) = self.password.clone() else {
             return Ok(None);

@@ -248,7 +248,7 @@ impl HttpReply<'_> {
         self.guarded(status, content_type, INERT, body);
     }
 
-    /// A response with a body, and with the content security policy that it lives under.
+    /// A response with a body and a content security policy.
     pub fn guarded(&mut self, status: &str, content_type: &str, policy: &str, body: &[u8]) {
         let mut headers = format!(
             "Content-Type: {content_type}\r\nContent-Length: {}\r\nContent-Security-Policy: {policy}\r\n",

@@ -1,4 +1,5 @@
-//! What clients ask before they work: who are you, what can you do, here is my password.
+//! Commands about the connection, most of which libraries send before they work: `HELLO`, `AUTH`,
+//! `CLIENT`, `COMMAND`, `CONFIG`.
 //!
 //! Libraries send these on every connect, and several cannot live with an error: redis-py 8 and
 //! node-redis 6 need a real `HELLO 3`, ioredis needs `INFO`, `redis-cli` shows `COMMAND DOCS` as
@@ -249,7 +250,7 @@ fn command_docs<R: Reply>(names: Words, reply: &mut R) {
             reply.value(Some(text.as_bytes()));
         }
         if has_arguments == 1 {
-            // All in one, which `redis-cli` shows as it stands behind what was typed.
+            // One argument with the whole text: `redis-cli` shows it as a hint.
             reply.value(Some(b"arguments"));
             reply.array(1);
             reply.map(2);

@@ -10,7 +10,7 @@
 //! started. So `accept` only accepts, counts and refuses; `start` starts the threads.
 //!
 //! **The rules.**
-//! - A connection beyond the limit is told so and closed. A failing `accept` or thread start pauses
+//! - A connection beyond the limit gets an error and is closed. A failing `accept` or thread start pauses
 //!   the loop: it never spins and never ends the process.
 //! - Replies leave only after [`Node::commit`]; one `write` for all requests of a read.
 //! - What one client sends never harms another: every buffer belongs to one connection, and every
@@ -132,7 +132,7 @@ pub struct Accepted {
     pub stream: Arc<TcpStream>,
     /// Where its client is.
     pub client: SocketAddr,
-    /// Its place among those without a password, where there is one.
+    /// The connection's place among those without a password, if the server has one.
     pub stranger: Option<Stranger>,
     place: Place,
 }
@@ -224,7 +224,8 @@ fn start_threads(accepted: &Receiver<Accepted>, node: &Arc<Node>, address: Socke
     }
 }
 
-/// Tells a client that there is no place and closes. Must not wait: other clients do.
+/// Sends an error to a client for whom there is no place, and closes. It must not wait, because
+/// other clients wait for their turn.
 fn refuse(mut stream: TcpStream) {
     let _ = stream.set_nonblocking(true);
     // A close with unread bytes would reset the connection, and the reset can overtake the error.

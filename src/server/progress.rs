@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 /// Pause between two lines.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Longest sleep while a batch is read; between two the pause is looked at.
+/// Longest sleep while a batch is read, so that a line is sent on time.
 pub const SLICE: Duration = Duration::from_millis(250);
 
 /// Batches from this size on: a smaller one arrives within a sender's patience of 5 s at 3 KB/s.

@@ -33,7 +33,7 @@ use stopwatch::Stopwatch;
 /// How long a refused connection may go on sending before it is reset, so that the error reaches the
 /// client: a reset can overtake it.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
-/// Longest sleep in `WAIT`; between two the client is looked after, which may have hung up.
+/// Longest sleep in `WAIT`, so that a client that has hung up is noticed.
 const WAIT_SLICE: Duration = Duration::from_millis(100);
 
 /// Serves one client until it leaves, errs or idles too long. `address` is where the server
@@ -206,7 +206,7 @@ impl<'n> Connection<'n> {
 
     /// Executes every whole request in the read buffer.
     fn execute_all(&mut self) -> Outcome {
-        // Most reads bring one request, and there is nothing ahead of it.
+        // Most reads bring a single request, and nothing to prefetch.
         let mut requests_until_prefetch = 1;
         loop {
             if requests_until_prefetch == 0 {
@@ -219,19 +219,12 @@ impl<'n> Connection<'n> {
                 Ok(Some(next)) => return next,
                 Ok(None) => return Outcome::Continue,
                 Err(error) => {
-                    metrics::add(&self.node.metrics.protocol_errors, 1);
-                    debug!("closing: {error}");
-                    if let Error::Protocol(refusal) = &error {
-                        if refusal.code == Code::NoPassword {
-                            self.note_refused_stranger();
-                        }
-                        self.reply_error(refusal);
-                    }
+                    self.give_up(&error);
                     return Outcome::Close;
                 }
             }
-            // The reply to an HTTP request leaves alone: a client of several methods cannot be told
-            // one error for all.
+            // Each HTTP reply is flushed by itself, because one commit error cannot answer several
+            // requests.
             let is_http = matches!(self.protocol, Protocol::Http(_));
             let max = self.limits().write_buffer_bytes;
             if (is_http || self.output.len() >= max) && self.flush().is_err() {
@@ -240,7 +233,19 @@ impl<'n> Connection<'n> {
         }
     }
 
-    /// Tells the store which keys the next requests of a pipeline are about.
+    /// Replies, where the client is to know, that its bytes cannot be followed.
+    fn give_up(&mut self, error: &Error) {
+        metrics::add(&self.node.metrics.protocol_errors, 1);
+        debug!("closing: {error}");
+        if let Error::Protocol(refusal) = error {
+            if refusal.code == Code::NoPassword {
+                self.note_refused_stranger();
+            }
+            self.reply_error(refusal);
+        }
+    }
+
+    /// Prefetches the keys of the next requests of a pipeline.
     fn prefetch(&self) {
         if matches!(self.protocol, Protocol::Resp(_)) && !self.input.unread().is_empty() {
             self.node.prefetch(KeysAhead(self.input.unread()));
@@ -275,7 +280,8 @@ impl<'n> Connection<'n> {
         if self.output.len() >= LARGE_BYTES
             && let Err(error) = self.session.hold(self.output.len(), node)
         {
-            // Too much waits for clients, most of it for this one. There is room for saying so.
+            // Clients together leave too many replies untaken, and this one the most. The error
+            // takes the place of its replies, so there is memory for it.
             self.output = Vec::new();
             self.write_error(&error.refusal());
             is_admitted = Err(io::Error::other(error));
@@ -311,8 +317,7 @@ impl<'n> Connection<'n> {
             let slice = WAIT_SLICE.min(timeout.saturating_sub(began.elapsed()));
             holders.wait_for(peers, slice);
             if self.transport.has_ended() {
-                // It is gone, or it has said all and listens: that cannot be told apart, so it gets
-                // a moment.
+                // Gone or half-closed: we cannot tell, so wait briefly.
                 timeout = timeout.min(began.elapsed().max(LINGER_TIMEOUT));
             }
         }
