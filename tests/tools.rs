@@ -397,7 +397,7 @@ fn a_trace_tells_the_story_of_one_write_on_two_nodes() {
                 "{client} TRACE kvstore::node::data] key \"name\", 5 bytes: merged with version "
             ),
             format!(
-                "{link} TRACE kvstore::replication::worker] localhost:{} acknowledged 33 bytes",
+                "{link} TRACE kvstore::peers::worker] localhost:{} acknowledged 33 bytes",
                 peer.port
             ),
         ],

@@ -13,7 +13,7 @@ use crate::locks::Latch;
 use crate::metrics::Metrics;
 use crate::random::random_id;
 use crate::replication::members::{KnownBy, Stored, StoredMember};
-use crate::replication::{Memory, ReplicationManager};
+use crate::replication::{ReplicationManager, Storage};
 use crate::stopping::GentleStop;
 use crate::store::KeyValueStore;
 use crate::store::version::HybridClock;
@@ -85,7 +85,7 @@ impl Node {
 ///
 /// In the file a member is its address and then, where they hold, one or two of the words
 /// [`IN_MEMORY`], [`BY_MEMBER`] and [`BY_ITS_WORD`].
-fn memory_of(durability: &Arc<Durability>) -> Memory {
+fn memory_of(durability: &Arc<Durability>) -> Storage {
     let (file, durability) = (&durability.node_file, Arc::clone(durability));
     let members = file.members.iter().map(|(id, text)| {
         let mut words = text.split(' ');
@@ -108,7 +108,7 @@ fn memory_of(durability: &Arc<Durability>) -> Memory {
         };
         Ok(durability.save_node_file(&file)?)
     };
-    Memory { stored, save: Box::new(save) }
+    Storage { stored, save: Box::new(save) }
 }
 
 /// A member as the file `node` has it.

@@ -1,5 +1,7 @@
 //! Who a node is.
 
+use std::net::SocketAddr;
+
 /// What this node says of itself.
 #[derive(Clone, Debug)]
 pub struct Identity {
@@ -19,4 +21,21 @@ pub struct Identity {
 pub fn parse_id(text: &str) -> Option<u64> {
     let is_hex = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     is_hex.then(|| u64::from_str_radix(text, 16).ok())?
+}
+
+/// Where others reach a node that listens at `listening`.
+pub fn advertised(
+    wanted: Option<&str>,
+    listening: SocketAddr,
+) -> std::result::Result<String, String> {
+    match wanted {
+        Some(address) => Ok(address.into()),
+        None if listening.ip().is_unspecified() => Err(format!(
+            "it listens on {}, which stands for every interface, and was not told where others reach it; \
+             start it with --advertise HOST:PORT",
+            listening.ip()
+        )),
+        None if listening.ip().is_loopback() => Ok(format!("localhost:{}", listening.port())),
+        None => Ok(listening.to_string()),
+    }
 }

@@ -214,7 +214,7 @@ mod tests {
         let words = "$1\r\n2\r\n$7\r\nkvstore\r\n$16\r\n00c0ffee00c0ffee\r\n$16\r\n0123456789abcdef\r\n$4\r\ndisk\r\n\
                      $15\r\n119276480307200\r\n$14\r\nlocalhost:8081\r\n$8\r\neventual\r\n$1\r\n-\r\n";
         let mut sent = Vec::new();
-        PeerRequest::Hello.encode(&example(), &mut sent);
+        PeerRequest::Hello(example()).encode(&mut sent);
         let expected = format!("*11\r\n$4\r\nPEER\r\n$5\r\nHELLO\r\n{words}");
         assert_eq!(String::from_utf8(sent).expect("text"), expected);
         let answer = format!(

@@ -32,7 +32,7 @@ const SHORT_BYTES_MAX: u64 = 64 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PeerRequest {
     /// Who are you? This is me.
-    Hello,
+    Hello(Introduction),
     /// The digests of all shards.
     ShardDigests,
     /// The digests of a shard's buckets.
@@ -65,10 +65,10 @@ pub enum PeerReply {
 
 impl PeerRequest {
     /// Appends the request in RESP, but for the records of a MERGE, which follow, and then CR LF.
-    pub fn encode(&self, introduction: &Introduction, out: &mut Vec<u8>) {
+    pub fn encode(&self, out: &mut Vec<u8>) {
         let number = |number: &usize| number.to_string().into_bytes();
         let words: Vec<Vec<u8>> = match self {
-            PeerRequest::Hello => {
+            PeerRequest::Hello(introduction) => {
                 let words = introduction.words().into_iter().map(String::into_bytes);
                 [b"HELLO".to_vec()].into_iter().chain(words).collect()
             }
@@ -95,7 +95,7 @@ impl PeerRequest {
     /// Longest reply to this request in memory, in bytes: a peer cannot make this node hold more.
     pub fn reply_bytes_max(&self) -> u64 {
         match self {
-            PeerRequest::Hello => HELLO_BYTES_MAX as u64,
+            PeerRequest::Hello(_) => HELLO_BYTES_MAX as u64,
             PeerRequest::Versions(place) => place.bytes_max() as u64 + VERSIONS_BYTES_MORE,
             _ => SHORT_BYTES_MAX,
         }
@@ -104,7 +104,7 @@ impl PeerRequest {
     /// What a response to this request means.
     pub fn reply(&self, response: Response) -> Result<PeerReply> {
         Ok(match (self, response) {
-            (PeerRequest::Hello, Response::Error(code, message)) if code == "ERR" => {
+            (PeerRequest::Hello(_), Response::Error(code, message)) if code == "ERR" => {
                 PeerReply::Error(explained(sentence(message)))
             }
             (_, Response::Error(code, message)) if code == "ERR" => {
@@ -113,7 +113,7 @@ impl PeerRequest {
             (_, Response::Error(code, message)) => {
                 PeerReply::Error(sentence(format!("{code} {message}")))
             }
-            (PeerRequest::Hello, response) => {
+            (PeerRequest::Hello(_), response) => {
                 PeerReply::Introduction(Introduction::from_response(&response)?)
             }
             (PeerRequest::Merge(_), Response::Array(counts)) => match counts.as_slice() {

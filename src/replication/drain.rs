@@ -1,20 +1,20 @@
 //! Bringing to the peers what only this node has, before it stops.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::ReplicationManager;
-use super::handle::{Handle, State};
+use super::handle::LinkHandle;
 use super::queue::Overflows;
 use crate::locks::lock;
+use crate::peers::status::PeerState;
 
 /// Longest sleep between two looks at the links: a link that gives up signals nothing.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// What a link has to do before this node stops.
 struct Task {
-    link: Arc<Handle>,
+    link: Arc<LinkHandle>,
     sent: u64,
     overflows: Overflows,
     /// How many conversations of the link have ended when each address of the peer has been tried
@@ -24,23 +24,26 @@ struct Task {
 
 impl Task {
     fn is_done(&self) -> bool {
-        let shown = lock(&self.link.shown);
-        if shown.held.covers(self.sent, &self.overflows) {
+        let (held, answered) = {
+            let shown = lock(&self.link.shown);
+            (shown.held, shown.answered)
+        };
+        if held.covers(self.sent, &self.overflows) {
             return true;
         }
-        match shown.state {
-            State::Live | State::Syncing => false,
+        match self.link.peer.state() {
+            PeerState::Live | PeerState::Syncing => false,
             // The peer takes only part of what it gets, so it never holds all; but it has got
             // everything.
-            State::Refused(_) if shown.is_connected => shown.answered >= self.sent,
+            PeerState::Refused(_) if self.link.peer.id().is_some() => answered >= self.sent,
             // It may live although its connection is gone: it is tried once more.
-            State::Connecting(_) | State::Refused(_) => self.has_tried(),
-            State::Partitioned => true,
+            PeerState::Connecting(_) | PeerState::Refused(_) => self.has_tried(),
+            PeerState::Partitioned => true,
         }
     }
 
     fn has_tried(&self) -> bool {
-        self.link.ended.load(Ordering::SeqCst) >= self.ended
+        self.link.peer.ended() >= self.ended
     }
 }
 
@@ -56,17 +59,16 @@ impl ReplicationManager {
                 link: Arc::clone(link),
                 sent: link.queue.sent(),
                 overflows: link.queue.overflows(),
-                ended: link.ended.load(Ordering::SeqCst)
-                    + self.shared.addresses(link.number).map_or(0, |it| it.len() as u64),
+                ended: link.peer.ended() + self.shared.address_count(link.peer.number),
             })
             .collect();
         let is_done = || tasks.iter().all(Task::is_done);
         while !is_done() && began.elapsed() < timeout {
             // A link that waits before its next attempt makes it now.
-            tasks.iter().filter(|task| !task.has_tried()).for_each(|task| task.link.wake());
+            tasks.iter().filter(|task| !task.has_tried()).for_each(|task| task.link.peer.wake());
             self.wait_until(LOOK_INTERVAL, is_done);
         }
         let undone = tasks.iter().filter(|task| !task.is_done());
-        undone.map(|task| lock(&task.link.shown).address.clone()).collect()
+        undone.map(|task| task.link.peer.address()).collect()
     }
 }

@@ -6,7 +6,7 @@
 //! A node that is alone keeps no tombstones: nobody can bring back what it deletes. One that has
 //! just started does not know yet: others may name it as their seed, and hold data that it lost
 //! with its memory. They try again every two seconds. So a node keeps its tombstones for its first
-//! [`INTRODUCTIONS_WAIT`], whoever it knows of.
+//! [`INTRODUCTIONS_WAIT_MS`], whoever it knows of.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,7 +21,7 @@ use crate::metrics;
 /// How long a node waits for others to introduce themselves before it counts as alone. Links try at
 /// least every two seconds, at up to three addresses, each for at most a second, or five when the
 /// other end is silent.
-const INTRODUCTIONS_WAIT: Duration = Duration::from_secs(30);
+const INTRODUCTIONS_WAIT_MS: u64 = 30_000;
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -43,7 +43,7 @@ impl Shared {
     /// Forgets all tombstones, and keeps none from now on, if this node is alone.
     pub(super) fn forget_if_alone(&self) {
         let members = lock(&self.members);
-        if !members.is_alone() || self.began.elapsed() < INTRODUCTIONS_WAIT {
+        if !members.is_alone() || self.monotonic_ms() < self.began_ms + INTRODUCTIONS_WAIT_MS {
             return;
         }
         // While nobody can become a contact. A write that saw the old value may leave a tombstone

@@ -15,7 +15,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
-use super::queue::{Change, Overflows, Queue};
+use super::queue::{Change, Held, Overflows, Queue};
 use super::refusals::Refusals;
 use crate::config::Limits;
 use crate::error::{Error, Result};
@@ -40,7 +40,9 @@ const APART_SYNC_MS: u64 = 5_000;
 
 /// What to do next.
 #[derive(Debug)]
-pub enum Step {
+pub enum LinkStep {
+    /// Say HELLO, and hand it with its reply to [`Link::take`].
+    Greet,
     /// Send these together and hand them with their replies to [`Link::take`].
     Send(Vec<PeerRequest>),
     /// Nothing until a change is queued or this time has come.
@@ -49,37 +51,13 @@ pub enum Step {
         until_ms: u64,
     },
     /// A comparison of everything has finished with nothing refused. Ask again at once.
-    Synced {
+    Compared {
         /// When it began.
         began_ms: u64,
         /// What the peer held older values of: now, or in a comparison before it that broke or was
         /// about marks.
         revived: Revived,
     },
-}
-
-/// What a peer is known to hold, for `WAIT`.
-///
-/// It is what one run of the peer has acknowledged after its own commit. So it counts while that
-/// run is connected. It also counts while a peer with stored data is away, since that data comes
-/// back. It does not count while an in-memory peer is away, which may have crashed. When another
-/// run answers, nothing counts before a comparison of everything.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Held {
-    /// Everything was compared at least once, so what was written before there was a link is there
-    /// too.
-    pub is_complete: bool,
-    /// Changes of the queue that the peer holds.
-    pub sent: u64,
-    /// Marks that a finished comparison has dealt with.
-    pub overflows: Overflows,
-}
-
-impl Held {
-    /// Whether the peer holds all that was put into the queue, or marked, up to these counts.
-    pub fn covers(&self, sent: u64, overflows: &Overflows) -> bool {
-        self.is_complete && self.sent >= sent && self.overflows.covers(overflows)
-    }
 }
 
 /// One run of a peer's process.
@@ -102,7 +80,7 @@ struct Run {
 pub struct Link {
     phase: Phase,
     sync: Option<Running>,
-    /// For the next [`Step::Synced`].
+    /// For the next [`LinkStep::Compared`].
     revived: Revived,
     is_introduced: bool,
     is_answering: bool,
@@ -287,7 +265,7 @@ impl Link {
     }
 
     /// What to do next. `now_ms` is a monotonic clock; no exchange may be under way.
-    pub fn next(&mut self, now_ms: u64, queue: &Queue, view: View, limits: &Limits) -> Step {
+    pub fn next(&mut self, now_ms: u64, queue: &Queue, view: View, limits: &Limits) -> LinkStep {
         debug_assert!(!self.is_waiting_for_replies, "one exchange at a time");
         self.now_ms = now_ms;
         self.pace.acknowledged(now_ms, limits.batch_bytes);
@@ -303,14 +281,15 @@ impl Link {
         let scheduled_ms = self.scheduled_ms(queue);
         let is_scheduled = self.phase == Phase::Greeted || now_ms >= scheduled_ms;
         match self.phase {
-            Phase::Down => return Step::Wait { until_ms: u64::MAX },
+            Phase::Down => return LinkStep::Wait { until_ms: u64::MAX },
             // Before each comparison that is due by itself: so names of new and forgotten members
             // travel.
             Phase::Open if is_scheduled && self.sync.is_none() => self.phase = Phase::Greeting,
             _ => {}
         }
         if self.phase == Phase::Greeting {
-            return self.send(vec![PeerRequest::Hello]);
+            self.is_waiting_for_replies = true;
+            return LinkStep::Greet;
         }
         if self.sync.is_none()
             && let Some(record) = self.probe(view)
@@ -332,7 +311,9 @@ impl Link {
         }
         let Some(running) = &mut self.sync else {
             let others = [self.nudged_ms, self.refusals.probe_ms()].into_iter().flatten();
-            return Step::Wait { until_ms: others.chain([scheduled_ms]).min().unwrap_or(u64::MAX) };
+            return LinkStep::Wait {
+                until_ms: others.chain([scheduled_ms]).min().unwrap_or(u64::MAX),
+            };
         };
         let requests = running.sync.next(view, &allowed);
         if !requests.is_empty() {
@@ -341,7 +322,7 @@ impl Link {
         }
         match self.sync.take() {
             Some(done) => self.finish_sync(done, now_ms),
-            None => Step::Wait { until_ms: now_ms },
+            None => LinkStep::Wait { until_ms: now_ms },
         }
     }
 
@@ -359,7 +340,7 @@ impl Link {
         for (request, reply) in requests.iter().zip(replies) {
             match (request, reply) {
                 (_, PeerReply::Error(reason)) => return Err(Error::refused(reason)),
-                (PeerRequest::Hello, PeerReply::Introduction(introduction)) => {
+                (PeerRequest::Hello(_), PeerReply::Introduction(introduction)) => {
                     self.phase = Phase::Greeted;
                     self.introduced(&introduction);
                     return Ok(Some(introduction));
@@ -423,12 +404,12 @@ impl Link {
         others.chain([self.next_sync_ms]).min().unwrap_or(u64::MAX)
     }
 
-    fn send(&mut self, requests: Vec<PeerRequest>) -> Step {
+    fn send(&mut self, requests: Vec<PeerRequest>) -> LinkStep {
         self.is_waiting_for_replies = true;
         if let [PeerRequest::Merge(batch)] = requests.as_slice() {
             self.pace.sent(self.now_ms, batch.len());
         }
-        Step::Send(requests)
+        LinkStep::Send(requests)
     }
 
     /// Begins a comparison: of everything, or of the marked shards.
@@ -462,7 +443,7 @@ impl Link {
         });
     }
 
-    fn finish_sync(&mut self, done: Running, now_ms: u64) -> Step {
+    fn finish_sync(&mut self, done: Running, now_ms: u64) -> LinkStep {
         self.changes_go_next = false;
         self.revived.extend(done.sync.revived);
         self.answered = self.handled();
@@ -470,7 +451,7 @@ impl Link {
             // The clocks may come together by themselves: a probe will tell.
             self.refused();
             self.next_sync_ms = self.next_sync_ms.max(now_ms + SYNC_INTERVAL_MS);
-            return Step::Wait { until_ms: now_ms };
+            return LinkStep::Wait { until_ms: now_ms };
         }
         if !done.is_full {
             // While something is unsettled, an earlier mark may have been dealt with by a record
@@ -479,7 +460,7 @@ impl Link {
                 self.held.overflows = done.overflows;
                 self.holds_all_sent();
             }
-            return Step::Wait { until_ms: now_ms };
+            return LinkStep::Wait { until_ms: now_ms };
         }
         self.held.overflows = done.overflows;
         // Batches that were sent meanwhile were acknowledged, or this would have been noted as
@@ -488,7 +469,7 @@ impl Link {
         self.refusals.end();
         self.held.is_complete = true;
         self.holds_all_sent();
-        Step::Synced { began_ms: done.began_ms, revived: std::mem::take(&mut self.revived) }
+        LinkStep::Compared { began_ms: done.began_ms, revived: std::mem::take(&mut self.revived) }
     }
 
     /// Up to which change of the queue nothing waits here any more.
@@ -575,341 +556,4 @@ impl Link {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::peers::versions;
-    use crate::store::KeyValueStore;
-    use crate::store::record::{Record, decode_all};
-    use crate::store::version::Version;
-
-    /// What a peer with this store answers.
-    fn reply(request: &PeerRequest, store: &KeyValueStore) -> PeerReply {
-        let view = View { store, cutoff: 0 };
-        match request {
-            PeerRequest::Hello => PeerReply::Introduction(Introduction::default()),
-            PeerRequest::ShardDigests => PeerReply::Bytes(view.shard_digests()),
-            PeerRequest::BucketDigests(shard) => PeerReply::Bytes(view.bucket_digests(*shard)),
-            PeerRequest::Versions(place) => {
-                PeerReply::Listed(versions::list(&view, place, place.bytes_max()))
-            }
-            PeerRequest::Merge(records) => {
-                for record in decode_all(records) {
-                    store.merge(&record.expect("our own bytes"), |_| 0);
-                }
-                PeerReply::Merged { merged: 1, refused: 0 }
-            }
-        }
-    }
-
-    /// A peer that refuses versions beyond `limit`.
-    fn reply_within(request: &PeerRequest, store: &KeyValueStore, limit: u64) -> PeerReply {
-        let PeerRequest::Merge(records) = request else {
-            return reply(request, store);
-        };
-        let records = decode_all(records).map(|record| record.expect("our own bytes"));
-        let (taken, refused): (Vec<_>, Vec<_>) =
-            records.partition(|record| record.version.time <= limit);
-        for record in &taken {
-            store.merge(record, |_| 0);
-        }
-        PeerReply::Merged { merged: taken.len() as u64, refused: refused.len() as u64 }
-    }
-
-    /// Drives a link until it waits; the peer answers HELLO with `introduction` and takes versions
-    /// up to `limit`.
-    fn drive(
-        link: &mut Link,
-        (now_ms, limit): (u64, u64),
-        queue: &Queue,
-        (ours, theirs): (&KeyValueStore, &KeyValueStore),
-        introduction: &Introduction,
-    ) {
-        let (view, limits) = (View { store: ours, cutoff: 0 }, Limits::default());
-        for _ in 0..100 {
-            match link.next(now_ms, queue, view, &limits) {
-                Step::Send(requests) => {
-                    let replies = requests.iter().map(|request| match request {
-                        PeerRequest::Hello => PeerReply::Introduction(introduction.clone()),
-                        request => reply_within(request, theirs, limit),
-                    });
-                    let replies = replies.collect();
-                    link.take(&requests, replies, view).expect("it makes sense");
-                }
-                Step::Wait { until_ms } if until_ms > now_ms => return,
-                Step::Wait { .. } | Step::Synced { .. } => {}
-            }
-        }
-        panic!("it never waits");
-    }
-
-    fn write(store: &KeyValueStore, key: &str, time: u64) -> usize {
-        let version = Version { time, origin: 1 };
-        store.merge(&Record { version, key: key.as_bytes(), value: Some(b"v") }, |_| 0).shard
-    }
-
-    #[test]
-    fn a_refused_change_does_not_count_though_a_later_mark_is_settled() {
-        let (ours, theirs) = (KeyValueStore::new(), KeyValueStore::new());
-        let (queue, peer, mut link) =
-            (Queue::new(100, 10_000), Introduction::default(), Link::default());
-        link.connected();
-        let at = |link: &mut Link, now_ms, limit| {
-            drive(link, (now_ms, limit), &queue, (&ours, &theirs), &peer)
-        };
-        at(&mut link, 0, 10);
-        at(&mut link, 2_000, 10);
-        assert!(link.held().is_complete && link.is_live());
-        // It finds the queue full, and the peer refuses it: too far ahead of its clock just now.
-        queue.mark(write(&ours, "first", 11));
-        let (sent, overflows) = (queue.sent(), queue.overflows());
-        at(&mut link, 2_001, 10);
-        assert!(link.is_refused() && theirs.version(b"first").is_none());
-        // The peer would take it now, and has it no more than before.
-        queue.mark(write(&ours, "second", 12));
-        at(&mut link, 2_002, 20);
-        assert!(theirs.version(b"first").is_none());
-        assert!(!link.held().covers(sent, &overflows));
-        at(&mut link, 60_000, 20);
-        assert!(theirs.version(b"first").is_some() && link.held().covers(sent, &overflows));
-    }
-
-    #[test]
-    fn what_a_peer_held_counts_as_long_as_that_run_of_it_may_hold_it() {
-        for is_durable in [false, true] {
-            let (ours, theirs) = (KeyValueStore::new(), KeyValueStore::new());
-            let (queue, mut link) = (Queue::new(100, 10_000), Link::default());
-            let mut peer =
-                Introduction { node_id: 7, run_id: 1, is_durable, ..Introduction::default() };
-            link.connected();
-            drive(&mut link, (0, 10), &queue, (&ours, &theirs), &peer);
-            let shard = write(&ours, "k", 5);
-            queue.offer(Change { key: b"k"[..].into(), at_ms: 0 }, shard);
-            let (sent, overflows) = (queue.sent(), queue.overflows());
-            drive(&mut link, (1, 10), &queue, (&ours, &theirs), &peer);
-            let counts = |link: &Link| link.held().covers(sent, &overflows);
-            assert!(counts(&link));
-
-            link.broken();
-            assert_eq!(counts(&link), is_durable, "away: only what is stored comes back");
-            link.connected();
-            assert_eq!(
-                counts(&link),
-                is_durable,
-                "whoever has accepted the connection may be another one"
-            );
-            drive(&mut link, (2, 10), &queue, (&ours, &theirs), &peer);
-            assert!(counts(&link), "the same run has it");
-
-            link.broken();
-            peer.run_id = 2;
-            link.connected();
-            let Step::Send(hello) =
-                link.next(3, &queue, View { store: &ours, cutoff: 0 }, &Limits::default())
-            else {
-                panic!("HELLO comes first");
-            };
-            let answer = vec![PeerReply::Introduction(peer.clone())];
-            link.take(&hello, answer, View { store: &ours, cutoff: 0 }).unwrap();
-            assert!(!counts(&link), "another run: not before it was compared");
-            let restarted = KeyValueStore::new();
-            drive(&mut link, (3, 10), &queue, (&ours, &restarted), &peer);
-            assert!(counts(&link) && restarted.version(b"k").is_some());
-        }
-    }
-
-    #[test]
-    fn a_change_received_while_others_wait_replaces_none_of_them() {
-        let (ours, theirs) = (KeyValueStore::new(), KeyValueStore::new());
-        let view = View { store: &ours, cutoff: 0 };
-        let queue = Queue::new(100, 10_000);
-        // One record for each batch, so that most changes wait while the marked shards are
-        // compared.
-        let limits = Limits { batch_bytes: 1, ..Limits::default() };
-        let keys: Vec<String> = (0..2 * PREFETCH_KEYS_MAX).map(|i| format!("key{i}")).collect();
-        let mut link = Link::default();
-        link.connected();
-        let (mut is_synced, mut received) = (false, 0);
-        for step in 0..1_000 {
-            if is_synced && step % 10 == 0 && step < 50 {
-                for (index, key) in keys.iter().enumerate() {
-                    let (version, key) = (Version { time: step, origin: 1 }, key.as_bytes());
-                    let shard =
-                        ours.merge(&Record { version, key, value: Some(b"v") }, |_| 0).shard;
-                    match index {
-                        0 => queue.mark(shard),
-                        _ => queue.offer(Change { key: key.into(), at_ms: 0 }, shard),
-                    }
-                }
-            }
-            match link.next(0, &queue, view, &limits) {
-                Step::Send(requests) => {
-                    let replies = requests.iter().map(|request| reply(request, &theirs)).collect();
-                    link.take(&requests, replies, view).expect("it makes sense");
-                }
-                // As the worker does it.
-                Step::Wait { .. } => {
-                    if let Ok(change) = queue.take() {
-                        received += usize::from(link.waiting() > 0);
-                        link.received(change);
-                    }
-                }
-                Step::Synced { .. } => is_synced = true,
-            }
-        }
-        assert!(received > 0, "the test is about this");
-        assert!(queue.is_empty() && link.waiting() == 0);
-        assert_eq!(link.held().sent, queue.sent());
-        for key in &keys {
-            assert_eq!(theirs.version(key.as_bytes()), ours.version(key.as_bytes()), "{key}");
-        }
-    }
-
-    /// A link that has just compared an empty store with an empty one.
-    fn settled(queue: &Queue, view: View, limits: &Limits) -> Link {
-        let (mut link, theirs) = (Link::default(), KeyValueStore::new());
-        link.connected();
-        loop {
-            match link.next(0, queue, view, limits) {
-                Step::Send(requests) => {
-                    let replies = requests.iter().map(|request| reply(request, &theirs)).collect();
-                    link.take(&requests, replies, view).expect("it makes sense");
-                }
-                Step::Wait { .. } => panic!("there is nothing to wait for"),
-                Step::Synced { .. } => return link,
-            }
-        }
-    }
-
-    fn put(key: &str, value: &[u8], time_ms: u64, store: &KeyValueStore, queue: &Queue) {
-        let version = Version { time: time_ms << 16, origin: 1 };
-        let shard =
-            store.merge(&Record { version, key: key.as_bytes(), value: Some(value) }, |_| 0).shard;
-        queue.offer(Change { key: key.as_bytes().into(), at_ms: 0 }, shard);
-    }
-
-    /// The keys of the batch that is sent next.
-    fn batch(
-        link: &mut Link,
-        now_ms: u64,
-        queue: &Queue,
-        view: View,
-        limits: &Limits,
-    ) -> Vec<String> {
-        match link.next(now_ms, queue, view, limits) {
-            Step::Send(requests) => match requests.as_slice() {
-                [PeerRequest::Merge(records)] => {
-                    let key = |record: Record| String::from_utf8_lossy(record.key).into_owned();
-                    decode_all(records).map(|record| key(record.expect("our own bytes"))).collect()
-                }
-                other => panic!("{other:?}"),
-            },
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn acknowledge(link: &mut Link, view: View, refused: u64, records: &[u8]) {
-        let replies = vec![PeerReply::Merged { merged: 1, refused }];
-        link.take(&[PeerRequest::Merge(records.to_vec())], replies, view).expect("it makes sense");
-    }
-
-    #[test]
-    fn a_large_record_waits_for_small_ones_for_ten_seconds_on_a_slow_connection() {
-        let (store, limits) =
-            (KeyValueStore::new(), Limits { batch_bytes: 200, ..Limits::default() });
-        let (view, queue) = (View { store: &store, cutoff: 0 }, Queue::new(100, 10_000));
-        let mut link = settled(&queue, view, &limits);
-        // A batch that took long: from now on the connection is slow.
-        put("slow", &[0; 300], 1, &store, &queue);
-        assert_eq!(batch(&mut link, 0, &queue, view, &limits), ["slow"]);
-        link.broken();
-        let mut link = Link {
-            phase: Phase::Open,
-            is_introduced: true,
-            is_unsettled: false,
-            next_sync_ms: u64::MAX,
-            ..link
-        };
-        put("large", &[0; 100_000], 2, &store, &queue);
-        let (mut now_ms, mut small_first) = (0, 0);
-        loop {
-            for i in 0..5 {
-                put(&format!("small{i}"), &[0; 50], 3 + now_ms, &store, &queue);
-            }
-            let keys = batch(&mut link, now_ms, &queue, view, &limits);
-            acknowledge(&mut link, view, 0, b"");
-            if keys == ["large"] {
-                break;
-            }
-            assert!(keys.iter().all(|key| key.starts_with("small")), "{keys:?}");
-            assert!(link.held().sent < 2, "the large one is not there, nor is all after it");
-            small_first += 1;
-            now_ms += 600;
-        }
-        assert_eq!((small_first, now_ms), (17, 10_200), "the first after ten seconds");
-        while !queue.is_empty() || link.waiting() > 0 {
-            now_ms += 100;
-            batch(&mut link, now_ms, &queue, view, &limits);
-            acknowledge(&mut link, view, 0, b"");
-        }
-        assert_eq!(link.held().sent, queue.sent());
-    }
-
-    #[test]
-    fn what_the_peer_refused_stays_here_and_one_record_asks_for_all() {
-        let (store, limits) = (KeyValueStore::new(), Limits::default());
-        let (view, queue) = (View { store: &store, cutoff: 0 }, Queue::new(100, 10_000));
-        let mut link = settled(&queue, view, &limits);
-        link.next_sync_ms = u64::MAX;
-        put("good", b"v", 1_000, &store, &queue);
-        put("early", b"v", 100_000, &store, &queue);
-        put("earlier", b"v", 90_000, &store, &queue);
-        let Step::Send(requests) = link.next(0, &queue, view, &limits) else {
-            panic!("there are changes");
-        };
-        link.take(&requests, vec![PeerReply::Merged { merged: 1, refused: 2 }], view)
-            .expect("it makes sense");
-        assert!(link.is_refused());
-        put("later", b"v", 110_000, &store, &queue);
-        put("good too", b"v", 1_001, &store, &queue);
-        assert_eq!(batch(&mut link, 10, &queue, view, &limits), ["good too"]);
-        acknowledge(&mut link, view, 0, b"");
-        assert!(matches!(link.next(999, &queue, view, &limits), Step::Wait { until_ms: 1_000 }));
-        assert_eq!(batch(&mut link, 1_000, &queue, view, &limits), ["earlier"], "a probe");
-        acknowledge(&mut link, view, 0, b"");
-        assert!(
-            matches!(link.next(1_001, &queue, view, &limits), Step::Send(ask) if ask == [PeerRequest::Hello])
-        );
-        assert_eq!(link.held().sent, 0, "nothing counts that may not be there");
-    }
-
-    #[test]
-    fn an_older_value_that_was_met_is_told_though_the_connection_broke() {
-        let (ours, theirs) = (KeyValueStore::new(), KeyValueStore::new());
-        let (deleted, written) = (Version { time: 5, origin: 1 }, Version { time: 4, origin: 1 });
-        ours.merge(&Record { version: deleted, key: b"k", value: None }, |_| 0);
-        theirs.merge(&Record { version: written, key: b"k", value: Some(b"v") }, |_| 0);
-        let view = View { store: &ours, cutoff: 6 };
-        let (queue, limits) = (Queue::new(10, 1_000), Limits::default());
-        let (mut link, mut breaks) = (Link::default(), 0);
-        link.connected();
-        let revived = loop {
-            match link.next(0, &queue, view, &limits) {
-                Step::Send(requests) => {
-                    let replies = requests.iter().map(|request| reply(request, &theirs)).collect();
-                    if matches!(requests[..], [PeerRequest::Merge(_)]) {
-                        // The peer took the tombstone, and its answer is lost.
-                        link.broken();
-                        link.connected();
-                        breaks += 1;
-                    } else {
-                        link.take(&requests, replies, view).expect("it makes sense");
-                    }
-                }
-                Step::Wait { .. } => panic!("there is nothing to wait for"),
-                Step::Synced { revived, .. } => break revived,
-            }
-        };
-        assert_eq!((breaks, theirs.version(b"k")), (1, Some(deleted)));
-        assert_eq!(revived, Revived::from([(b"k"[..].into(), deleted)]));
-    }
-}
+mod tests;

@@ -44,16 +44,15 @@
 //! it. `WAIT` says how many peers hold a write; it does not order anything and is not
 //! linearizability. See DeCandia et al., "Dynamo", 2007, for the family of such stores.
 //!
-//! Files: [`link`] is the conversation with a peer as a state machine, [`members`] decides who is in
-//! the cluster, [`tombstones`] when a delete may be forgotten: none of them knows sockets, threads
-//! or clocks, so one seed can drive them all through any trouble (`tests/simulation`). [`queue`]
-//! is the channel, `skewed` knows whose clocks are wrong; `worker` drives a link over a socket,
-//! which `wire` reads and writes. What does not depend on this way to agree is in
-//! [`crate::peers`].
+//! Files: [`link`] is what is said to a peer, [`members`] who is in the cluster, [`tombstones`] when
+//! a delete may be forgotten. None of them knows sockets, threads or clocks, so one seed can drive
+//! them through any trouble (`tests/simulation`). [`queue`] is the channel, [`host`] the machine.
 
+mod conversation;
 pub mod drain;
 mod forgetting;
 mod handle;
+pub mod host;
 pub mod link;
 pub mod members;
 pub mod queue;
@@ -62,8 +61,6 @@ pub mod refusals;
 mod shared;
 mod skewed;
 pub mod tombstones;
-mod wire;
-mod worker;
 
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -77,14 +74,17 @@ use crate::error::{Error, Result};
 use crate::guard::{LogLimiter, shown};
 use crate::locks::{lock, unpoisoned};
 use crate::metrics;
-use crate::peers::identity::Identity;
+use crate::peers::identity::{Identity, advertised};
 use crate::peers::inbound::{self, Inbound};
 use crate::peers::introduction::Introduction;
+use crate::peers::status::PeerState;
+pub use crate::peers::status::PeerStatus;
 use crate::peers::view::View;
 use crate::store::KeyValueStore;
-use crate::store::version::{COUNTER_BITS, HybridClock, wall_clock_ms};
-use handle::Handle;
-pub use handle::{PeerStatus, State};
+use crate::store::version::{COUNTER_BITS, HybridClock};
+pub use conversation::EventualConversation;
+use handle::LinkHandle;
+use host::{Host, Threads};
 use members::{Members, Stored};
 use queue::{Change, Overflows};
 use shared::{Save, Shared};
@@ -141,9 +141,9 @@ impl Drop for Greeted {
     }
 }
 
-/// What survives a restart: what was stored, and how to store it.
+/// Where who is in the cluster survives a restart.
 #[allow(missing_debug_implementations)] // It holds a function.
-pub struct Memory {
+pub struct Storage {
     /// As of the start.
     pub stored: Stored,
     /// Stores it; safe when this returns.
@@ -155,7 +155,7 @@ pub type SaveFunction = dyn Fn(&Stored) -> Result<()> + Send + std::marker::Sync
 
 /// What a connection's writes must reach at each link before its peer counts for `WAIT`.
 #[derive(Debug)]
-pub struct Ticket(Vec<(Arc<Handle>, u64, Overflows)>);
+pub struct Ticket(Vec<(Arc<LinkHandle>, u64, Overflows)>);
 
 /// The list of links as a connection read it last: to read it for every write would make the
 /// processors pass its lock to and fro. It is let go with each batch of replies, so that nobody
@@ -168,22 +168,35 @@ impl ReplicationManager {
     /// [`ReplicationManager::advertise`].
     pub fn new(
         configuration: &Configuration,
+        ids: (u64, u64),
+        store: Arc<KeyValueStore>,
+        clock: Arc<HybridClock>,
+        storage: Option<Storage>,
+    ) -> Self {
+        let host = Box::new(Threads::new(configuration));
+        ReplicationManager::with_host(configuration, ids, store, clock, storage, host)
+    }
+
+    /// A manager on a machine that a test makes up.
+    pub fn with_host(
+        configuration: &Configuration,
         (node_id, run_id): (u64, u64),
         store: Arc<KeyValueStore>,
         clock: Arc<HybridClock>,
-        memory: Option<Memory>,
+        storage: Option<Storage>,
+        host: Box<dyn Host>,
     ) -> Self {
         let (options, limits) = (&configuration.replication, &configuration.limits);
         let identity = Identity {
             node_id,
             run_id,
             cluster: options.cluster.clone(),
-            is_durable: memory.is_some(),
+            is_durable: storage.is_some(),
             address: Err("it does not listen yet".into()),
         };
         let rounds = Rounds::new(ROUND_MS, CLEAN_ROUNDS);
-        let (stored, save) = match memory {
-            Some(Memory { stored, save }) => (stored, Some(save)),
+        let (stored, save) = match storage {
+            Some(Storage { stored, save }) => (stored, Some(save)),
             None => (Stored::default(), None),
         };
         let members =
@@ -194,8 +207,8 @@ impl ReplicationManager {
                 clock,
                 limits: limits.clone(),
                 options: options.clone(),
-                password: configuration.passwords.first.clone(),
-                began: Instant::now(),
+                began_ms: host.monotonic_ms(),
+                host,
                 saved: Mutex::new(stored),
                 save: save.map(Save),
                 links: RwLock::default(),
@@ -232,7 +245,7 @@ impl ReplicationManager {
         self.shared.update_links()?;
         let deadline = Instant::now() + self.shared.limits.seeds_timeout;
         for link in self.shared.links().values() {
-            link.tried.wait_timeout(deadline.saturating_duration_since(Instant::now()));
+            link.peer.tried.wait_timeout(deadline.saturating_duration_since(Instant::now()));
         }
         let peers = self.peers();
         let answering =
@@ -347,7 +360,7 @@ impl ReplicationManager {
     /// Records of a peer were refused, up to one of this time.
     fn refused_records(&self, from: &Greeted, time_max: u64) {
         let (shared, (id, address)) = (&self.shared, from.peer.name());
-        let ahead_s = (time_max >> COUNTER_BITS).saturating_sub(wall_clock_ms()) / 1_000;
+        let ahead_s = (time_max >> COUNTER_BITS).saturating_sub(shared.host.wall_ms()) / 1_000;
         shared.skewed.refused(id, shared.monotonic_ms(), PEERS_MAX, || {
             let Some(left_out) = shared.refusal_lines.admit() else {
                 return false;
@@ -382,9 +395,9 @@ impl ReplicationManager {
         let is_cut_off = |id, address: &str| lock(members).is_cut_off(Some(id), address);
         self.shared.inbound.close(is_cut_off);
         for link in self.shared.links().values() {
-            if lock(members).is_cut(link.number) {
-                link.interrupt();
-                link.set_state(State::Partitioned);
+            if lock(members).is_cut(link.peer.number) {
+                link.peer.interrupt();
+                link.peer.set_state(PeerState::Partitioned);
             }
         }
         Ok(())
@@ -399,7 +412,7 @@ impl ReplicationManager {
             peer => members.heal_peer(peer)?,
         }
         drop(members);
-        self.shared.links().values().for_each(|link| link.wake());
+        self.shared.links().values().for_each(|link| link.peer.wake());
         Ok(())
     }
 
@@ -416,13 +429,13 @@ impl ReplicationManager {
     pub fn ticket(&self) -> Ticket {
         let links = self.shared.links();
         let reach =
-            |link: &Arc<Handle>| (Arc::clone(link), link.queue.sent(), link.queue.overflows());
+            |link: &Arc<LinkHandle>| (Arc::clone(link), link.queue.sent(), link.queue.overflows());
         Ticket(links.values().map(reach).collect())
     }
 
     /// How many peers hold what the ticket is about.
     pub fn holding(&self, ticket: &Ticket) -> usize {
-        let holds = |(link, sent, overflows): &&(Arc<Handle>, u64, Overflows)| {
+        let holds = |(link, sent, overflows): &&(Arc<LinkHandle>, u64, Overflows)| {
             lock(&link.shown).held.covers(*sent, overflows)
         };
         ticket.0.iter().filter(holds).count()
@@ -431,7 +444,7 @@ impl ReplicationManager {
     /// How many peers are live.
     pub fn live_peers(&self) -> usize {
         let links = self.shared.links();
-        links.values().filter(|link| link.state() == State::Live).count()
+        links.values().filter(|link| link.peer.state() == PeerState::Live).count()
     }
 
     /// Waits until `is_done`, which is asked again whenever a peer holds more, or for `timeout`.
@@ -458,11 +471,12 @@ impl ReplicationManager {
 
     /// How each peer is.
     pub fn peers(&self) -> Vec<PeerStatus> {
+        let host = &self.shared.host;
         let members = lock(&self.shared.members);
         let links = self.shared.links();
         let shown = links.values().filter_map(|link| {
-            let contact = members.contacts().get(&link.number)?;
-            Some(link.status(contact.any_id(), self.shared.monotonic_ms()))
+            let contact = members.contacts().get(&link.peer.number)?;
+            Some(link.status(contact.any_id(), host.monotonic_ms(), host.wall_ms()))
         });
         shown.collect()
     }
@@ -482,19 +496,5 @@ impl ReplicationManager {
     pub fn advertised_address(&self) -> String {
         let members = lock(&self.shared.members);
         members.identity().address.clone().unwrap_or_default()
-    }
-}
-
-/// Where others reach a node that listens at `listening`.
-fn advertised(wanted: Option<&str>, listening: SocketAddr) -> std::result::Result<String, String> {
-    match wanted {
-        Some(address) => Ok(address.into()),
-        None if listening.ip().is_unspecified() => Err(format!(
-            "it listens on {}, which stands for every interface, and was not told where others reach it; \
-             start it with --advertise HOST:PORT",
-            listening.ip()
-        )),
-        None if listening.ip().is_loopback() => Ok(format!("localhost:{}", listening.port())),
-        None => Ok(listening.to_string()),
     }
 }

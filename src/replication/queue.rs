@@ -65,6 +65,30 @@ impl Overflows {
     }
 }
 
+/// What a peer is known to hold, for `WAIT`.
+///
+/// It is what one run of the peer has acknowledged after its own commit. So it counts while that
+/// run is connected. It also counts while a peer with stored data is away, since that data comes
+/// back. It does not count while an in-memory peer is away, which may have crashed. When another
+/// run answers, nothing counts before a comparison of everything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Everything was compared at least once, so what was written before there was a link is there
+    /// too.
+    pub is_complete: bool,
+    /// Changes of the queue that the peer holds.
+    pub sent: u64,
+    /// Marks that a finished comparison has dealt with.
+    pub overflows: Overflows,
+}
+
+impl Held {
+    /// Whether the peer holds all that was put into the queue, or marked, up to these counts.
+    pub fn covers(&self, sent: u64, overflows: &Overflows) -> bool {
+        self.is_complete && self.sent >= sent && self.overflows.covers(overflows)
+    }
+}
+
 impl Queue {
     /// An empty queue for so many keys and bytes.
     pub fn new(keys_max: usize, bytes_max: usize) -> Self {

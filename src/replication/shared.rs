@@ -3,30 +3,31 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, RwLock};
-use std::thread;
-use std::time::Instant;
 
-use crossbeam_channel::bounded;
 use log::warn;
 
-use super::handle::{Handle, State};
+use super::conversation::EventualConversation;
+use super::handle::LinkHandle;
+use super::host::Host;
 use super::link::Link;
 use super::members::{Members, Stored, Verdict};
 use super::receive::is_plausible;
 use super::skewed::SkewedPeers;
 use super::tombstones::{self, Rounds};
-use super::{Counters, SaveFunction, worker};
+use super::{Counters, SaveFunction};
 use crate::config::{Limits, ReplicationOptions};
 use crate::error::{Error, Result};
 use crate::guard::LogLimiter;
 use crate::locks::{lock, unpoisoned};
 use crate::metrics;
+use crate::peers::caller::Caller;
 use crate::peers::comparison::Revived;
+use crate::peers::conversation::Target;
 use crate::peers::inbound::Inbound;
 use crate::peers::introduction::Introduction;
 use crate::peers::view::View;
 use crate::store::KeyValueStore;
-use crate::store::version::{COUNTER_BITS, HybridClock, wall_clock_ms};
+use crate::store::version::{COUNTER_BITS, HybridClock};
 
 /// What the manager and the threads of all links share.
 ///
@@ -38,8 +39,9 @@ pub(super) struct Shared {
     pub(super) clock: Arc<HybridClock>,
     pub(super) limits: Limits,
     pub(super) options: ReplicationOptions,
-    pub(super) password: Option<Vec<u8>>,
-    pub(super) began: Instant,
+    pub(super) host: Box<dyn Host>,
+    /// When this node started, on the monotonic clock.
+    pub(super) began_ms: u64,
     pub(super) members: Mutex<Members>,
     /// What was stored last. Held while it is stored, so that nothing older is stored after it.
     pub(super) saved: Mutex<Stored>,
@@ -66,7 +68,7 @@ pub(super) struct Shared {
 }
 
 /// The links by the numbers of their contacts.
-pub(super) type Links = BTreeMap<u64, Arc<Handle>>;
+pub(super) type Links = BTreeMap<u64, Arc<LinkHandle>>;
 
 pub(super) struct Save(pub(super) Box<SaveFunction>);
 
@@ -78,13 +80,13 @@ impl std::fmt::Debug for Save {
 
 impl Shared {
     pub(super) fn monotonic_ms(&self) -> u64 {
-        self.began.elapsed().as_millis() as u64
+        self.host.monotonic_ms()
     }
 
     pub(super) fn view(&self) -> View<'_> {
         View {
             store: &self.store,
-            cutoff: tombstones::cutoff(wall_clock_ms(), self.options.tombstone_grace),
+            cutoff: tombstones::cutoff(self.host.wall_ms(), self.options.tombstone_grace),
         }
     }
 
@@ -93,18 +95,20 @@ impl Shared {
         Arc::clone(&links)
     }
 
-    pub(super) fn addresses(&self, number: u64) -> Option<Vec<String>> {
+    /// How many addresses the peer of a link has.
+    pub(super) fn address_count(&self, number: u64) -> u64 {
         let members = lock(&self.members);
-        Some(members.contacts().get(&number)?.addresses.clone())
+        members.contacts().get(&number).map_or(0, |contact| contact.addresses.len() as u64)
     }
 
-    /// Whether a link must end or stand still.
-    pub(super) fn link_fate(&self, number: u64) -> Option<worker::End> {
+    /// Where the peer of a link can be reached.
+    pub(super) fn target(&self, number: u64) -> Target {
         let members = lock(&self.members);
-        if !members.contacts().contains_key(&number) {
-            return Some(worker::End::Gone);
+        match members.contacts().get(&number) {
+            None => Target::Gone,
+            Some(_) if members.is_cut(number) => Target::Cut,
+            Some(contact) => Target::At(contact.addresses.clone()),
         }
-        members.is_cut(number).then_some(worker::End::Cut)
     }
 
     pub(super) fn introduction(&self, is_answer: bool) -> Result<Introduction> {
@@ -120,7 +124,7 @@ impl Shared {
             node_id: identity.node_id,
             run_id: identity.run_id,
             is_durable: identity.is_durable,
-            clock: self.clock.latest().max(wall_clock_ms() << COUNTER_BITS),
+            clock: self.clock.latest().max(self.host.wall_ms() << COUNTER_BITS),
             address,
             members: known,
             bans,
@@ -139,18 +143,18 @@ impl Shared {
         self.update_links()?;
         let links = self.links();
         let known = known_to.iter().filter_map(|number| links.get(number));
-        known.for_each(|link| link.wake());
+        known.for_each(|link| link.peer.wake());
         Ok(())
     }
 
     /// The peer of a link answered our HELLO.
     pub(super) fn answered(
         self: &Arc<Self>,
-        link: &Handle,
+        link: &LinkHandle,
         address: &str,
         by: &Introduction,
     ) -> Result<Verdict> {
-        let verdict = lock(&self.members).answered(link.number, address, by);
+        let verdict = lock(&self.members).answered(link.peer.number, address, by);
         if verdict == Verdict::Member {
             lock(&link.shown).clock_ahead_ms = self.adopt_clock(by);
         }
@@ -161,7 +165,7 @@ impl Shared {
 
     /// Learns of another node's clock, unless it is too far ahead. How far ahead it is.
     pub(super) fn adopt_clock(&self, of: &Introduction) -> i64 {
-        let wall_ms = wall_clock_ms();
+        let wall_ms = self.host.wall_ms();
         if is_plausible(of.clock, wall_ms, self.options.clock_skew_max) {
             self.clock.observe(of.clock);
         }
@@ -183,11 +187,10 @@ impl Shared {
         });
         for (number, contact) in members.contacts() {
             if !next.contains_key(number) {
-                let (wake, woken) = bounded(1);
-                let link = Handle::new(*number, &contact.addresses[0], wake, &self.limits);
-                let link = Arc::new(link);
+                let address = &contact.addresses[0];
+                let link = Arc::new(LinkHandle::new(*number, address, &self.limits));
                 next.insert(*number, Arc::clone(&link));
-                new.push((link, woken));
+                new.push(link);
             }
         }
         self.has_links.store(!next.is_empty(), Ordering::SeqCst);
@@ -204,35 +207,32 @@ impl Shared {
         if let Err(error) = self.save_members() {
             warn!("cannot store who is in the cluster: {error}");
         }
-        gone.iter().for_each(|link| link.interrupt());
-        for (link, woken) in new {
-            let shared = Arc::clone(self);
-            thread::Builder::new()
-                .name(format!("link-{}", link.number))
-                .spawn(move || worker::run(&link, &shared, &woken))?;
+        gone.iter().for_each(|link| link.peer.interrupt());
+        for link in new {
+            let peer = Arc::clone(&link.peer);
+            let conversation = EventualConversation::new(Arc::clone(self), link);
+            self.host.start(Caller::new(conversation, peer, self.host.random()))?;
         }
         Ok(())
     }
 
     /// A link talks with this node now, or with nobody.
-    pub(super) fn reached(&self, link: &Handle, id: Option<u64>) {
-        lock(&link.shown).peer = id;
+    pub(super) fn reached(&self, link: &LinkHandle, id: Option<u64>) {
+        link.peer.set_id(id);
         self.update_apart();
     }
 
-    /// Whether another link talks with this node.
-    pub(super) fn is_reached(&self, id: u64, besides: &Handle) -> bool {
+    /// Whether another link than this one talks with this node.
+    pub(super) fn is_reached(&self, id: u64, number: u64) -> bool {
         let links = self.links();
-        let others = links.values().filter(|link| link.number != besides.number);
-        others.map(|link| lock(&link.shown).peer).any(|peer| peer == Some(id))
+        links.values().any(|link| link.peer.number != number && link.peer.id() == Some(id))
     }
 
     /// Lets all links know whether some member cannot be reached.
     fn update_apart(&self) {
         let holders = lock(&self.members).holders();
         let links = self.links();
-        let is_away =
-            |number| links.get(number).is_some_and(|link| lock(&link.shown).peer.is_none());
+        let is_away = |number| links.get(number).is_some_and(|link| link.peer.id().is_none());
         let is_apart = holders.keys().any(is_away);
         links.values().for_each(|link| link.queue.set_apart(is_apart));
     }
@@ -257,12 +257,12 @@ impl Shared {
         Ok(())
     }
 
-    /// Shows to others how a link is.
-    pub(super) fn publish(&self, handle: &Handle, link: &Link) {
+    /// Shows to others what the peer of a link holds.
+    pub(super) fn publish(&self, handle: &LinkHandle, link: &Link) {
         let mut shown = lock(&handle.shown);
         let has_progressed = shown.held != link.held();
         shown.held = link.held();
-        (shown.answered, shown.is_connected) = (link.answered(), link.is_introduced());
+        shown.answered = link.answered();
         shown.oldest_ms = link.oldest_ms();
         shown.waiting = link.waiting();
         drop(shown);
@@ -271,26 +271,16 @@ impl Shared {
             let _guard = lock(&self.progress.0);
             self.progress.1.notify_all();
         }
-        if link.is_refused() {
-            handle.set_state(State::Refused("clock skew".into()));
-        } else if link.is_live() {
-            handle.set_state(State::Live);
-        } else if link.is_answering()
-            || link.is_introduced() && !matches!(handle.state(), State::Refused(_))
-        {
-            // Who refused before may do so again after its HELLO: that is no news.
-            handle.set_state(State::Syncing);
-        }
     }
 
     /// A link has compared everything with its peer.
-    pub(super) fn synced(&self, handle: &Handle, began_ms: u64, revived: &Revived) {
+    pub(super) fn compared(&self, handle: &LinkHandle, began_ms: u64, revived: &Revived) {
         let now_ms = self.monotonic_ms();
         metrics::add(&self.counters.syncs_finished, 1);
         lock(&handle.shown).last_sync_ms = Some(now_ms);
         let holders = lock(&self.members).holders();
         let mut rounds = lock(&self.rounds);
-        rounds.compared(handle.number, (began_ms, now_ms), revived, &holders, &self.store);
+        rounds.compared(handle.peer.number, (began_ms, now_ms), revived, &holders, &self.store);
         rounds.begin(now_ms, self.view());
     }
 }

@@ -3,7 +3,7 @@
 use kvstore::peers::introduction::Introduction;
 use kvstore::peers::requests::{PeerReply, PeerRequest};
 use kvstore::peers::view::View;
-use kvstore::replication::link::Step;
+use kvstore::replication::link::LinkStep;
 use kvstore::replication::members::Verdict;
 use kvstore::replication::receive;
 use kvstore::store::digest::{key_hash, shard_of};
@@ -36,41 +36,54 @@ impl Cluster {
         }
         let view = View { store: &node.store, cutoff };
         match sim.link.next(now_ms, &sim.queue, view, &self.limits) {
-            Step::Wait { .. } => {}
-            Step::Synced { began_ms, revived } => {
+            LinkStep::Wait { .. } => {}
+            LinkStep::Compared { began_ms, revived } => {
                 let holders = node.members.holders();
                 node.rounds.compared(number, (began_ms, now_ms), &revived, &holders, &node.store);
                 node.rounds.begin(now_ms, view);
             }
-            Step::Send(requests) => {
-                let target = connection.target;
-                let id = connection.id;
-                connection.under_way = Some((requests.clone(), now_ms + 5_000));
-                connection.exchange += 1;
-                let exchange = connection.exchange;
-                let is_merge = matches!(requests[..], [PeerRequest::Merge(_)]);
-                self.merges += u64::from(is_merge);
-                let hello =
-                    (requests[0] == PeerRequest::Hello).then(|| self.introduction(index, false));
-                let sender_id = self.nodes[index].members.identity().node_id;
-                let copies = match self.network.random.below(40) {
-                    0 if !self.network.is_healthy => 0,
-                    1 if is_merge => 2,
-                    _ => 1,
-                };
-                for _ in 0..copies {
-                    let message = Message::Requests {
-                        from: index,
-                        link: number,
-                        connection: id,
-                        exchange,
-                        requests: requests.clone(),
-                        hello: hello.clone(),
-                        sender_id,
-                    };
-                    self.network.send(target, message);
-                }
+            LinkStep::Greet => {
+                let hello = PeerRequest::Hello(self.introduction(index, false));
+                self.send_requests(index, number, vec![hello]);
             }
+            LinkStep::Send(requests) => self.send_requests(index, number, requests),
+        }
+    }
+
+    fn send_requests(&mut self, index: usize, number: u64, requests: Vec<PeerRequest>) {
+        let now_ms = self.network.now_ms;
+        let sim = self.nodes[index].links.get_mut(&number);
+        let Some(connection) = sim.and_then(|sim| sim.connection.as_mut()) else {
+            return;
+        };
+        let target = connection.target;
+        let id = connection.id;
+        connection.under_way = Some((requests.clone(), now_ms + 5_000));
+        connection.exchange += 1;
+        let exchange = connection.exchange;
+        let is_merge = matches!(requests[..], [PeerRequest::Merge(_)]);
+        self.merges += u64::from(is_merge);
+        let hello = match &requests[0] {
+            PeerRequest::Hello(introduction) => Some(introduction.clone()),
+            _ => None,
+        };
+        let sender_id = self.nodes[index].members.identity().node_id;
+        let copies = match self.network.random.below(40) {
+            0 if !self.network.is_healthy => 0,
+            1 if is_merge => 2,
+            _ => 1,
+        };
+        for _ in 0..copies {
+            let message = Message::Requests {
+                from: index,
+                link: number,
+                connection: id,
+                exchange,
+                requests: requests.clone(),
+                hello: hello.clone(),
+                sender_id,
+            };
+            self.network.send(target, message);
         }
     }
 

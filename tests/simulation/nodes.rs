@@ -313,7 +313,7 @@ impl Cluster {
             let view = View { store: &node.store, cutoff };
             replies.push(match request {
                 _ if !is_let_in => PeerReply::Error("say PEER HELLO first".into()),
-                PeerRequest::Hello => PeerReply::Error("HELLO comes alone".into()),
+                PeerRequest::Hello(_) => PeerReply::Error("HELLO comes alone".into()),
                 PeerRequest::ShardDigests => PeerReply::Bytes(view.shard_digests()),
                 PeerRequest::BucketDigests(shard) => PeerReply::Bytes(view.bucket_digests(*shard)),
                 PeerRequest::Versions(place) => {

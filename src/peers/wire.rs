@@ -2,7 +2,7 @@
 //!
 //! A slow connection is not a dead one: a batch of a megabyte takes ten seconds at 100 KB/s. So an
 //! exchange has no limit as a whole. It fails when the peer has given no *sign of life* for
-//! [`Limits::link_reply_timeout`](crate::config::Limits::link_reply_timeout). Signs are:
+//! [`WireOptions::silence_max`]. Signs are:
 //! - a KiB more of a reply;
 //! - while the peer reads a batch, a line `+<bytes so far>`, which it sends every second: see
 //!   [`server::progress`](crate::server::progress).
@@ -14,15 +14,12 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::handle::Handle;
-use super::shared::Shared;
+use super::requests::{PeerReply, PeerRequest};
+use super::status::PeerHandle;
 use crate::client::{Response, encode, has_ended, open};
-use crate::config::Limits;
 use crate::error::{Error, Result};
 use crate::guard::sentence;
 use crate::metrics;
-use crate::peers::introduction::Introduction;
-use crate::peers::requests::{PeerReply, PeerRequest};
 
 /// Longest wait for a peer to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -38,16 +35,25 @@ const STANDSTILL_MAX: Duration = Duration::from_secs(30);
 /// while that is read.
 const BUFFER_BYTES: usize = 64 * 1024;
 
+/// How connections to peers are made.
+#[derive(Clone, Debug)]
+pub struct WireOptions {
+    /// Longest silence of a peer that owes a reply.
+    pub silence_max: Duration,
+    /// What the peer asks for, if it does.
+    pub password: Option<Vec<u8>>,
+}
+
 /// A connection to a peer.
-pub(super) struct Wire<'a> {
-    incoming: Incoming<'a>,
+pub(super) struct Wire {
+    incoming: Incoming,
 }
 
 /// What the peer sends.
-struct Incoming<'a> {
+struct Incoming {
     stream: Arc<TcpStream>,
     /// Counts what travels, also in an exchange that fails.
-    handle: &'a Handle,
+    peer: Arc<PeerHandle>,
     silence_max: Duration,
     heard: Instant,
     /// Bytes received since the last sign of life.
@@ -63,31 +69,38 @@ struct Reading {
     grew: Instant,
 }
 
-impl<'a> Wire<'a> {
-    pub(super) fn connect(address: &str, handle: &'a Handle, limits: &Limits) -> io::Result<Self> {
+impl Wire {
+    /// Connects, and gives the password.
+    pub(super) fn open(
+        address: &str,
+        peer: &Arc<PeerHandle>,
+        options: &WireOptions,
+    ) -> Result<Self> {
         let stream = Arc::new(open(address, CONNECT_TIMEOUT, WRITE_SLICE)?);
-        let incoming = Incoming {
-            stream,
-            handle,
-            silence_max: limits.link_reply_timeout,
-            heard: Instant::now(),
-            bytes: 0,
-            buffer: Vec::new(),
-            start: 0,
+        peer.set_socket(Some(Arc::clone(&stream)));
+        let mut wire = Wire {
+            incoming: Incoming {
+                stream,
+                peer: Arc::clone(peer),
+                silence_max: options.silence_max,
+                heard: Instant::now(),
+                bytes: 0,
+                buffer: Vec::new(),
+                start: 0,
+            },
         };
-        Ok(Wire { incoming })
-    }
-
-    pub(super) fn stream(&self) -> &Arc<TcpStream> {
-        &self.incoming.stream
+        if let Some(password) = &options.password {
+            wire.authenticate(password)?;
+        }
+        Ok(wire)
     }
 
     /// Whether the peer has hung up, while nothing is under way.
     pub(super) fn has_ended(&self) -> bool {
-        !self.incoming.unread().is_empty() || has_ended(self.stream())
+        !self.incoming.unread().is_empty() || has_ended(&self.incoming.stream)
     }
 
-    pub(super) fn authenticate(&mut self, password: &[u8]) -> Result<()> {
+    fn authenticate(&mut self, password: &[u8]) -> Result<()> {
         self.incoming.sign();
         self.write_all(&encode(&[b"AUTH", password]), &mut None)?;
         match Response::read_within(&mut self.incoming, AUTH_REPLY_BYTES_MAX)? {
@@ -102,22 +115,14 @@ impl<'a> Wire<'a> {
     }
 
     /// Sends requests together and reads their replies.
-    pub(super) fn exchange(
-        &mut self,
-        requests: &[PeerRequest],
-        shared: &Shared,
-    ) -> Result<Vec<PeerReply>> {
+    pub(super) fn exchange(&mut self, requests: &[PeerRequest]) -> Result<Vec<PeerReply>> {
         self.incoming.sign();
-        let introduction = match requests.first() {
-            Some(PeerRequest::Hello) => shared.introduction(false)?,
-            _ => Introduction::default(),
-        };
         // A batch is alone in its exchange: see `Link::next`.
         let mut reading = matches!(requests, [PeerRequest::Merge(_)])
             .then(|| Reading { bytes: 0, grew: Instant::now() });
         let mut text = Vec::new();
         for request in requests {
-            request.encode(&introduction, &mut text);
+            request.encode(&mut text);
             if let PeerRequest::Merge(records) = request {
                 self.write_all(&text, &mut reading)?;
                 self.write_all(records, &mut reading)?;
@@ -139,7 +144,7 @@ impl<'a> Wire<'a> {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(len) => {
                     bytes = &bytes[len..];
-                    metrics::add(&incoming.handle.sent_bytes, len as u64);
+                    metrics::add(&incoming.peer.sent_bytes, len as u64);
                 }
                 Err(error) if is_transient(&error) => {
                     if let Some(reading) = reading {
@@ -153,7 +158,7 @@ impl<'a> Wire<'a> {
     }
 }
 
-impl Incoming<'_> {
+impl Incoming {
     fn unread(&self) -> &[u8] {
         &self.buffer[self.start..]
     }
@@ -241,12 +246,12 @@ impl Incoming<'_> {
         if self.bytes >= SIGN_BYTES {
             self.sign();
         }
-        metrics::add(&self.handle.received_bytes, len as u64);
+        metrics::add(&self.peer.received_bytes, len as u64);
         received
     }
 }
 
-impl BufRead for Incoming<'_> {
+impl BufRead for Incoming {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         while self.unread().is_empty() {
             let left = self.left()?;
@@ -265,7 +270,7 @@ impl BufRead for Incoming<'_> {
     }
 }
 
-impl Read for Incoming<'_> {
+impl Read for Incoming {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let len = self.fill_buf()?.read(buffer)?;
         self.consume(len);
@@ -273,9 +278,10 @@ impl Read for Incoming<'_> {
     }
 }
 
-impl Drop for Wire<'_> {
+impl Drop for Wire {
     fn drop(&mut self) {
-        let _ = self.stream().shutdown(Shutdown::Both);
+        self.incoming.peer.set_socket(None);
+        let _ = self.incoming.stream.shutdown(Shutdown::Both);
     }
 }
 
