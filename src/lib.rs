@@ -62,7 +62,7 @@
 //! | `durability` | `store` |
 //! | `client` | `protocol` |
 //! | `peers` | `client`, `protocol`, `store` |
-//! | `replication` | `client`, `peers`, `store` |
+//! | `replication` | `peers`, `store` |
 //! | `node` | `durability`, `peers`, `replication`, `store` |
 //! | `web` | `node`, `protocol` |
 //! | `server` | `node`, `protocol`, `web` |

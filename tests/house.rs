@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 const FILE_LINES_MAX: usize = 400;
 /// Files that are still longer, with the lines that they may have. Shorten them and take them out.
 const STILL_LONG: [(&str, usize); 3] = [
-    ("src/replication/link.rs", 576),
+    ("src/replication/link.rs", 557),
     ("src/replication/members.rs", 584),
     ("src/replication/mod.rs", 500),
 ];

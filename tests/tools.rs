@@ -386,7 +386,7 @@ fn a_trace_tells_the_story_of_one_write_on_two_nodes() {
             format!(
                 "{client} TRACE kvstore::node::data] key \"name\", 5 bytes: merged with version "
             ),
-            format!("{client} TRACE kvstore::replication] told 1 links which key changed\n"),
+            format!("{client} TRACE kvstore::replication] queued the key for links: 1\n"),
             format!(
                 "{client} TRACE kvstore::node::batch] committed up to position 33: on the disk\n"
             ),

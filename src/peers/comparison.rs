@@ -37,8 +37,6 @@ pub struct ShardSet(pub [u64; SHARDS / 64]);
 impl ShardSet {
     /// Every shard.
     pub const ALL: ShardSet = ShardSet([u64::MAX; SHARDS / 64]);
-    /// No shard.
-    pub const NONE: ShardSet = ShardSet([0; SHARDS / 64]);
 
     /// Whether a shard is in the set.
     pub fn contains(&self, shard: usize) -> bool {

@@ -18,10 +18,11 @@ use crate::error::Result;
 use crate::locks::lock;
 use crate::metrics;
 
-/// How long a node waits for others to introduce themselves before it counts as alone. Links try at
-/// least every two seconds, at up to three addresses, each for at most a second, or five when the
-/// other end is silent.
-const INTRODUCTIONS_WAIT_MS: u64 = 30_000;
+/// How long a node waits for others to introduce themselves before it counts as alone. If its
+/// machine lost power, an idle link of a peer notices only with its next comparison, after up to
+/// 60 s, and its timeout of 5 s. Then the link tries at least every two seconds, at up to three
+/// addresses, each for at most a second, or five when the other end is silent.
+const INTRODUCTIONS_WAIT_MS: u64 = 90_000;
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_secs(1);
 

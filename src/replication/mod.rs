@@ -284,7 +284,7 @@ impl ReplicationManager {
                 link.queue.mark(shard);
             }
         }
-        trace!("told {} links which key changed", links.len());
+        trace!("queued the key for links: {}", links.len());
     }
 
     /// Whether a delete must leave a tombstone: not on a node that is alone
