@@ -4,9 +4,9 @@
 //! link has to wait while millions of them are taken out of the store.
 //!
 //! A node that is alone keeps no tombstones: nobody can bring back what it deletes. One that has
-//! just started does not know yet: others may name it as their seed, and hold data that it lost
-//! with its memory. They try again every two seconds. So a node keeps its tombstones for its first
-//! [`INTRODUCTIONS_WAIT_MS`], whoever it knows of.
+//! just started does not know yet: others may name it as their seed, hold data that it lost with
+//! its memory, and notice only after a minute that it started again. So a node keeps its tombstones
+//! for its first [`INTRODUCTIONS_WAIT_MS`], whoever it knows of.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
