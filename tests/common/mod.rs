@@ -14,7 +14,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -378,8 +378,11 @@ pub struct Terminal {
 impl Terminal {
     /// Starts a shell command at a terminal.
     pub fn start(command: &str) -> Terminal {
-        let mut script = Command::new("script");
-        script.args(["-qfec", command, "/dev/null"]).env("TERM", "dumb");
+        // A shell without job control starts what is in the background with Ctrl-C ignored, and a
+        // program inherits that.
+        let mut script = Command::new("env");
+        script.args(["--default-signal=INT,QUIT", "script", "-qfec", command, "/dev/null"]);
+        script.env("TERM", "dumb");
         let mut child = script
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -429,9 +432,12 @@ impl Terminal {
 
     /// The rest of what is shown, to the end of the program.
     pub fn finish(mut self) -> String {
-        while let Ok(byte) = self.screen.recv_timeout(SOON) {
-            if byte != b'\r' {
-                self.shown.push(char::from(byte));
+        loop {
+            match self.screen.recv_timeout(SOON) {
+                Ok(b'\r') => {}
+                Ok(byte) => self.shown.push(char::from(byte)),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => panic!("it does not end: {:?}", self.shown),
             }
         }
         let _ = self.program.0.wait();
