@@ -25,20 +25,14 @@ impl Node {
             return Ok(Node::new(configuration));
         };
         let store = Arc::new(KeyValueStore::new());
-        let is_alone = configuration.replication.seeds.is_empty();
         let opening = Opening {
             policy: configuration.fsync,
             salvage: configuration.salvage,
-            has_seeds: !is_alone,
+            has_seeds: !configuration.replication.seeds.is_empty(),
             clock_skew_max: configuration.replication.clock_skew_max,
             restamp: configuration.restamp,
         };
         let durability = Durability::open(directory, opening, &store)?;
-        if is_alone && durability.node_file.members.is_empty() {
-            // Recovery needed the tombstones, because it merges records in any order. From now on
-            // no other node can bring an older value back.
-            store.drop_all_tombstones();
-        }
         Ok(Node::with(configuration, store, Some(Arc::new(durability))))
     }
 
@@ -55,7 +49,6 @@ impl Node {
         let (clock, run_id) = (Arc::new(HybridClock::default()), random_id());
         let (mut node_id, mut memory) = (random_id(), None);
         if let Some(durability) = &durability {
-            clock.observe(durability.recovered.time_max);
             node_id = durability.node_file.node_id;
             memory = Some(memory_of(durability));
         }
@@ -99,7 +92,7 @@ fn memory_of(durability: &Arc<Durability>) -> Storage {
         StoredMember { id: *id, address, is_durable: !has(IN_MEMORY), known_by }
     });
     let stored = Stored { members: members.collect(), bans: file.bans.clone() };
-    let node_id = file.node_id;
+    let (node_id, time_max) = (file.node_id, durability.recovered.time_max);
     let save = move |stored: &Stored| {
         let file = NodeFile {
             node_id,
@@ -108,7 +101,7 @@ fn memory_of(durability: &Arc<Durability>) -> Storage {
         };
         Ok(durability.save_node_file(&file)?)
     };
-    Storage { stored, save: Box::new(save) }
+    Storage { stored, time_max, save: Box::new(save) }
 }
 
 /// A member as the file `node` has it.

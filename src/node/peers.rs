@@ -51,7 +51,7 @@ impl Node {
             replication.nudge();
         }
         if let Some(socket) = socket {
-            *peer = Some(replication.greeted(&from, socket));
+            *peer = Some(replication.greeted(&from, socket.clone()));
         }
         Ok(answer)
     }

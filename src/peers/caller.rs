@@ -98,6 +98,11 @@ impl<C: Conversation> Caller<C> {
         matches!(self.stage, Stage::Calling { is_connected: true, .. })
     }
 
+    /// Whether the peer is none any more.
+    pub fn has_ended(&self) -> bool {
+        matches!(self.stage, Stage::Ended)
+    }
+
     /// What to do next. No exchange may be under way.
     pub fn next(&mut self, now_ms: u64) -> Action {
         loop {

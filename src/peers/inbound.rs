@@ -1,30 +1,35 @@
 //! The connections that peers have made to this node: one counts for each node id, the newest.
 
 use std::collections::HashMap;
+use std::fmt::Debug;
 use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::locks::lock;
 
 /// A peer that introduces itself again after less time compares everything again and again.
-const RESTLESS: Duration = Duration::from_secs(8);
+const RESTLESS_MS: u64 = 8_000;
 
-/// Whether a peer that introduced itself twice on one connection, with this time between, compares
-/// so often because it cannot reach some other member: see `APART_SYNC_MS` in [`crate::replication::link`]. It
-/// is the only one to know.
-pub fn is_restless(pause: Duration) -> bool {
-    pause < RESTLESS
+/// The connection of a peer; a test has its own kind.
+pub trait Socket: Debug + Send + Sync {
+    /// Ends it in both directions.
+    fn shut(&self);
+}
+
+impl Socket for TcpStream {
+    fn shut(&self) {
+        let _ = self.shutdown(Shutdown::Both);
+    }
 }
 
 /// A connection on which a peer has introduced itself.
 #[derive(Debug)]
 pub struct Peer {
     id: u64,
-    greeted: Instant,
+    greeted_ms: u64,
     address: String,
-    socket: Arc<TcpStream>,
+    socket: Arc<dyn Socket>,
     /// Held while a batch is merged: when a newer connection has taken over, nothing more comes
     /// from this one.
     is_current: Mutex<bool>,
@@ -42,9 +47,11 @@ impl Peer {
         ))
     }
 
-    /// Whether this node introduced itself on this connection only moments ago.
-    pub fn was_just_greeted(&self, id: u64) -> bool {
-        self.id == id && is_restless(self.greeted.elapsed())
+    /// Whether this node introduced itself on this connection only moments ago. It compares so
+    /// often because it cannot reach some other member: see `APART_SYNC_MS` in
+    /// [`crate::replication::link`]. It is the only one to know.
+    pub fn was_just_greeted(&self, id: u64, now_ms: u64) -> bool {
+        self.id == id && now_ms.saturating_sub(self.greeted_ms) < RESTLESS_MS
     }
 
     /// The peer's node id and address.
@@ -54,7 +61,7 @@ impl Peer {
 
     fn end(&self) {
         *lock(&self.is_current) = false;
-        let _ = self.socket.shutdown(Shutdown::Both);
+        self.socket.shut();
     }
 }
 
@@ -68,18 +75,24 @@ pub struct Inbound(Mutex<HashMap<u64, Arc<Peer>>>);
 
 impl Inbound {
     /// A node introduced itself on `socket`: its older connections end.
-    pub fn greeted(&self, id: u64, address: &str, socket: &Arc<TcpStream>) -> Arc<Peer> {
+    pub fn greeted(
+        &self,
+        id: u64,
+        address: &str,
+        socket: Arc<dyn Socket>,
+        now_ms: u64,
+    ) -> Arc<Peer> {
         let peer = Arc::new(Peer {
             id,
-            greeted: Instant::now(),
+            greeted_ms: now_ms,
             address: address.into(),
-            socket: Arc::clone(socket),
+            socket: Arc::clone(&socket),
             is_current: Mutex::new(true),
         });
         let before = lock(&self.0).insert(id, Arc::clone(&peer));
         if let Some(before) = before {
             *lock(&before.is_current) = false;
-            if !Arc::ptr_eq(&before.socket, socket) {
+            if !Arc::ptr_eq(&before.socket, &socket) {
                 before.end();
             }
         }

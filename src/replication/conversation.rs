@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, select};
 use super::handle::LinkHandle;
 use super::link::{Link, LinkStep};
 use super::members::Verdict;
+use super::queue::Queue;
 use super::shared::Shared;
 use crate::error::{Error, Result};
 use crate::metrics;
@@ -43,9 +44,14 @@ impl EventualConversation {
         EventualConversation { shared, handle, link, address: String::new(), strangers }
     }
 
-    /// The state machine.
-    pub fn link(&self) -> &Link {
-        &self.link
+    /// Who answered the HELLO last.
+    pub fn peer_id(&self) -> Option<u64> {
+        self.link.peer.map(|run| run.node_id)
+    }
+
+    /// The changes that wait for the peer.
+    pub fn queue(&self) -> &Queue {
+        &self.handle.queue
     }
 
     fn number(&self) -> u64 {

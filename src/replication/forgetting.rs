@@ -26,21 +26,25 @@ const INTRODUCTIONS_WAIT_MS: u64 = 90_000;
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Keeps tombstones from now on, and starts the thread that forgets them when they are not needed.
+/// Starts the thread that forgets tombstones when they are not needed.
 pub(super) fn start(shared: &Arc<Shared>) -> Result<()> {
-    shared.keeps_tombstones.store(true, Ordering::SeqCst);
     let shared = Arc::clone(shared);
     thread::Builder::new().name("tombstones".into()).spawn(move || {
         loop {
             thread::sleep(INTERVAL);
-            shared.forget_if_alone();
-            shared.forget_tombstones();
+            shared.forget_deletes();
         }
     })?;
     Ok(())
 }
 
 impl Shared {
+    /// What the thread does each time.
+    pub(super) fn forget_deletes(&self) {
+        self.forget_if_alone();
+        self.forget_tombstones();
+    }
+
     /// Forgets all tombstones, and keeps none from now on, if this node is alone.
     pub(super) fn forget_if_alone(&self) {
         let members = lock(&self.members);

@@ -62,8 +62,8 @@ pub enum LinkStep {
 
 /// One run of a peer's process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Run {
-    node_id: u64,
+pub(super) struct Run {
+    pub(super) node_id: u64,
     run_id: u64,
     is_durable: bool,
 }
@@ -90,7 +90,7 @@ pub struct Link {
     /// Those among them that the peer has answered, whether it took or refused them.
     answered: u64,
     /// Who answered our HELLO last.
-    peer: Option<Run>,
+    pub(super) peer: Option<Run>,
     /// Of that run of the peer.
     held: Held,
     /// Something may have been lost, or was refused, since the last finished comparison of

@@ -62,7 +62,7 @@ mod shared;
 mod skewed;
 pub mod tombstones;
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, RwLock};
 use std::time::{Duration, Instant};
@@ -75,7 +75,7 @@ use crate::guard::{LogLimiter, shown};
 use crate::locks::{lock, unpoisoned};
 use crate::metrics;
 use crate::peers::identity::{Identity, advertised};
-use crate::peers::inbound::{self, Inbound};
+use crate::peers::inbound::{self, Inbound, Socket};
 use crate::peers::introduction::Introduction;
 use crate::peers::status::PeerState;
 pub use crate::peers::status::PeerStatus;
@@ -84,9 +84,11 @@ use crate::store::KeyValueStore;
 use crate::store::version::{COUNTER_BITS, HybridClock};
 pub use conversation::EventualConversation;
 use handle::LinkHandle;
+pub use handle::Ticket;
 use host::{Host, Threads};
 use members::{Members, Stored};
-use queue::{Change, Overflows};
+use queue::Change;
+pub use shared::{Counters, SaveFunction, Storage};
 use shared::{Save, Shared};
 use skewed::SkewedPeers;
 use tombstones::{CLEAN_ROUNDS, ROUND_MS, Rounds};
@@ -94,18 +96,6 @@ use tombstones::{CLEAN_ROUNDS, ROUND_MS, Rounds};
 /// Peers this node has links to. Each costs a thread and a queue. Further ones are refused and
 /// counted.
 const PEERS_MAX: usize = 64;
-
-/// Counts since the start of the node.
-#[derive(Debug, Default)]
-#[allow(missing_docs)] // The names say it.
-pub struct Counters {
-    pub records_merged: AtomicU64,
-    pub records_refused: AtomicU64,
-    pub hellos_refused: AtomicU64,
-    pub links_broken: AtomicU64,
-    pub syncs_finished: AtomicU64,
-    pub tombstones_dropped: AtomicU64,
-}
 
 /// Members and the links to them.
 #[derive(Debug)]
@@ -129,7 +119,7 @@ impl Greeted {
 
     /// Whether this node introduced itself on this connection only moments ago.
     pub fn was_just_greeted(&self, id: u64) -> bool {
-        self.peer.was_just_greeted(id)
+        self.peer.was_just_greeted(id, self.shared.monotonic_ms())
     }
 }
 
@@ -140,22 +130,6 @@ impl Drop for Greeted {
         }
     }
 }
-
-/// Where who is in the cluster survives a restart.
-#[allow(missing_debug_implementations)] // It holds a function.
-pub struct Storage {
-    /// As of the start.
-    pub stored: Stored,
-    /// Stores it; safe when this returns.
-    pub save: Box<SaveFunction>,
-}
-
-/// Stores who is in the cluster.
-pub type SaveFunction = dyn Fn(&Stored) -> Result<()> + Send + std::marker::Sync;
-
-/// What a connection's writes must reach at each link before its peer counts for `WAIT`.
-#[derive(Debug)]
-pub struct Ticket(Vec<(Arc<LinkHandle>, u64, Overflows)>);
 
 /// The list of links as a connection read it last: to read it for every write would make the
 /// processors pass its lock to and fro. It is let go with each batch of replies, so that nobody
@@ -196,11 +170,19 @@ impl ReplicationManager {
         };
         let rounds = Rounds::new(ROUND_MS, CLEAN_ROUNDS);
         let (stored, save) = match storage {
-            Some(Storage { stored, save }) => (stored, Some(save)),
+            Some(Storage { stored, time_max, save }) => {
+                clock.observe(time_max);
+                (stored, Some(save))
+            }
             None => (Stored::default(), None),
         };
         let members =
             Members::new(identity, &options.seeds, configuration.dials(), &stored, PEERS_MAX);
+        if members.is_alone() {
+            // Recovery needed the tombstones, because it merges records in any order. From now on
+            // no other node can bring an older value back.
+            store.drop_all_tombstones();
+        }
         ReplicationManager {
             shared: Arc::new(Shared {
                 store,
@@ -241,8 +223,8 @@ impl ReplicationManager {
     /// the others' clocks before it stamps a write, or the write could lose against its own earlier
     /// ones. If nobody answers, it could, and the log says so.
     pub fn start(&self) -> Result<()> {
+        self.start_links()?;
         forgetting::start(&self.shared)?;
-        self.shared.update_links()?;
         let deadline = Instant::now() + self.shared.limits.seeds_timeout;
         for link in self.shared.links().values() {
             link.peer.tried.wait_timeout(deadline.saturating_duration_since(Instant::now()));
@@ -262,6 +244,23 @@ impl ReplicationManager {
             );
         }
         Ok(())
+    }
+
+    /// Starts the links, and keeps tombstones from now on.
+    pub fn start_links(&self) -> Result<()> {
+        self.shared.keeps_tombstones.store(true, Ordering::SeqCst);
+        self.shared.update_links()
+    }
+
+    /// Forgets the deletes that nobody needs any more.
+    pub fn forget_deletes(&self) {
+        self.shared.forget_deletes();
+    }
+
+    /// Asks fewer or more rounds whether a delete may be forgotten: for the test that shows why
+    /// there are so many.
+    pub fn set_clean_rounds(&self, clean_rounds: u32) {
+        *lock(&self.shared.rounds) = Rounds::new(ROUND_MS, clean_rounds);
     }
 
     /// Hands a changed key of this shard to every link. Called after the merge; never waits.
@@ -334,8 +333,9 @@ impl ReplicationManager {
 
     /// A node that may stay introduced itself on `socket`: its older connections end. The
     /// connection counts as that node's until the result is dropped.
-    pub fn greeted(&self, from: &Introduction, socket: &Arc<TcpStream>) -> Greeted {
-        let peer = self.shared.inbound.greeted(from.node_id, &from.address, socket);
+    pub fn greeted(&self, from: &Introduction, socket: Arc<dyn Socket>) -> Greeted {
+        let now_ms = self.shared.monotonic_ms();
+        let peer = self.shared.inbound.greeted(from.node_id, &from.address, socket, now_ms);
         Greeted { peer, shared: Arc::clone(&self.shared) }
     }
 
@@ -435,10 +435,7 @@ impl ReplicationManager {
 
     /// How many peers hold what the ticket is about.
     pub fn holding(&self, ticket: &Ticket) -> usize {
-        let holds = |(link, sent, overflows): &&(Arc<LinkHandle>, u64, Overflows)| {
-            lock(&link.shown).held.covers(*sent, overflows)
-        };
-        ticket.0.iter().filter(holds).count()
+        ticket.holders().count()
     }
 
     /// How many peers are live.

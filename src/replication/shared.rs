@@ -14,7 +14,6 @@ use super::members::{Members, Stored, Verdict};
 use super::receive::is_plausible;
 use super::skewed::SkewedPeers;
 use super::tombstones::{self, Rounds};
-use super::{Counters, SaveFunction};
 use crate::config::{Limits, ReplicationOptions};
 use crate::error::{Error, Result};
 use crate::guard::LogLimiter;
@@ -67,8 +66,34 @@ pub(super) struct Shared {
     pub(super) skewed: SkewedPeers,
 }
 
+/// Counts since the start of the node.
+#[derive(Debug, Default)]
+#[allow(missing_docs)] // The names say it.
+pub struct Counters {
+    pub records_merged: AtomicU64,
+    pub records_refused: AtomicU64,
+    pub hellos_refused: AtomicU64,
+    pub links_broken: AtomicU64,
+    pub syncs_finished: AtomicU64,
+    pub tombstones_dropped: AtomicU64,
+}
+
 /// The links by the numbers of their contacts.
 pub(super) type Links = BTreeMap<u64, Arc<LinkHandle>>;
+
+/// Where who is in the cluster survives a restart.
+#[allow(missing_debug_implementations)] // It holds a function.
+pub struct Storage {
+    /// As of the start.
+    pub stored: Stored,
+    /// The largest time of all records in the store.
+    pub time_max: u64,
+    /// Stores it; safe when this returns.
+    pub save: Box<SaveFunction>,
+}
+
+/// Stores who is in the cluster.
+pub type SaveFunction = dyn Fn(&Stored) -> Result<()> + Send + std::marker::Sync;
 
 pub(super) struct Save(pub(super) Box<SaveFunction>);
 

@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::reached::{Event, Reached};
+
 /// Numbers that one seed decides.
 pub struct Random(pub u64);
 
@@ -37,6 +39,7 @@ pub struct Network<M> {
     pub one_way: BTreeSet<(usize, usize)>,
     /// Nothing is lost or late any more.
     pub is_healthy: bool,
+    pub reached: Reached,
 }
 
 impl<M> Network<M> {
@@ -49,6 +52,7 @@ impl<M> Network<M> {
             cuts: BTreeSet::new(),
             one_way: BTreeSet::new(),
             is_healthy: false,
+            reached: Reached::default(),
         }
     }
 
@@ -67,7 +71,28 @@ impl<M> Network<M> {
     }
 
     pub fn cut(&mut self, one: usize, other: usize) {
+        self.reached.add(Event::Cut);
         self.cuts.insert((one.min(other), one.max(other)));
+    }
+
+    /// How often a message is to be sent: network and sender may repeat what `may_repeat`.
+    pub fn copies(&mut self, may_repeat: bool) -> usize {
+        match self.random.below(40) {
+            0 if !self.is_healthy => {
+                self.reached.add(Event::MessageLost);
+                0
+            }
+            1 if may_repeat => {
+                self.reached.add(Event::MessageDelivered2Times);
+                2
+            }
+            _ => 1,
+        }
+    }
+
+    pub fn block(&mut self, from: usize, to: usize) {
+        self.reached.add(Event::OneWay);
+        self.one_way.insert((from, to));
     }
 
     pub fn heal(&mut self) {
@@ -82,6 +107,7 @@ impl<M> Network<M> {
             // Longer than patience: it arrives when its connection is long gone.
             0 => {
                 let longest_ms = if self.random.one_in(2) { 20_000 } else { 400_000 };
+                self.reached.add(Event::MessageLate);
                 4_000 + self.random.below(longest_ms)
             }
             _ => 5 + self.random.below(500),
@@ -91,6 +117,25 @@ impl<M> Network<M> {
     pub fn send(&mut self, to: usize, message: M) {
         let at = (self.now_ms + self.delay(), self.id());
         self.under_way.insert(at, (to, message));
+    }
+
+    /// Sends what arrives behind all that it `follows`.
+    pub fn send_behind(&mut self, to: usize, message: M, follows: impl Fn(&M) -> bool) {
+        let mut before = self.under_way.iter().rev();
+        let last = before.find(|(_, (other, before))| *other == to && follows(before));
+        let last_ms = last.map_or(0, |((at_ms, _), _)| *at_ms);
+        let at = (last_ms.max(self.now_ms + self.delay()), self.id());
+        self.under_way.insert(at, (to, message));
+    }
+
+    /// The first of the messages on their way that is meant, with its place and its receiver.
+    pub fn find(&self, is_meant: impl Fn(&M) -> bool) -> Option<((u64, u64), (usize, M))>
+    where
+        M: Clone,
+    {
+        let mut under_way = self.under_way.iter();
+        let found = under_way.find(|(_, (_, message))| is_meant(message));
+        found.map(|(at, sent)| (*at, sent.clone()))
     }
 
     /// The next message that has arrived by now, and its receiver.

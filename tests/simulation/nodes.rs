@@ -1,26 +1,25 @@
-//! The nodes of a cluster that agrees eventually, and what they say to each other.
+//! Nodes that agree eventually: the real [`ReplicationManager`] and store over a disk that a test
+//! can take the power from.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::checks::trace;
-use crate::network::Network;
-use kvstore::config::{Dials, Limits, PEER_IDLE_TIMEOUT};
-use kvstore::peers::identity::Identity;
-use kvstore::peers::inbound::is_restless;
-use kvstore::peers::introduction::Introduction;
-use kvstore::peers::requests::{PeerReply, PeerRequest};
-use kvstore::peers::versions;
-use kvstore::peers::view::View;
-use kvstore::replication::link::Link;
-use kvstore::replication::members::{Members, Stored};
-use kvstore::replication::queue::{Change, Overflows, Queue};
-use kvstore::replication::receive;
-use kvstore::replication::tombstones::{self, CLEAN_ROUNDS, ROUND_MS, Rounds};
+use crossbeam_channel::{Receiver, unbounded};
+use kvstore::config::{Configuration, Limits, ReplicationOptions};
+use kvstore::replication::members::Stored;
+use kvstore::replication::{KnownLinks, ReplicationManager, Storage};
 use kvstore::store::KeyValueStore;
-use kvstore::store::digest::{key_hash, shard_of};
-use kvstore::store::record::{Record, decode_all};
-use kvstore::store::version::{HybridClock, Version};
+use kvstore::store::record::decode_all;
+use kvstore::store::version::HybridClock;
+
+use crate::checks::{History, Ticket, trace};
+use crate::host::{Clocks, SimCaller, SimHost};
+use crate::links::{Message, SimLink};
+use crate::network::Network;
+use crate::reached::Event;
+use crate::receiving::Session;
 
 /// Mistakes built in on purpose, to see that the checks find them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,28 +32,54 @@ pub enum Fault {
     MarkClearedAfterTheDigestIsAsked,
     OldConnectionsStayOpen,
     OrderNotKept,
+    ListEndsAfterItsFirstPart,
+    ValueIsNotThatOfItsVersion,
+    RefusedRecordsCountAsMerged,
+    DigestsShownBeforeTheyAreOnDisk,
+    RunsAreNotTold,
+    NoTombstonesWithoutSeeds,
+    UnreachedNodesAreNotStored,
 }
 
-pub const KEYS: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
-/// Shorter than two entries, so that lists come in parts.
-pub const PART_BYTES: usize = 30;
+/// The last two are in one bucket.
+pub const KEYS: [&str; 6] = ["a", "b", "c", "d", "dhy", "fza"];
 pub const START_MS: u64 = 1_800_000_000_000;
 pub const GRACE: Duration = Duration::from_secs(40);
 pub const SKEW_MAX: Duration = Duration::from_secs(60);
+/// Between two calls of fsync.
+const FSYNC_MS: u64 = 1_000;
 
 pub fn limits() -> Limits {
     Limits { batch_bytes: 60, queue_keys_max: 3, ..Limits::default() }
 }
 
+/// What of a node is not in its process.
+pub struct Disk {
+    pub stored: Mutex<Stored>,
+    /// What a power loss leaves of the records.
+    pub synced: Vec<u8>,
+    pub synced_ms: u64,
+    /// Whether records are synced every second, or only when a peer is shown them.
+    pub every_second: bool,
+}
+
 pub struct SimNode {
-    pub store: KeyValueStore,
-    pub clock: HybridClock,
-    pub members: Members,
-    pub rounds: Rounds,
+    pub manager: ReplicationManager,
+    pub store: Arc<KeyValueStore>,
+    pub clock: Arc<HybridClock>,
+    pub clocks: Arc<Clocks>,
+    /// As a client's connection has them.
+    pub known_links: KnownLinks,
+    new_callers: Receiver<SimCaller>,
     pub links: BTreeMap<u64, SimLink>,
-    /// The newest connection of each peer id.
-    pub inbound: HashMap<u64, Inbound>,
-    pub is_durable: bool,
+    /// Connections that others made.
+    pub sessions: BTreeMap<u64, Session>,
+    pub disk: Option<Disk>,
+    pub stored: Arc<Mutex<Stored>>,
+    pub began_ms: u64,
+    pub node_id: u64,
+    pub run_id: u64,
+    pub seeds: Vec<String>,
     pub is_up: bool,
     pub is_forgotten: bool,
     pub skew_ms: i64,
@@ -62,145 +87,139 @@ pub struct SimNode {
     pub fastest_ms: u64,
 }
 
-/// The receiving end of a connection.
-pub struct Inbound {
-    pub connection: u64,
-    pub heard_ms: u64,
-    pub greeted_ms: u64,
-    /// The latest exchange that arrived.
-    pub exchange: u64,
-}
-
-pub struct SimLink {
-    pub link: Link,
-    pub queue: Queue,
-    pub connection: Option<Connection>,
-    pub retry_ms: u64,
-    pub attempts: usize,
-    pub peer: Option<u64>,
-}
-
-pub struct Connection {
-    pub id: u64,
-    pub address: String,
-    pub target: usize,
-    /// Requests under way, and when patience ends.
-    pub under_way: Option<(Vec<PeerRequest>, u64)>,
-    /// Exchanges begun; TCP delivers bytes once, so a second reply to one of them is none.
-    pub exchange: u64,
-}
-
-#[derive(Clone)]
-pub enum Message {
-    Requests {
-        from: usize,
-        link: u64,
-        connection: u64,
-        exchange: u64,
-        requests: Vec<PeerRequest>,
-        hello: Option<Introduction>,
-        sender_id: u64,
-    },
-    Replies {
-        link: u64,
-        connection: u64,
-        exchange: u64,
-        replies: Vec<PeerReply>,
-    },
-}
-
-/// A write that a link says, or will say, its peer holds.
-pub struct Ticket {
-    pub node: usize,
-    pub link: u64,
-    pub key: &'static str,
-    pub version: Version,
-    pub sent: u64,
-    pub overflows: Overflows,
-}
-
 pub struct Cluster {
     pub network: Network<Message>,
     pub fault: Fault,
     pub limits: Limits,
     pub nodes: Vec<SimNode>,
-    /// Every node names all others as seeds, so that nobody's end leaves two strangers; otherwise
-    /// one.
-    pub names_all: bool,
-    /// The latest acknowledged version of each key that is not excused, and whether it was a
-    /// delete.
-    pub expected: HashMap<&'static str, (Version, bool)>,
-    /// The latest delete of each key, excused or not: it may have got away before its node lost it.
-    pub deletes: HashMap<&'static str, Version>,
+    pub history: History,
     pub tickets: Vec<Ticket>,
     /// MERGE requests sent since this was set to 0.
     pub merges: u64,
+    /// Nodes that were replaced: nobody has told the others yet to forget these ids.
+    pub replaced: Vec<u64>,
+}
+
+/// Which seeds a node is started with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seeds {
+    All,
+    /// One, so that somebody's end may leave two strangers.
+    One,
+    /// The first node has none, and the others name it.
+    FirstHasNone,
 }
 
 pub fn address(index: usize) -> String {
     format!("n{index}:1")
 }
 
+pub fn seeds_of(index: usize, count: usize, seeds: Seeds) -> Vec<String> {
+    let mut all: Vec<String> = (1..count).map(|step| address((index + step) % count)).collect();
+    match (seeds, index) {
+        (Seeds::All, _) => all,
+        (Seeds::One, _) => {
+            all.truncate(1);
+            all
+        }
+        (Seeds::FirstHasNone, 0) => Vec::new(),
+        (Seeds::FirstHasNone, _) => vec![address(0)],
+    }
+}
+
 impl Cluster {
-    pub fn new(seed: u64, fault: Fault) -> Self {
-        let mut cluster = Cluster {
+    /// A cluster whose nodes are not started yet.
+    pub fn empty(seed: u64, fault: Fault) -> Self {
+        Cluster {
             network: Network::new(seed),
             fault,
             limits: limits(),
             nodes: Vec::new(),
-            names_all: false,
-            expected: HashMap::new(),
-            deletes: HashMap::new(),
+            history: History::default(),
             tickets: Vec::new(),
             merges: 0,
-        };
-        cluster.names_all = cluster.network.random.one_in(2);
-        let count = 2 + cluster.network.random.below(2) as usize;
-        for index in 0..count {
-            let is_durable = cluster.network.random.one_in(2);
-            let skew_ms = match cluster.network.random.below(8) {
-                0 => 100_000,
-                1 => -20_000,
-                _ => cluster.network.random.below(4_000) as i64 - 2_000,
-            };
-            let node = cluster.fresh(index, count, is_durable, skew_ms);
-            cluster.nodes.push(node);
+            replaced: Vec::new(),
         }
-        (0..count).for_each(|index| cluster.update_links(index));
-        cluster
     }
 
-    pub fn rounds(&self) -> Rounds {
-        let clean = match self.fault {
-            Fault::TombstoneDroppedAfterOneRound => 1,
-            _ => CLEAN_ROUNDS,
-        };
-        Rounds::new(ROUND_MS, clean)
+    /// Starts another node, with an empty disk or with none.
+    pub fn add(&mut self, is_durable: bool, seeds: Vec<String>, skew_ms: i64) {
+        let index = self.nodes.len();
+        let disk = is_durable.then(|| self.new_disk());
+        let node_id = self.network.id();
+        let node = self.start(index, node_id, KeyValueStore::new(), disk, seeds, skew_ms);
+        self.nodes.push(node);
+        self.receive_callers(index);
     }
 
-    pub fn fresh(&mut self, index: usize, count: usize, is_durable: bool, skew_ms: i64) -> SimNode {
-        let identity = Identity {
-            node_id: self.network.id(),
-            run_id: self.network.id(),
-            cluster: "c".into(),
-            is_durable,
-            address: Ok(address(index)),
+    pub fn new_disk(&mut self) -> Disk {
+        let every_second = self.network.random.one_in(2);
+        Disk { stored: Mutex::default(), synced: Vec::new(), synced_ms: 0, every_second }
+    }
+
+    /// A node as it is after its start.
+    pub fn start(
+        &mut self,
+        index: usize,
+        node_id: u64,
+        store: KeyValueStore,
+        disk: Option<Disk>,
+        seeds: Vec<String>,
+        skew_ms: i64,
+    ) -> SimNode {
+        let run_id = self.network.id();
+        let (store, clock) = (Arc::new(store), Arc::new(HybridClock::default()));
+        let clocks = Arc::new(Clocks::default());
+        let configuration = Configuration {
+            replication: ReplicationOptions {
+                seeds: seeds.clone(),
+                advertise: Some(address(index)),
+                cluster: "c".into(),
+                clock_skew_max: SKEW_MAX,
+                tombstone_grace: GRACE,
+                fault_injection: true,
+            },
+            limits: self.limits.clone(),
+            insecure: true,
+            ..Configuration::default()
         };
-        let seeds: Vec<String> = (0..count).filter(|other| *other != index).map(address).collect();
+        let (callers, new_callers) = unbounded();
+        let stored = disk.as_ref().map(|disk| disk.stored.lock().expect("no panic").clone());
+        let stored = Arc::new(Mutex::new(stored.unwrap_or_default()));
+        let storage = disk.is_some().then(|| storage_of(&store, &stored));
+        set_clocks(&clocks, self.network.now_ms, self.network.now_ms, skew_ms);
+        let random = AtomicU64::new(self.network.random.next());
+        let manager = ReplicationManager::with_host(
+            &configuration,
+            (node_id, run_id),
+            Arc::clone(&store),
+            Arc::clone(&clock),
+            storage,
+            Box::new(SimHost { clocks: Arc::clone(&clocks), random, callers }),
+        );
+        if self.fault == Fault::TombstoneDroppedAfterOneRound {
+            manager.set_clean_rounds(1);
+        }
+        manager.advertise(([127, 0, 0, 1], 1).into());
+        manager.start_links().expect("links start");
+        if seeds.is_empty() {
+            self.network.reached.add(Event::NodeWithoutSeeds);
+        }
         SimNode {
-            store: KeyValueStore::new(),
-            clock: HybridClock::default(),
-            members: Members::new(
-                identity,
-                self.named(&seeds),
-                Dials::Everybody,
-                &Stored::default(),
-                10,
-            ),
-            rounds: self.rounds(),
+            manager,
+            store,
+            clock,
+            clocks,
+            known_links: KnownLinks::default(),
+            new_callers,
             links: BTreeMap::new(),
-            inbound: HashMap::new(),
-            is_durable,
+            sessions: BTreeMap::new(),
+            disk,
+            stored,
+            began_ms: self.network.now_ms,
+            node_id,
+            run_id,
+            seeds,
             is_up: true,
             is_forgotten: false,
             skew_ms,
@@ -208,156 +227,167 @@ impl Cluster {
         }
     }
 
-    pub fn named<'a>(&self, seeds: &'a [String]) -> &'a [String] {
-        if self.names_all { seeds } else { &seeds[..1] }
-    }
-
     pub fn wall_ms(&self, index: usize) -> u64 {
         (START_MS + self.network.now_ms).saturating_add_signed(self.nodes[index].skew_ms)
     }
 
-    pub fn cutoff(&self, index: usize) -> u64 {
-        tombstones::cutoff(self.wall_ms(index), GRACE)
+    /// The clock of a node that only goes forward.
+    pub fn monotonic_ms(&self, index: usize) -> u64 {
+        self.network.now_ms - self.nodes[index].began_ms
     }
 
-    pub fn update_links(&mut self, index: usize) {
-        let node = &mut self.nodes[index];
-        let contacts = node.members.contacts();
-        node.links.retain(|number, _| contacts.contains_key(number));
-        for number in contacts.keys() {
-            node.links.entry(*number).or_insert_with(|| SimLink {
-                link: Link::default(),
-                queue: Queue::new(self.limits.queue_keys_max, 1_000),
-                connection: None,
-                retry_ms: 0,
-                attempts: 0,
-                peer: None,
-            });
+    /// The same moment for the clocks of all nodes.
+    pub fn set_clocks(&mut self) {
+        for node in &self.nodes {
+            set_clocks(&node.clocks, self.network.now_ms, node.began_ms, node.skew_ms);
         }
     }
 
-    pub fn deliver(&mut self, to: usize, message: Message) {
-        if !self.nodes[to].is_up {
+    /// The callers of links that have begun since.
+    pub fn receive_callers(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
+        while let Ok(caller) = node.new_callers.try_recv() {
+            node.links.insert(caller.peer().number, SimLink::new(caller));
+        }
+    }
+
+    /// Whether a node serves clients: `Node::wait_until_serving`.
+    pub fn serves(&self, index: usize) -> bool {
+        let node = &self.nodes[index];
+        let has_tried_all = || node.links.values().all(|sim| sim.caller.peer().tried.is_open());
+        node.is_up && (has_tried_all() || self.network.now_ms >= node.began_ms + 1_000)
+    }
+
+    /// Syncs what was not synced for a second, as the thread `log-sync` does.
+    pub fn sync_disks(&mut self) {
+        let now_ms = self.network.now_ms;
+        for node in self.nodes.iter_mut().filter(|node| node.is_up) {
+            let is_due = |disk: &Disk| disk.every_second && now_ms >= disk.synced_ms + FSYNC_MS;
+            if node.disk.as_ref().is_some_and(is_due) {
+                node.sync(now_ms);
+            }
+        }
+    }
+
+    /// A node stops, as after `kill -9`: what it had only in memory is gone, and its machine ends
+    /// its connections.
+    pub fn crash(&mut self, index: usize) {
+        if self.nodes[index].is_up {
+            self.hang_up(index);
+            self.stop(index);
+        }
+    }
+
+    /// A node stops with its machine: nobody ends its connections, and what was not synced is gone.
+    pub fn lose_power(&mut self, index: usize) {
+        if !self.nodes[index].is_up {
             return;
         }
-        match message {
-            Message::Requests { from, link, connection, exchange, requests, hello, sender_id } => {
-                // Bytes that are on their way arrive even when the sender has given up, but TCP
-                // keeps the order of a connection: never behind later ones, for however long it
-                // stays open.
-                let newest = self.nodes[to].inbound.get(&sender_id);
-                let is_overtaken = newest.is_some_and(|newest| {
-                    newest.connection == connection
-                        && exchange < newest.exchange
-                        && self.fault != Fault::OrderNotKept
-                });
-                if is_overtaken || !self.network.can_talk(from, to) {
-                    return;
-                }
-                let replies = self.answer(to, sender_id, connection, &requests, hello);
-                let newest = self.nodes[to].inbound.get_mut(&sender_id);
-                if let Some(newest) = newest.filter(|newest| newest.connection == connection) {
-                    newest.exchange = exchange;
-                }
-                self.network.send(from, Message::Replies { link, connection, exchange, replies });
-            }
-            Message::Replies { link, connection, exchange, replies } => {
-                self.take_replies(to, link, (connection, exchange), replies);
-            }
+        self.stop(index);
+        let Some(disk) = &self.nodes[index].disk else {
+            return;
+        };
+        let left = loaded(&disk.synced);
+        if self.excuse(index, &left) {
+            self.network.reached.add(Event::PowerLossTookWrites);
+        }
+        // Its acknowledgements were about what it had handed to its system.
+        self.tickets.clear();
+        self.nodes[index].store = Arc::new(left);
+    }
+
+    fn stop(&mut self, index: usize) {
+        self.nodes[index].is_up = false;
+        trace(|| format!("{} node {index} crashes", self.network.now_ms));
+        let node = &mut self.nodes[index];
+        node.links.clear();
+        node.sessions.clear();
+        self.tickets.retain(|ticket| ticket.node != index);
+        if self.nodes[index].disk.is_none() {
+            self.excuse(index, &KeyValueStore::new());
         }
     }
 
-    /// The receiving side, as `server::peer` has it.
-    pub fn answer(
-        &mut self,
-        to: usize,
-        sender_id: u64,
-        connection: u64,
-        requests: &[PeerRequest],
-        hello: Option<Introduction>,
-    ) -> Vec<PeerReply> {
-        if let Some(from) = hello {
-            if let Err(error) = self.nodes[to].members.heard(&from) {
-                return vec![PeerReply::Error(error.to_string())];
-            }
-            self.adopt(to, from.clock);
-            self.update_links(to);
-            // The last to arrive counts, also if it was under way for long: the others end.
-            let newest = Inbound {
-                connection,
-                heard_ms: self.network.now_ms,
-                greeted_ms: self.network.now_ms,
-                exchange: 0,
-            };
-            let before = self.nodes[to].inbound.insert(from.node_id, newest);
-            if before.is_some_and(|before| {
-                before.connection == connection
-                    && is_restless(Duration::from_millis(self.network.now_ms - before.greeted_ms))
-            }) {
-                self.nodes[to].links.values().for_each(|link| link.queue.nudge());
-            }
-            return vec![PeerReply::Introduction(self.introduction(to, true))];
+    pub fn restart(&mut self, index: usize) {
+        if self.nodes[index].is_up {
+            return;
         }
-        let silence_max_ms = PEER_IDLE_TIMEOUT.as_millis() as u64;
-        let known = self.nodes[to].inbound.get_mut(&sender_id);
-        let is_newest = known.is_some_and(|newest| {
-            let is_open = self.network.now_ms - newest.heard_ms < silence_max_ms;
-            newest.heard_ms = if is_open { self.network.now_ms } else { 0 };
-            newest.connection == connection && is_open
+        trace(|| format!("{} node {index} restarts", self.network.now_ms));
+        let node = &mut self.nodes[index];
+        let (seeds, skew_ms) = (node.seeds.clone(), node.skew_ms);
+        let (fastest_ms, is_forgotten) = (node.fastest_ms, node.is_forgotten);
+        let disk = node.take_disk(self.network.now_ms);
+        let (node_id, store) = match &disk {
+            Some(_) => (node.node_id, loaded(&node.records())),
+            None => (self.network.id(), KeyValueStore::new()),
+        };
+        let (is_durable, before) = (disk.is_some(), self.nodes[index].versions());
+        self.network.reached.add(match is_durable {
+            true => Event::RestartWithData,
+            false => Event::RestartEmpty,
         });
-        let is_let_in = is_newest || self.fault == Fault::OldConnectionsStayOpen;
-        let (wall_ms, cutoff) = (self.wall_ms(to), self.cutoff(to));
-        let mut replies = Vec::new();
-        for request in requests {
-            let node = &self.nodes[to];
-            let view = View { store: &node.store, cutoff };
-            replies.push(match request {
-                _ if !is_let_in => PeerReply::Error("say PEER HELLO first".into()),
-                PeerRequest::Hello(_) => PeerReply::Error("HELLO comes alone".into()),
-                PeerRequest::ShardDigests => PeerReply::Bytes(view.shard_digests()),
-                PeerRequest::BucketDigests(shard) => PeerReply::Bytes(view.bucket_digests(*shard)),
-                PeerRequest::Versions(place) => {
-                    PeerReply::Listed(versions::list(&view, place, PART_BYTES))
-                }
-                PeerRequest::Merge(records) => self.merge(to, records, wall_ms),
-            });
+        let mut fresh = self.start(index, node_id, store, disk, seeds, skew_ms);
+        fresh.fastest_ms = fastest_ms;
+        fresh.is_forgotten = is_forgotten && is_durable;
+        self.nodes[index] = fresh;
+        self.receive_callers(index);
+        if is_durable {
+            self.note_forgotten(index, before);
         }
-        replies
+    }
+}
+
+impl SimNode {
+    pub fn is_durable(&self) -> bool {
+        self.disk.is_some()
     }
 
-    pub fn merge(&mut self, to: usize, records: &[u8], wall_ms: u64) -> PeerReply {
-        let node = &mut self.nodes[to];
-        let mut taken = records.to_vec();
-        if self.fault == Fault::MergeKeepsTheOlder {
-            taken.clear();
-            let all = decode_all(records).map(|record| record.expect("our own bytes"));
-            all.filter(|record| node.store.version(record.key).is_none())
-                .for_each(|record: Record| record.encode(&mut taken));
-        }
-        for record in decode_all(records).flatten() {
-            trace(|| {
-                format!(
-                    "{} node {to} gets {} {:?} delete={}",
-                    self.network.now_ms,
-                    record.key.escape_ascii(),
-                    record.version,
-                    record.value.is_none()
-                )
-            });
-        }
-        let done = receive::merge(&node.store, &node.clock, &taken, (wall_ms, SKEW_MAX), |_| 0)
-            .expect("our own bytes");
-        node.links.values().for_each(|link| link.queue.stir());
-        if self.fault == Fault::ReceivedRecordForwarded {
-            for record in decode_all(records).flatten() {
-                for link in node.links.values() {
-                    link.queue.offer(
-                        Change { key: record.key.into(), at_ms: wall_ms },
-                        shard_of(key_hash(record.key)),
-                    );
-                }
-            }
-        }
-        PeerReply::Merged { merged: done.merged, refused: done.refused }
+    /// All records, as a log has them.
+    pub fn records(&self) -> Vec<u8> {
+        let mut records = Vec::new();
+        KEYS.iter().for_each(|key| self.store.copy_record(key.as_bytes(), &mut records, |_| true));
+        records
     }
+
+    pub fn sync(&mut self, now_ms: u64) {
+        let records = self.records();
+        if let Some(disk) = &mut self.disk {
+            (disk.synced, disk.synced_ms) = (records, now_ms);
+        }
+    }
+
+    /// The disk for the next process, with the members as they were stored last.
+    pub fn take_disk(&mut self, now_ms: u64) -> Option<Disk> {
+        let mut disk = self.disk.take()?;
+        disk.stored = Mutex::new(self.stored.lock().expect("no panic").clone());
+        disk.synced_ms = now_ms;
+        Some(disk)
+    }
+}
+
+/// What a process finds in its directory, and stores there.
+fn storage_of(store: &KeyValueStore, stored: &Arc<Mutex<Stored>>) -> Storage {
+    let times = KEYS.map(|key| store.version(key.as_bytes()).unwrap_or_default().time);
+    let saved = Arc::clone(stored);
+    let save = move |now: &Stored| {
+        now.clone_into(&mut saved.lock().expect("no panic"));
+        Ok(())
+    };
+    let stored = stored.lock().expect("no panic").clone();
+    Storage { stored, time_max: times.into_iter().max().unwrap_or(0), save: Box::new(save) }
+}
+
+/// A store with these records.
+pub fn loaded(records: &[u8]) -> KeyValueStore {
+    let store = KeyValueStore::new();
+    for record in decode_all(records) {
+        store.merge(&record.expect("our own bytes"), |_| 0);
+    }
+    store
+}
+
+fn set_clocks(clocks: &Clocks, now_ms: u64, began_ms: u64, skew_ms: i64) {
+    let wall_ms = (START_MS + now_ms).saturating_add_signed(skew_ms);
+    clocks.wall_ms.store(wall_ms, Ordering::Relaxed);
+    clocks.monotonic_ms.store(now_ms - began_ms, Ordering::Relaxed);
 }

@@ -1,49 +1,56 @@
-//! Runs many seeds, and finds the first that fails.
+//! Plays many seeds, and finds the first that fails.
 
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 
 use crate::nodes::Fault;
+use crate::reached::Reached;
 
-/// Runs seeds on all processors; the first failure, with its seed.
-fn run_seeds(
-    seeds: std::ops::Range<u64>,
-    fault: Fault,
-    play: fn(u64, Fault),
-) -> Option<(u64, String)> {
-    let next = std::sync::atomic::AtomicU64::new(seeds.start);
-    let failure = std::sync::Mutex::new(None);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                    if seed >= seeds.end || failure.lock().expect("no panic").is_some() {
-                        return;
-                    }
-                    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| play(seed, fault))) {
-                        let message = panic.downcast_ref::<String>().cloned();
-                        let message = message.unwrap_or_else(|| "a panic".into());
-                        *failure.lock().expect("no panic") = Some((seed, message));
-                    }
+/// A schedule for a seed.
+pub type Play = fn(u64, Fault) -> Reached;
+
+/// Plays seeds on all processors: what they reached, or the first failure with its seed.
+pub fn play_all(seeds: Range<u64>, fault: Fault, play: Play) -> Result<Reached, (u64, String)> {
+    let next = AtomicU64::new(seeds.start);
+    let (failure, reached) = (Mutex::new(None), Mutex::new(Reached::default()));
+    let play_some = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end || failure.lock().expect("no panic").is_some() {
+                return;
+            }
+            match catch_unwind(AssertUnwindSafe(|| play(seed, fault))) {
+                Ok(one) => reached.lock().expect("no panic").add_all(&one),
+                Err(panic) => {
+                    let message = panic.downcast_ref::<String>().cloned();
+                    let message = message
+                        .or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string()));
+                    let message = message.unwrap_or_else(|| "a panic".into());
+                    *failure.lock().expect("no panic") = Some((seed, message));
                 }
-            });
+            }
         }
-    });
-    failure.into_inner().expect("no panic")
+    };
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(play_some))));
+    let reached = reached.into_inner().expect("no panic");
+    failure.into_inner().expect("no panic").map_or(Ok(reached), Err)
 }
 
-/// Every seed passes.
-pub fn passes(seeds: std::ops::Range<u64>, play: fn(u64, Fault)) {
-    if let Some((seed, message)) = run_seeds(seeds, Fault::None, play) {
-        panic!("SEED={seed}: {message}");
-    }
+/// Every seed passes. What they reached.
+pub fn passes(seeds: Range<u64>, play: Play) -> Reached {
+    play_all(seeds, Fault::None, play)
+        .unwrap_or_else(|(seed, message)| panic!("SEED={seed}: {message}"))
 }
 
-/// The checks can fail: each mistake is found by some seed, and the same seeds pass without it.
-pub fn is_caught_in(play: fn(u64, Fault), fault: Fault, seeds: u64) {
-    let (seed, message) =
-        run_seeds(0..seeds, fault, play).unwrap_or_else(|| panic!("{fault:?} was not caught"));
+/// The checks can fail: a mistake is found by some seed, and the same seed passes without it.
+pub fn is_caught(play: Play, fault: Fault, seeds: u64) {
+    let Err((seed, message)) = play_all(0..seeds, fault, play) else {
+        panic!("{fault:?} was not caught");
+    };
     play(seed, Fault::None);
     println!("{fault:?}: SEED={seed}: {message}");
 }
