@@ -12,7 +12,7 @@ use crate::guard::Guard;
 use crate::locks::Latch;
 use crate::metrics::Metrics;
 use crate::random::random_id;
-use crate::replication::members::{KnownBy, Stored, StoredMember};
+use crate::replication::contact::{KnownBy, Stored, StoredMember};
 use crate::replication::{ReplicationManager, Storage};
 use crate::stopping::GentleStop;
 use crate::store::KeyValueStore;

@@ -48,8 +48,8 @@ impl Peer {
     }
 
     /// Whether this node introduced itself on this connection only moments ago. It compares so
-    /// often because it cannot reach some other member: see `APART_SYNC_MS` in
-    /// [`crate::replication::link`]. It is the only one to know.
+    /// often because it cannot reach some other member: see `APART_MS` in
+    /// `replication::schedule`. It is the only one to know.
     pub fn was_just_greeted(&self, id: u64, now_ms: u64) -> bool {
         self.id == id && now_ms.saturating_sub(self.greeted_ms) < RESTLESS_MS
     }

@@ -27,12 +27,13 @@
 //! delays what comes after it.
 //!
 //! Files: [`identity`] and [`introduction`] say who a node is, [`runs`] notices one that runs twice,
-//! [`status`] is what others see of a peer. [`view`], [`versions`], [`pace`] and [`large`] serve the
+//! [`status`] is what others see of a peer, [`cuts`] whom `PARTITION` hides. [`view`], [`versions`], [`pace`] and [`large`] serve the
 //! comparison.
 
 pub mod caller;
 pub mod comparison;
 pub mod conversation;
+pub mod cuts;
 pub mod identity;
 pub mod inbound;
 pub mod introduction;

@@ -10,6 +10,8 @@
 //! every two seconds, so that takes a minute after the other was stopped. A node that is started
 //! again has a new run id, and is let in at once.
 
+use crate::error::Error;
+
 /// Earlier runs of a node that are remembered.
 const RUNS_MAX: usize = 8;
 /// Returns of earlier runs that no restart explains.
@@ -53,6 +55,14 @@ impl Runs {
     pub fn are_two_alive(&self) -> bool {
         self.returns >= RETURNS
     }
+}
+
+/// The error for a node that introduces itself with the id of another running node.
+pub fn copied_directory(id: u64) -> Error {
+    Error::refused(format!(
+        "two running nodes have the id {id:016x}: a copied data directory; stop one of them, and \
+         start it again with an empty directory"
+    ))
 }
 
 #[cfg(test)]

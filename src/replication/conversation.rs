@@ -132,7 +132,7 @@ impl Conversation for EventualConversation {
             shared.lost_a_peer();
         }
         self.link.broken();
-        self.link.peek(&handle.queue);
+        self.link.outgoing.peek(&handle.queue);
         shared.publish(handle, &self.link);
         shared.reached(handle, None);
     }
@@ -157,7 +157,7 @@ impl Conversation for EventualConversation {
             recv(self.handle.queue.receiver) -> change => {
                 if let Ok(change) = change {
                     self.handle.queue.received(&change);
-                    self.link.received(change);
+                    self.link.outgoing.received(change);
                 }
                 Woken::ByNews
             }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use super::queue::{Held, Overflows, Queue};
+use super::queue::{Held, Queue};
 use crate::config::Limits;
 use crate::locks::lock;
 use crate::metrics;
@@ -61,19 +61,5 @@ impl LinkHandle {
             received_bytes: metrics::read(&self.peer.received_bytes),
             clock_ahead_ms: shown.clock_ahead_ms,
         }
-    }
-}
-
-/// What a connection's writes must reach at each link before its peer counts for `WAIT`.
-#[derive(Debug)]
-pub struct Ticket(pub(super) Vec<(Arc<LinkHandle>, u64, Overflows)>);
-
-impl Ticket {
-    /// The numbers of the links whose peers hold it.
-    pub fn holders(&self) -> impl Iterator<Item = u64> {
-        let holds = |(link, sent, overflows): &&(Arc<LinkHandle>, u64, Overflows)| {
-            lock(&link.shown).held.covers(*sent, overflows)
-        };
-        self.0.iter().filter(holds).map(|(link, ..)| link.peer.number)
     }
 }

@@ -12,31 +12,17 @@
 //!
 //! `worker` drives it with a real socket, the simulation with messages of its own.
 
-use std::collections::{HashSet, VecDeque};
-use std::sync::Arc;
-
-use super::queue::{Change, Held, Overflows, Queue};
+use super::outgoing::Outgoing;
+use super::queue::{Held, Overflows, Queue};
 use super::refusals::Refusals;
+use super::schedule::Schedule;
 use crate::config::Limits;
 use crate::error::{Error, Result};
 use crate::peers::comparison::{Comparison, Revived, ShardSet};
 use crate::peers::introduction::Introduction;
-use crate::peers::large::{Large, Waiting};
-use crate::peers::pace::{Allowed, Fate, Pace};
+use crate::peers::pace::{Allowed, Pace};
 use crate::peers::requests::{PeerReply, PeerRequest};
 use crate::peers::view::View;
-use crate::store::prefetch::PREFETCH_KEYS_MAX;
-
-/// A link that was idle for so long compares digests once, so that a small loss is soon found.
-const SYNC_IDLE_MS: u64 = 10_000;
-/// When a peer is lost, the others are compared with so soon: it may have told one of them what
-/// it told nobody else. A new connection is compared again so soon.
-const SYNC_AFTER_CHANGE_MS: u64 = 1_000;
-/// Every link compares digests this often, busy or not.
-const SYNC_INTERVAL_MS: u64 = 60_000;
-/// While a member cannot be reached, everything is compared so often: what it was sent may come by
-/// way of another.
-const APART_SYNC_MS: u64 = 5_000;
 
 /// What to do next.
 #[derive(Debug)]
@@ -76,27 +62,24 @@ pub(super) struct Run {
 /// - `held` never counts a change that the peer refused or may not have.
 /// - A mark is cleared before the digest of its shard is asked: a change that comes later marks it
 ///   again.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Link {
     phase: Phase,
-    sync: Option<Running>,
+    comparing: Option<Running>,
     /// For the next [`LinkStep::Compared`].
     revived: Revived,
-    is_introduced: bool,
-    is_answering: bool,
+    heard: Heard,
     is_waiting_for_replies: bool,
-    /// Changes taken from the queue so far.
-    taken: u64,
-    /// Those among them that the peer has answered, whether it took or refused them.
+    /// Changes of the queue that the peer has answered, whether it took or refused them.
     answered: u64,
     /// Who answered our HELLO last.
     pub(super) peer: Option<Run>,
     /// Of that run of the peer.
     held: Held,
-    /// Something may have been lost, or was refused, since the last finished comparison of
-    /// everything: until the next one an acknowledged batch does not say that the peer holds all
-    /// before it.
-    is_unsettled: bool,
+    /// Nothing may have been lost, or was refused, since the last finished comparison of
+    /// everything. Without this, an acknowledged batch does not say that the peer holds all before
+    /// it.
+    is_settled: bool,
     /// The peer refused records because they are too far ahead of its clock.
     is_refused: bool,
     /// Which.
@@ -105,29 +88,18 @@ pub struct Link {
     is_probing: bool,
     /// How large batches are.
     pace: Pace,
-    /// Changes of large records that were taken from the queue and not yet sent.
-    large: Large,
     /// The time of the last step.
     now_ms: u64,
-    /// When the oldest change was made that was taken from the queue and that the peer may not
-    /// hold.
-    oldest_ms: Option<u64>,
-    /// Changes that were taken from the queue and not yet sent: at most [`PREFETCH_KEYS_MAX`], and
-    /// what the driver received.
-    ahead: VecDeque<Change>,
-    next_sync_ms: u64,
-    /// When to compare because of idleness; `None` when that was done since the last activity.
-    idle_sync_ms: Option<u64>,
-    /// When the last comparison of everything began.
-    compared_ms: Option<u64>,
-    /// When to compare because a member told that it cannot reach another one.
-    nudged_ms: Option<u64>,
-    /// Changes go next, so that they do not wait for the end of a sync.
+    /// Changes that were taken from the queue.
+    pub(super) outgoing: Outgoing,
+    schedule: Schedule,
+    /// Changes go next, so that they do not wait for the end of a comparison.
     changes_go_next: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Phase {
+    #[default]
     Down,
     /// HELLO comes next.
     Greeting,
@@ -136,9 +108,20 @@ enum Phase {
     Open,
 }
 
+/// What the peer has answered on this connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Heard {
+    #[default]
+    Nothing,
+    /// HELLO.
+    WhoItIs,
+    /// Also what only a peer in working order answers.
+    More,
+}
+
 #[derive(Debug)]
 struct Running {
-    sync: Comparison,
+    comparison: Comparison,
     is_full: bool,
     began_ms: u64,
     /// Marks dealt with when this has finished.
@@ -146,56 +129,23 @@ struct Running {
     is_refused: bool,
 }
 
-impl Default for Link {
-    fn default() -> Self {
-        Link {
-            phase: Phase::Down,
-            sync: None,
-            revived: Revived::new(),
-            is_introduced: false,
-            is_answering: false,
-            is_waiting_for_replies: false,
-            taken: 0,
-            answered: 0,
-            peer: None,
-            held: Held::default(),
-            is_unsettled: true,
-            is_refused: false,
-            refusals: Refusals::default(),
-            is_probing: false,
-            pace: Pace::default(),
-            large: Large::default(),
-            now_ms: 0,
-            oldest_ms: None,
-            ahead: VecDeque::new(),
-            next_sync_ms: 0,
-            idle_sync_ms: None,
-            compared_ms: None,
-            nudged_ms: None,
-            changes_go_next: false,
-        }
-    }
-}
-
 impl Link {
     /// There is a new connection.
     pub fn connected(&mut self) {
-        self.phase = Phase::Greeting;
-        (self.is_introduced, self.is_answering) = (false, false);
+        (self.phase, self.heard) = (Phase::Greeting, Heard::Nothing);
     }
 
     /// The connection is gone. What was under way may or may not have arrived; the next
     /// connection starts with a comparison of everything.
     pub fn broken(&mut self) {
-        self.phase = Phase::Down;
-        (self.is_introduced, self.is_answering) = (false, false);
+        (self.phase, self.heard) = (Phase::Down, Heard::Nothing);
         (self.is_refused, self.is_probing) = (false, false);
         self.pace.broken();
-        if let Some(running) = self.sync.take() {
-            self.revived.extend(running.sync.revived);
+        if let Some(running) = self.comparing.take() {
+            self.revived.extend(running.comparison.revived);
         }
         self.is_waiting_for_replies = false;
-        self.is_unsettled = true;
+        self.is_settled = false;
     }
 
     /// Somebody answered our HELLO. What another run acknowledged may not be there any more.
@@ -205,24 +155,24 @@ impl Link {
             self.held = Held::default();
             self.refusals.end();
             // It may be the same connection: what comes after must not count for what came before.
-            self.is_unsettled = true;
+            self.is_settled = false;
         }
-        self.is_introduced = true;
+        self.heard = self.heard.max(Heard::WhoItIs);
     }
 
     /// Whether the peer has said who it is on this connection.
     pub fn is_introduced(&self) -> bool {
-        self.is_introduced
+        self.heard >= Heard::WhoItIs
     }
 
     /// Whether the peer has answered on this connection what only one in working order answers.
     pub fn is_answering(&self) -> bool {
-        self.is_answering
+        self.heard == Heard::More
     }
 
     /// Whether changes are sent as they come, with nothing to catch up.
     pub fn is_live(&self) -> bool {
-        self.phase != Phase::Down && !self.is_unsettled
+        self.phase != Phase::Down && self.is_settled
     }
 
     /// Whether the peer refused records because they are too far ahead of its clock.
@@ -233,7 +183,7 @@ impl Link {
     /// What the peer holds now, as far as this link can know.
     pub fn held(&self) -> Held {
         let is_safe = self.peer.is_some_and(|peer| peer.is_durable);
-        if self.is_introduced || is_safe { self.held } else { Held::default() }
+        if self.is_introduced() || is_safe { self.held } else { Held::default() }
     }
 
     /// Changes of the queue that the peer has answered, whether it took or refused them.
@@ -241,87 +191,55 @@ impl Link {
         self.answered
     }
 
-    /// When the oldest change was made that the peer may not hold, as far as the link has seen.
-    pub fn oldest_ms(&self) -> Option<u64> {
-        let ahead = self.ahead.iter().map(|change| change.at_ms);
-        ahead.chain(self.oldest_ms).chain(self.large.oldest_changed_ms()).min()
-    }
-
-    /// Looks at the first queued change, to know its age, while nothing can be sent.
-    pub fn peek(&mut self, queue: &Queue) {
-        if self.ahead.is_empty() {
-            self.ahead.extend(queue.take());
-        }
-    }
-
-    /// Takes a change that the driver received while it waited.
-    pub fn received(&mut self, change: Change) {
-        self.ahead.push_back(change);
-    }
-
-    /// Changes taken from the queue and not yet sent.
-    pub fn waiting(&self) -> usize {
-        self.ahead.len() + self.large.count()
-    }
-
     /// What to do next. `now_ms` is a monotonic clock; no exchange may be under way.
     pub fn next(&mut self, now_ms: u64, queue: &Queue, view: View, limits: &Limits) -> LinkStep {
         debug_assert!(!self.is_waiting_for_replies, "one exchange at a time");
         self.now_ms = now_ms;
         self.pace.acknowledged(now_ms, limits.batch_bytes);
-        if queue.take_stir() {
-            self.idle_sync_ms = Some(now_ms + SYNC_IDLE_MS);
-        }
-        if queue.take_loss() {
-            self.next_sync_ms = self.next_sync_ms.min(now_ms + SYNC_AFTER_CHANGE_MS);
-        }
-        if queue.take_nudge() {
-            self.nudged_ms = Some(now_ms.max(self.compared_ms.unwrap_or(0) + APART_SYNC_MS));
-        }
-        let scheduled_ms = self.scheduled_ms(queue);
+        self.schedule.note(queue, now_ms);
+        let scheduled_ms = self.schedule.due_ms(queue.is_apart());
         let is_scheduled = self.phase == Phase::Greeted || now_ms >= scheduled_ms;
         match self.phase {
             Phase::Down => return LinkStep::Wait { until_ms: u64::MAX },
             // Before each comparison that is due by itself: so names of new and forgotten members
             // travel.
-            Phase::Open if is_scheduled && self.sync.is_none() => self.phase = Phase::Greeting,
+            Phase::Open if is_scheduled && self.comparing.is_none() => self.phase = Phase::Greeting,
             _ => {}
         }
         if self.phase == Phase::Greeting {
             self.is_waiting_for_replies = true;
             return LinkStep::Greet;
         }
-        if self.sync.is_none()
+        if self.comparing.is_none()
             && let Some(record) = self.probe(view)
         {
             self.is_probing = true;
             return self.send(vec![PeerRequest::Merge(record)]);
         }
-        let is_due = is_scheduled || self.nudged_ms.is_some_and(|at| now_ms >= at);
-        if self.sync.is_none() && (is_due || queue.has_marks()) {
-            self.start_sync(is_due, now_ms, queue);
+        let is_due = is_scheduled || self.schedule.nudged_ms().is_some_and(|at| now_ms >= at);
+        if self.comparing.is_none() && (is_due || queue.has_marks()) {
+            self.start_comparison(is_due, now_ms, queue);
         }
         let allowed = self.pace.allowed(now_ms, limits.batch_bytes, self.refusals.from_ms());
-        if self.sync.is_none() || std::mem::take(&mut self.changes_go_next) {
+        if self.comparing.is_none() || std::mem::take(&mut self.changes_go_next) {
             let batch = self.drain(queue, view, &allowed);
             if !batch.is_empty() {
-                self.idle_sync_ms = Some(now_ms + SYNC_IDLE_MS);
+                self.schedule.changed(now_ms);
                 return self.send(vec![PeerRequest::Merge(batch)]);
             }
         }
-        let Some(running) = &mut self.sync else {
-            let others = [self.nudged_ms, self.refusals.probe_ms()].into_iter().flatten();
-            return LinkStep::Wait {
-                until_ms: others.chain([scheduled_ms]).min().unwrap_or(u64::MAX),
-            };
+        let Some(running) = &mut self.comparing else {
+            let others = [self.schedule.nudged_ms(), self.refusals.probe_ms()];
+            let until_ms = others.into_iter().flatten().fold(scheduled_ms, u64::min);
+            return LinkStep::Wait { until_ms };
         };
-        let requests = running.sync.next(view, &allowed);
+        let requests = running.comparison.next(view, &allowed);
         if !requests.is_empty() {
             self.changes_go_next = true;
             return self.send(requests);
         }
-        match self.sync.take() {
-            Some(done) => self.finish_sync(done, now_ms),
+        match self.comparing.take() {
+            Some(done) => self.finish_comparison(done, now_ms),
             None => LinkStep::Wait { until_ms: now_ms },
         }
     }
@@ -354,31 +272,31 @@ impl Link {
     fn take_one(&mut self, request: &PeerRequest, reply: &PeerReply, view: View) -> Result<()> {
         if let (PeerRequest::Merge(batch), PeerReply::Merged { refused, .. }) = (request, reply) {
             let is_probe = std::mem::take(&mut self.is_probing);
-            if self.sync.is_none() {
-                self.answered = self.handled();
+            if self.comparing.is_none() {
+                self.answered = self.outgoing.handled();
             }
             if *refused > 0 {
                 self.refusals.note(batch, *refused, self.now_ms);
                 self.refused();
             } else if is_probe {
                 self.refusals.lift();
-                self.next_sync_ms = self.now_ms;
-            } else if !self.is_unsettled {
+                self.schedule.hurry(self.now_ms);
+            } else if self.is_settled {
                 self.holds_all_sent();
             }
             return Ok(());
         }
-        self.is_answering = true;
-        match &mut self.sync {
-            Some(running) => running.sync.take(request, reply, view),
+        self.heard = Heard::More;
+        match &mut self.comparing {
+            Some(running) => running.comparison.take(request, reply, view),
             None => Err(Error::Corrupt("a reply of another kind".into())),
         }
     }
 
     /// The peer refused a record, or would.
     fn refused(&mut self) {
-        (self.is_refused, self.is_unsettled) = (true, true);
-        if let Some(running) = &mut self.sync {
+        (self.is_refused, self.is_settled) = (true, false);
+        if let Some(running) = &mut self.comparing {
             running.is_refused = true;
         }
     }
@@ -391,17 +309,10 @@ impl Link {
         if record.is_empty() {
             // It was a dropped tombstone. Others may be left.
             self.refusals.lift();
-            self.next_sync_ms = self.now_ms;
+            self.schedule.hurry(self.now_ms);
             return None;
         }
         Some(record)
-    }
-
-    /// When everything is compared next.
-    fn scheduled_ms(&self, queue: &Queue) -> u64 {
-        let apart_ms = self.compared_ms.filter(|_| queue.is_apart()).map(|at| at + APART_SYNC_MS);
-        let others = self.idle_sync_ms.into_iter().chain(apart_ms);
-        others.chain([self.next_sync_ms]).min().unwrap_or(u64::MAX)
     }
 
     fn send(&mut self, requests: Vec<PeerRequest>) -> LinkStep {
@@ -413,29 +324,21 @@ impl Link {
     }
 
     /// Begins a comparison: of everything, or of the marked shards.
-    fn start_sync(&mut self, is_full: bool, now_ms: u64, queue: &Queue) {
+    fn start_comparison(&mut self, is_full: bool, now_ms: u64, queue: &Queue) {
         // First the count, then the marks, and only then, in `Comparison::next`, the digests: what
         // changes later is in the queue or marks its shard again.
         let overflows = queue.overflows();
         let marks = queue.take_marks();
         if is_full {
             self.phase = Phase::Open;
-            // A new connection is greeted twice: nodes that joined a moment apart may have missed
-            // each other's name.
-            let is_new = self.is_unsettled && !self.is_refused;
-            let interval = if is_new { SYNC_AFTER_CHANGE_MS } else { SYNC_INTERVAL_MS };
-            self.next_sync_ms = now_ms + interval;
-            (self.idle_sync_ms, self.nudged_ms, self.compared_ms) = (None, None, Some(now_ms));
-            if self.is_unsettled {
+            self.schedule.began(now_ms, !self.is_settled && !self.is_refused);
+            if !self.is_settled {
                 // What is queued now was merged before: this comparison will find it.
-                for _ in 0..queue.len() + self.ahead.len() {
-                    self.take_change(queue);
-                }
-                self.large.clear();
+                self.outgoing.skip_all(queue);
             }
         }
-        self.sync = Some(Running {
-            sync: Comparison::new(if is_full { ShardSet::ALL } else { marks }),
+        self.comparing = Some(Running {
+            comparison: Comparison::new(if is_full { ShardSet::ALL } else { marks }),
             is_full,
             began_ms: now_ms,
             overflows,
@@ -443,20 +346,20 @@ impl Link {
         });
     }
 
-    fn finish_sync(&mut self, done: Running, now_ms: u64) -> LinkStep {
+    fn finish_comparison(&mut self, done: Running, now_ms: u64) -> LinkStep {
         self.changes_go_next = false;
-        self.revived.extend(done.sync.revived);
-        self.answered = self.handled();
-        if done.is_refused || done.sync.has_refused {
+        self.revived.extend(done.comparison.revived);
+        self.answered = self.outgoing.handled();
+        if done.is_refused || done.comparison.has_refused {
             // The clocks may come together by themselves: a probe will tell.
             self.refused();
-            self.next_sync_ms = self.next_sync_ms.max(now_ms + SYNC_INTERVAL_MS);
+            self.schedule.refused(now_ms);
             return LinkStep::Wait { until_ms: now_ms };
         }
         if !done.is_full {
-            // While something is unsettled, an earlier mark may have been dealt with by a record
+            // While nothing is settled, an earlier mark may have been dealt with by a record
             // that was refused.
-            if !self.is_unsettled {
+            if self.is_settled {
                 self.held.overflows = done.overflows;
                 self.holds_all_sent();
             }
@@ -465,93 +368,33 @@ impl Link {
         self.held.overflows = done.overflows;
         // Batches that were sent meanwhile were acknowledged, or this would have been noted as
         // refused.
-        (self.is_unsettled, self.is_refused) = (false, false);
+        (self.is_settled, self.is_refused) = (true, false);
         self.refusals.end();
         self.held.is_complete = true;
         self.holds_all_sent();
         LinkStep::Compared { began_ms: done.began_ms, revived: std::mem::take(&mut self.revived) }
     }
 
-    /// Up to which change of the queue nothing waits here any more.
-    fn handled(&self) -> u64 {
-        self.large.first_number().map_or(self.taken, |number| number - 1)
-    }
-
     /// The peer holds what was taken from the queue, but for the large records that still wait.
     fn holds_all_sent(&mut self) {
-        self.held.sent = self.handled();
-        self.oldest_ms = None;
-    }
-
-    fn take_change(&mut self, queue: &Queue) -> Option<Change> {
-        let change = self.ahead.pop_front().or_else(|| queue.take().ok())?;
-        self.taken += 1;
-        self.oldest_ms = Some(self.oldest_ms.map_or(change.at_ms, |at| at.min(change.at_ms)));
-        Some(change)
+        self.held.sent = self.outgoing.handled();
+        self.outgoing.all_sent_is_held();
     }
 
     /// Collects what the changed keys are now, as much as is allowed: small records, or large ones.
     fn drain(&mut self, queue: &Queue, view: View, allowed: &Allowed) -> Vec<u8> {
         let mut batch = Vec::new();
-        let mut has_refused =
-            self.large.is_due(allowed) && self.large.fill(view, allowed, &mut batch);
-        if batch.is_empty() {
-            has_refused |= self.drain_small(queue, view, allowed, &mut batch);
-            self.large.small_went();
-        }
-        if batch.is_empty() {
-            has_refused |= self.large.fill(view, allowed, &mut batch);
-        }
-        if has_refused {
+        if self.outgoing.drain(queue, view, allowed, &mut batch) {
             self.refused();
         }
         if batch.is_empty() {
-            self.answered = self.handled();
-        }
-        if batch.is_empty() && !self.is_unsettled {
-            // Keys that are gone, if any: dropped tombstones. The peer needs nothing of them.
-            self.holds_all_sent();
+            self.answered = self.outgoing.handled();
+            if self.is_settled {
+                // Keys that are gone, if any: dropped tombstones. The peer needs nothing of them.
+                self.holds_all_sent();
+            }
         }
         batch
-    }
-
-    /// Collects small records, and sets large ones aside; a key that changed many times is read
-    /// once. Whether any must stay here because the peer would refuse it.
-    fn drain_small(
-        &mut self,
-        queue: &Queue,
-        view: View,
-        allowed: &Allowed,
-        batch: &mut Vec<u8>,
-    ) -> bool {
-        let (mut keys, mut has_refused) = (HashSet::new(), false);
-        while batch.len() < allowed.bytes && !self.large.is_full() {
-            if self.ahead.is_empty() {
-                self.ahead.extend(std::iter::from_fn(|| queue.take().ok()).take(PREFETCH_KEYS_MAX));
-                view.store.prefetch(self.ahead.iter().map(|change| &*change.key));
-            }
-            let Some(change) = self.take_change(queue) else {
-                break;
-            };
-            let mut fate = Fate::Small;
-            if keys.insert(Arc::clone(&change.key)) {
-                view.store.copy_record(&change.key, batch, |entry| {
-                    fate = allowed.fate(entry);
-                    fate == Fate::Small
-                });
-            }
-            match fate {
-                Fate::Small => {}
-                Fate::Large => self.large.add(Waiting {
-                    key: change.key,
-                    number: self.taken,
-                    changed_ms: change.at_ms,
-                    since_ms: allowed.now_ms,
-                }),
-                Fate::Refused => has_refused = true,
-            }
-        }
-        has_refused
     }
 }
 

@@ -30,67 +30,15 @@
 //! FORGET` frees a place.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
+use super::contact::{Contact, Known, KnownBy, Stored, is_of_this_machine};
 use crate::config::{BANS_MAX, Dials};
 use crate::error::{Error, Result};
 use crate::guard::shown;
+use crate::peers::cuts::Cuts;
 use crate::peers::identity::{Identity, parse_id};
 use crate::peers::introduction::{Introduction, MEMBERS_MAX};
-use crate::peers::runs::Runs;
-
-/// Addresses kept for one contact: the advertised one, the one it was named by, and one in hand.
-const ADDRESSES_MAX: usize = 3;
-
-/// What must survive a restart of a node with stored data.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Stored {
-    /// All who may hold data.
-    pub members: Vec<StoredMember>,
-    /// Ids that never come back.
-    pub bans: Vec<u64>,
-}
-
-/// Somebody who may hold data.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoredMember {
-    /// Its node id.
-    pub id: u64,
-    /// Where it was last.
-    pub address: String,
-    /// Whether its own data survives a restart.
-    pub is_durable: bool,
-    /// How this node knows it.
-    pub known_by: KnownBy,
-}
-
-/// How a node knows another one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KnownBy {
-    /// It answered on a link of ours.
-    Link,
-    /// A member introduced it.
-    Member,
-    /// It introduced itself, and was never reached.
-    ItsWord,
-}
-
-/// Somebody this node has a link to.
-#[derive(Clone, Debug, Default)]
-pub struct Contact {
-    /// Where to reach it, in order; never empty.
-    pub addresses: Vec<String>,
-    /// Its node id, once it has said so on our own link.
-    pub id: Option<u64>,
-    /// Its node id as it says itself on a connection of its own, or as others say.
-    pub introduced_as: Option<u64>,
-    /// Whether a member said so, not only the node itself.
-    pub is_vouched_for: bool,
-    /// Whether its data survives a restart, as it says itself.
-    pub is_durable: bool,
-    /// Whether it was named on the command line.
-    pub is_seed: bool,
-}
+use crate::peers::runs::{Runs, copied_directory};
 
 /// What became of an introduction on one of our own links.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,23 +59,15 @@ pub enum Verdict {
 #[derive(Debug)]
 pub struct Members {
     identity: Identity,
-    contacts: BTreeMap<u64, Contact>,
+    pub(super) contacts: BTreeMap<u64, Contact>,
     bans: BTreeSet<u64>,
     next_number: u64,
     contacts_max: usize,
-    cut: Cut,
+    pub(super) cuts: Cuts,
     dials: Dials,
     seeds: BTreeSet<String>,
     /// The run ids of each contact.
     runs: BTreeMap<u64, Runs>,
-}
-
-/// The peers that this node pretends not to reach.
-#[derive(Debug, Default)]
-struct Cut {
-    everybody: bool,
-    /// Addresses and ids.
-    names: BTreeSet<String>,
 }
 
 impl Members {
@@ -145,31 +85,17 @@ impl Members {
             bans: stored.bans.iter().copied().collect(),
             next_number: 1,
             contacts_max,
-            cut: Cut::default(),
+            cuts: Cuts::default(),
             dials,
             seeds: seeds.iter().cloned().collect(),
             runs: BTreeMap::new(),
         };
-        for member in &stored.members {
-            let is_met = member.known_by == KnownBy::Link;
-            members.add(Contact {
-                addresses: vec![member.address.clone()],
-                id: is_met.then_some(member.id),
-                introduced_as: (!is_met).then_some(member.id),
-                is_vouched_for: member.known_by == KnownBy::Member,
-                is_durable: member.is_durable,
-                is_seed: false,
-            });
-        }
+        stored.members.iter().for_each(|member| members.add(member.into()));
         for seed in seeds {
             if let Some(contact) = members.by_address(seed) {
                 contact.is_seed = true;
             } else {
-                members.add(Contact {
-                    addresses: vec![seed.clone()],
-                    is_seed: true,
-                    ..Contact::default()
-                });
+                members.add(Contact::seed(seed));
             }
         }
         members
@@ -188,10 +114,9 @@ impl Members {
     /// Ids and addresses of the members, and of those that other members call so: what is told to
     /// others.
     pub fn members(&self) -> Vec<(u64, String)> {
-        let known =
-            self.contacts.values().filter(|contact| contact.id.is_some() || contact.is_vouched_for);
-        let words =
-            known.filter_map(|contact| Some((contact.any_id()?, contact.addresses[0].clone())));
+        let known = self.contacts.values().filter_map(|contact| Some((contact.known?, contact)));
+        let told = known.filter(|(known, _)| known.by >= KnownBy::Member);
+        let words = told.map(|(known, contact)| (known.id, contact.addresses[0].clone()));
         words.take(MEMBERS_MAX).collect()
     }
 
@@ -210,17 +135,8 @@ impl Members {
 
     /// What must survive a restart.
     pub fn stored(&self) -> Stored {
-        let known = self.contacts.values();
-        let member = |contact: &Contact| {
-            let known_by = match (contact.id, contact.is_vouched_for) {
-                (Some(_), _) => KnownBy::Link,
-                (None, true) => KnownBy::Member,
-                (None, false) => KnownBy::ItsWord,
-            };
-            let (address, is_durable) = (contact.addresses[0].clone(), contact.is_durable);
-            Some(StoredMember { id: contact.any_id()?, address, is_durable, known_by })
-        };
-        Stored { members: known.filter_map(member).collect(), bans: self.bans() }
+        let members = self.contacts.values().filter_map(Contact::stored).collect();
+        Stored { members, bans: self.bans() }
     }
 
     /// The banned ids.
@@ -232,7 +148,7 @@ impl Members {
     /// introduced themselves or were introduced. A seed that was never met is not among them.
     pub fn holders(&self) -> BTreeMap<u64, u64> {
         let contacts = self.contacts.iter();
-        contacts.filter_map(|(number, contact)| Some((*number, contact.any_id()?))).collect()
+        contacts.filter_map(|(number, contact)| Some((*number, contact.id()?))).collect()
     }
 
     /// Somebody connected and introduced itself. Whether it may stay; an error says why not.
@@ -244,8 +160,9 @@ impl Members {
         }
         if !self.may_dial(&from.address) {
             return Err(Error::refused(format!(
-                "it advertises '{}', and without a password only this machine and the addresses named with --peer \
-                 are dialled; give all nodes a password, name it with --peer, or say --insecure",
+                "it advertises '{}', and without a password only this machine and the addresses \
+                 named with --peer are dialled; give all nodes a password, name it with --peer, \
+                 or say --insecure",
                 from.address
             )));
         }
@@ -294,13 +211,7 @@ impl Members {
 
     /// Numbers of the links to whoever has this id, or is thought to be at this address.
     pub fn links_to(&self, id: u64, address: &str) -> Vec<u64> {
-        let is_it = |contact: &Contact| {
-            contact.id == Some(id)
-                || contact.introduced_as == Some(id)
-                || contact.addresses.iter().any(|known| known == address)
-        };
-        let contacts = self.contacts.iter();
-        contacts.filter(|(_, contact)| is_it(contact)).map(|(number, _)| *number).collect()
+        self.numbers_of(|contact| contact.id() == Some(id) || contact.is_at(address))
     }
 
     /// Tells under which address this node can be reached, or why not.
@@ -314,20 +225,12 @@ impl Members {
         if id == Some(self.identity.node_id) || self.identity.address.as_deref() == Ok(target) {
             return Err(Error::refused("a node cannot forget itself"));
         }
-        let is_meant = |contact: &Contact| {
-            contact.addresses.iter().any(|address| address == target)
-                || id.is_some() && (contact.id == id || contact.introduced_as == id)
-        };
-        let meant: Vec<u64> = self
-            .contacts
-            .iter()
-            .filter(|(_, contact)| is_meant(contact))
-            .map(|(number, _)| *number)
-            .collect();
+        let meant =
+            self.numbers_of(|contact| contact.is_at(target) || id.is_some() && contact.id() == id);
         if meant.is_empty() && id.is_none() {
             return Err(no_such_peer(target));
         }
-        let ids = meant.iter().filter_map(|number| self.contacts.get(number)?.any_id()).chain(id);
+        let ids = meant.iter().filter_map(|number| self.contacts.get(number)?.id()).chain(id);
         let ids: Vec<u64> = ids.collect();
         self.take_bans(&ids)?;
         meant.iter().for_each(|number| drop(self.contacts.remove(number)));
@@ -339,11 +242,12 @@ impl Members {
         let new: BTreeSet<u64> = ids.iter().copied().filter(|id| !self.bans.contains(id)).collect();
         if self.bans.len() + new.len() > BANS_MAX {
             return Err(Error::refused(format!(
-                "there would be more than {BANS_MAX} forgotten nodes, the most a cluster remembers; \
-                 start a new cluster with another --cluster and copy the data with kvstore export"
+                "there would be more than {BANS_MAX} forgotten nodes, the most a cluster \
+                 remembers; start a new cluster with another --cluster and copy the data with \
+                 kvstore export"
             )));
         }
-        let is_banned = |contact: &Contact| contact.any_id().is_some_and(|id| new.contains(&id));
+        let is_banned = |contact: &Contact| contact.id().is_some_and(|id| new.contains(&id));
         self.contacts.retain(|_, contact| !is_banned(contact));
         self.runs.retain(|id, _| !new.contains(id));
         self.bans.extend(new);
@@ -355,64 +259,11 @@ impl Members {
         if self.find(of.node_id).is_none() {
             return Ok(());
         }
-        let known: BTreeSet<u64> = self.contacts.values().filter_map(Contact::any_id).collect();
+        let known: BTreeSet<u64> = self.contacts.values().filter_map(Contact::id).collect();
         self.runs.retain(|id, _| known.contains(id));
         let runs = self.runs.entry(of.node_id).or_default();
         runs.heard(of.run_id);
         if runs.are_two_alive() { Err(copied_directory(of.node_id)) } else { Ok(()) }
-    }
-
-    /// From now on, pretends that a peer (an address or id), or everybody (`*`), cannot be reached.
-    pub fn partition(&mut self, target: &str) -> Result<()> {
-        if target == "*" {
-            self.cut.everybody = true;
-            return Ok(());
-        }
-        let names = self.names_of(target)?;
-        self.cut.names.extend(names);
-        Ok(())
-    }
-
-    /// Ends the partition from one peer.
-    pub fn heal_peer(&mut self, target: &str) -> Result<()> {
-        if self.cut.everybody {
-            return Err(Error::refused("everybody is cut off; HEAL ends that"));
-        }
-        for name in self.names_of(target)? {
-            self.cut.names.remove(&name);
-        }
-        Ok(())
-    }
-
-    /// The addresses and the id of a peer.
-    fn names_of(&self, target: &str) -> Result<Vec<String>> {
-        let id = parse_id(target);
-        let contact = self.contacts.values().find(|contact| {
-            contact.addresses.iter().any(|known| known == target)
-                || id.is_some() && contact.id == id
-        });
-        let contact = contact.ok_or_else(|| no_such_peer(target))?;
-        let id = contact.id.map(|id| format!("{id:016x}"));
-        Ok(contact.addresses.iter().cloned().chain(id).collect())
-    }
-
-    /// Ends all partitions.
-    pub fn heal(&mut self) {
-        self.cut = Cut::default();
-    }
-
-    /// Whether the peer of a link is behind a partition.
-    pub fn is_cut(&self, number: u64) -> bool {
-        let Some(contact) = self.contacts.get(&number) else {
-            return false;
-        };
-        contact.addresses.iter().any(|address| self.is_cut_off(contact.any_id(), address))
-    }
-
-    /// Whether whoever says that this is its id and address is behind a partition.
-    pub fn is_cut_off(&self, id: Option<u64>, address: &str) -> bool {
-        let cut = |name: &str| self.cut.names.contains(name);
-        self.cut.everybody || cut(address) || id.is_some_and(|id| cut(&format!("{id:016x}")))
     }
 
     /// Checks what must be right in both directions.
@@ -420,7 +271,8 @@ impl Members {
         if other.cluster != self.identity.cluster {
             return Err(Error::refused(format!(
                 // Both sides read this sentence.
-                "the node at {} is of cluster '{}', and the node at {} of '{}'; start both with the same --cluster",
+                "the node at {} is of cluster '{}', and the node at {} of '{}'; start both with \
+                 the same --cluster",
                 shown(&other.address),
                 shown(&other.cluster),
                 self.identity.address.as_deref().unwrap_or("the address that was dialled"),
@@ -440,13 +292,14 @@ impl Members {
         let Some(contact) = self.contacts.get(&number) else {
             return Verdict::Gone;
         };
-        if contact.is_seed && contact.id.is_none() && contact.introduced_as.is_none() {
+        if contact.is_seed && contact.known.is_none() {
             self.contacts.remove(&number);
             log::info!("the peer {address} is this node itself and is left out");
             return Verdict::Gone;
         }
         Verdict::Refused(format!(
-            "{address} is this node itself; start that peer with an --advertise HOST:PORT that leads to it"
+            "{address} is this node itself; start that peer with an --advertise HOST:PORT that \
+             leads to it"
         ))
     }
 
@@ -456,19 +309,16 @@ impl Members {
         let Some(contact) = self.contacts.get_mut(&number) else {
             return Verdict::Gone;
         };
-        if let Some(id) = contact.any_id()
+        if let Some(id) = contact.id()
             && id != by.node_id
             && contact.is_durable
         {
             if other.is_none() && self.contacts.len() < self.contacts_max {
-                self.add(Contact {
-                    addresses: vec![address.into()],
-                    introduced_as: Some(by.node_id),
-                    ..Contact::default()
-                });
+                self.add(Contact::introduced(by.node_id, address, KnownBy::ItsWord));
             }
             return Verdict::Refused(format!(
-                "{:016x} answers at {address}, not {id:016x}, which has stored data; PEER FORGET {id:016x} if it is gone",
+                "{:016x} answers at {address}, not {id:016x}, which has stored data; PEER FORGET \
+                 {id:016x} if it is gone",
                 by.node_id
             ));
         }
@@ -481,8 +331,7 @@ impl Members {
             }
             return Verdict::Gone;
         }
-        contact.id = Some(by.node_id);
-        contact.introduced_as = None;
+        contact.known = Some(Known { id: by.node_id, by: KnownBy::Link });
         contact.is_durable = by.is_durable;
         if self.may_dial(&by.address)
             && let Some(contact) = self.contacts.get_mut(&number)
@@ -495,19 +344,17 @@ impl Members {
     /// Notes where a node is, as it says itself (then that is the newest) or as a member says;
     /// makes it a contact if it is none.
     fn learn(&mut self, id: u64, address: &str, known_by: KnownBy) -> Result<()> {
-        let is_vouched_for = known_by == KnownBy::Member;
-        if let Some(number) = self.find(id) {
-            if let Some(contact) = self.contacts.get_mut(&number) {
-                contact.add_address(address, !is_vouched_for);
-                contact.is_vouched_for |= is_vouched_for;
-            }
+        if let Some(contact) = self.find(id).and_then(|number| self.contacts.get_mut(&number)) {
+            contact.add_address(address, known_by == KnownBy::ItsWord);
+            let by = contact.known.map_or(known_by, |known| known.by.max(known_by));
+            contact.known = Some(Known { id, by });
             return Ok(());
         }
         if let Some(contact) = self.by_address(address) {
             // Otherwise its own link will find out who answers there now. Until then the one that
             // was known there counts as a holder of data, for both of them.
-            if contact.id.is_none() && !contact.is_durable {
-                (contact.introduced_as, contact.is_vouched_for) = (Some(id), is_vouched_for);
+            if contact.met_id().is_none() && !contact.is_durable {
+                contact.known = Some(Known { id, by: known_by });
             }
             return Ok(());
         }
@@ -517,13 +364,7 @@ impl Members {
                 self.contacts_max
             )));
         }
-        let addresses = vec![address.into()];
-        self.add(Contact {
-            addresses,
-            introduced_as: Some(id),
-            is_vouched_for,
-            ..Contact::default()
-        });
+        self.add(Contact::introduced(id, address, known_by));
         Ok(())
     }
 
@@ -533,52 +374,21 @@ impl Members {
     }
 
     fn find(&self, id: u64) -> Option<u64> {
-        let is_it = |contact: &Contact| {
-            contact.id == Some(id) || contact.id.is_none() && contact.introduced_as == Some(id)
-        };
         let mut contacts = self.contacts.iter();
-        contacts.find(|(_, contact)| is_it(contact)).map(|(number, _)| *number)
+        contacts.find(|(_, contact)| contact.id() == Some(id)).map(|(number, _)| *number)
     }
 
     fn by_address(&mut self, address: &str) -> Option<&mut Contact> {
-        let mut contacts = self.contacts.values_mut();
-        contacts.find(|contact| contact.addresses.iter().any(|known| known == address))
+        self.contacts.values_mut().find(|contact| contact.is_at(address))
+    }
+
+    fn numbers_of(&self, is_it: impl Fn(&Contact) -> bool) -> Vec<u64> {
+        let contacts = self.contacts.iter();
+        contacts.filter(|(_, contact)| is_it(contact)).map(|(number, _)| *number).collect()
     }
 }
 
-impl Contact {
-    /// Its node id, by its own word or by that of others.
-    pub fn any_id(&self) -> Option<u64> {
-        self.id.or(self.introduced_as)
-    }
-
-    fn add_address(&mut self, address: &str, is_newest: bool) {
-        if !is_newest && self.addresses.iter().any(|known| known == address) {
-            return;
-        }
-        self.addresses.retain(|known| known != address);
-        let at = if is_newest { 0 } else { self.addresses.len() };
-        self.addresses.insert(at, address.into());
-        self.addresses.truncate(ADDRESSES_MAX);
-    }
-}
-
-/// Whether an address is on this machine, as far as its words say. A name that a name server
-/// answers for is not.
-fn is_of_this_machine(address: &str) -> bool {
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    host.eq_ignore_ascii_case("localhost")
-        || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
-fn copied_directory(id: u64) -> Error {
-    Error::refused(format!(
-        "two running nodes have the id {id:016x}: a copied data directory; stop one of them, and start it again with an empty directory"
-    ))
-}
-
-fn no_such_peer(target: &str) -> Error {
+pub(super) fn no_such_peer(target: &str) -> Error {
     Error::refused(format!("no peer has the address or id '{target}'; PEERS lists them"))
 }
 
@@ -817,7 +627,7 @@ mod tests {
                     }
                 }
                 let ids: Vec<u64> = members.contacts().values()
-                    .filter_map(|contact| contact.id.or(contact.introduced_as)).collect();
+                    .filter_map(|contact| contact.id()).collect();
                 let distinct: BTreeSet<u64> = ids.iter().copied().collect();
                 prop_assert_eq!(ids.len(), distinct.len(), "{:?}", members.contacts());
                 prop_assert!(distinct.iter().all(|id| !members.bans().contains(id)));

@@ -9,9 +9,9 @@
 //! sends. So a key that changes often travels once per batch, an old value cannot overtake a new
 //! one, and memory is bounded: when the channel is full, a bit for the key's shard is enough to
 //! find it later. Beside the stream of changes, every link compares digests with its peer and sends
-//! what the peer lacks ([`crate::peers::comparison`]): on connect, when it was idle, when another peer was lost, and
-//! every minute. That repairs whatever the stream missed, and brings an empty or returning node up
-//! to date.
+//! what the peer lacks ([`crate::peers::comparison`]): on connect, when it was idle, when another
+//! peer was lost, and every minute. That repairs whatever the stream missed, and brings an empty or
+//! returning node up to date.
 //!
 //! **Why it converges.** A record's version never changes, and merging keeps the larger version
 //! whatever the order and however often ([`crate::store`]). So two nodes that have seen the same
@@ -23,8 +23,8 @@
 //! - A client's write never waits for a peer, and no lock is held across a channel send.
 //! - One exchange at a time on a link, with a limit to the peer's silence (`wire`). A link that
 //!   breaks starts again with a comparison. Batches are as large as a second allows, and half as
-//!   large after a failure ([`crate::peers::pace`]); large records wait for small ones ([`crate::peers::large`]); what the peer
-//!   refuses stays here ([`refusals`]).
+//!   large after a failure ([`crate::peers::pace`]); large records wait for small ones
+//!   ([`crate::peers::large`]); what the peer refuses stays here ([`refusals`]).
 //! - While a member cannot be reached, every link compares every five seconds, and so do those who
 //!   notice: what it was sent comes by way of a third. TCP delivers once and in order, so nothing
 //!   that was sent arrives behind a later comparison of that link.
@@ -47,51 +47,58 @@
 //! Files: [`link`] is what is said to a peer, [`members`] who is in the cluster, [`tombstones`] when
 //! a delete may be forgotten. None of them knows sockets, threads or clocks, so one seed can drive
 //! them through any trouble (`tests/simulation`). [`queue`] is the channel, [`host`] the machine.
+//! `outgoing` fills the batches of a link, `schedule` says when it compares.
 
+pub mod contact;
 mod conversation;
 pub mod drain;
 mod forgetting;
+mod greeted;
 mod handle;
 pub mod host;
 pub mod link;
 pub mod members;
+mod outgoing;
+mod partition;
 pub mod queue;
 pub mod receive;
 pub mod refusals;
+mod schedule;
 mod shared;
 mod skewed;
 pub mod tombstones;
+mod waiting;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use log::{info, trace, warn};
 
 use crate::config::Configuration;
-use crate::error::{Error, Result};
-use crate::guard::{LogLimiter, shown};
-use crate::locks::{lock, unpoisoned};
-use crate::metrics;
+use crate::error::Result;
+use crate::guard::LogLimiter;
+use crate::locks::lock;
 use crate::peers::identity::{Identity, advertised};
-use crate::peers::inbound::{self, Inbound, Socket};
+use crate::peers::inbound::Inbound;
 use crate::peers::introduction::Introduction;
 use crate::peers::status::PeerState;
 pub use crate::peers::status::PeerStatus;
 use crate::peers::view::View;
 use crate::store::KeyValueStore;
-use crate::store::version::{COUNTER_BITS, HybridClock};
+use crate::store::version::HybridClock;
+use contact::Stored;
 pub use conversation::EventualConversation;
-use handle::LinkHandle;
-pub use handle::Ticket;
+pub use greeted::Greeted;
 use host::{Host, Threads};
-use members::{Members, Stored};
+use members::Members;
 use queue::Change;
 pub use shared::{Counters, SaveFunction, Storage};
 use shared::{Save, Shared};
 use skewed::SkewedPeers;
 use tombstones::{CLEAN_ROUNDS, ROUND_MS, Rounds};
+pub use waiting::Ticket;
 
 /// Peers this node has links to. Each costs a thread and a queue. Further ones are refused and
 /// counted.
@@ -101,34 +108,6 @@ const PEERS_MAX: usize = 64;
 #[derive(Debug)]
 pub struct ReplicationManager {
     shared: Arc<Shared>,
-}
-
-/// A connection's place in the table of peers. Dropping it gives the place back, however the
-/// connection stops being that peer's: by its end, by `RESET`, or by a HELLO with another id.
-#[derive(Debug)]
-pub struct Greeted {
-    peer: Arc<inbound::Peer>,
-    shared: Arc<Shared>,
-}
-
-impl Greeted {
-    /// Does something that only the newest connection of a node may do.
-    pub fn while_current<T>(&self, act: impl FnOnce() -> Result<T>) -> Result<T> {
-        self.peer.while_current(act)
-    }
-
-    /// Whether this node introduced itself on this connection only moments ago.
-    pub fn was_just_greeted(&self, id: u64) -> bool {
-        self.peer.was_just_greeted(id, self.shared.monotonic_ms())
-    }
-}
-
-impl Drop for Greeted {
-    fn drop(&mut self) {
-        if self.shared.inbound.ended(&self.peer) {
-            self.shared.lost_a_peer();
-        }
-    }
 }
 
 /// The list of links as a connection read it last: to read it for every write would make the
@@ -235,8 +214,9 @@ impl ReplicationManager {
         let (answering, all) = (answering.count(), peers.len());
         if answering == 0 && all > 0 && self.shared.save.is_none() {
             warn!(
-                "none of {all} peers answers yet; they are tried again and again, see PEERS. If this node was restarted, its \
-                 writes from before may win over those it takes until one answers"
+                "none of {all} peers answers yet; they are tried again and again, see PEERS. If \
+                 this node was restarted, its writes from before may win over those it takes until \
+                 one answers"
             );
         } else if all > 0 {
             info!(
@@ -302,79 +282,6 @@ impl ReplicationManager {
         self.shared.introduction(is_answer)
     }
 
-    /// A node connected and introduced itself: decides whether it may stay, and links back to it.
-    pub fn heard(&self, from: &Introduction) -> Result<()> {
-        let result = self.shared.heard(from);
-        match &result {
-            Ok(()) => drop(lock(&self.shared.refusals).remove(&shown(&from.address))),
-            Err(reason) => self.refused(&from.address, &reason.to_string()),
-        }
-        result
-    }
-
-    /// Counts that somebody who wanted to be a peer was refused; logs it if it is news.
-    pub fn refused(&self, who: &str, reason: &str) {
-        metrics::add(&self.shared.counters.hellos_refused, 1);
-        let (who, reason) = (shown(who), reason.to_string());
-        let mut refusals = lock(&self.shared.refusals);
-        if refusals.get(&who) == Some(&reason) {
-            return;
-        }
-        // What may not be logged now is not noted either: if it goes on, it is logged later.
-        let Some(left_out) = self.shared.refusal_lines.admit() else {
-            return;
-        };
-        if refusals.len() >= PEERS_MAX {
-            refusals.clear();
-        }
-        warn!("refused the peer '{who}': {reason}{left_out}");
-        refusals.insert(who, reason);
-    }
-
-    /// A node that may stay introduced itself on `socket`: its older connections end. The
-    /// connection counts as that node's until the result is dropped.
-    pub fn greeted(&self, from: &Introduction, socket: Arc<dyn Socket>) -> Greeted {
-        let now_ms = self.shared.monotonic_ms();
-        let peer = self.shared.inbound.greeted(from.node_id, &from.address, socket, now_ms);
-        Greeted { peer, shared: Arc::clone(&self.shared) }
-    }
-
-    /// Counts what a peer's batch did. Nothing is handed on, but every link compares when things
-    /// are quiet: the batch may come from somebody whom another peer cannot reach.
-    pub fn merged(&self, from: &Greeted, done: receive::Merged) {
-        let links = self.shared.links();
-        links.values().for_each(|link| link.queue.stir());
-        metrics::add(&self.shared.counters.records_merged, done.merged);
-        metrics::add(&self.shared.counters.records_refused, done.refused);
-        if done.refused > 0 {
-            self.refused_records(from, done.refused_time_max);
-        }
-    }
-
-    /// A peer compares again and again, since it cannot reach some member. What that one sent this
-    /// node may be what the peer lacks, so this node compares too.
-    pub fn nudge(&self) {
-        self.shared.links().values().for_each(|link| link.queue.nudge());
-    }
-
-    /// Records of a peer were refused, up to one of this time.
-    fn refused_records(&self, from: &Greeted, time_max: u64) {
-        let (shared, (id, address)) = (&self.shared, from.peer.name());
-        let ahead_s = (time_max >> COUNTER_BITS).saturating_sub(shared.host.wall_ms()) / 1_000;
-        shared.skewed.refused(id, shared.monotonic_ms(), PEERS_MAX, || {
-            let Some(left_out) = shared.refusal_lines.admit() else {
-                return false;
-            };
-            warn!(
-                "records of the peer '{}' are refused: they lie up to {ahead_s} s ahead of this machine's clock, and \
-                 --max-clock-skew is {} s. If this clock is right, that node's is or was wrong: its /readyz says what to do{left_out}",
-                shown(address),
-                shared.options.clock_skew_max.as_secs()
-            );
-            true
-        });
-    }
-
     /// Bans a node for good, by address or id.
     pub fn forget(&self, target: &str) -> Result<()> {
         let ended = lock(&self.shared.members).forget(target)?;
@@ -387,83 +294,10 @@ impl ReplicationManager {
         Ok(())
     }
 
-    /// Pretends that a peer (address or id), or everybody (`*`), cannot be reached.
-    pub fn partition(&self, target: &str) -> Result<()> {
-        self.check_fault_injection("PARTITION")?;
-        let members = &self.shared.members;
-        lock(members).partition(target)?;
-        let is_cut_off = |id, address: &str| lock(members).is_cut_off(Some(id), address);
-        self.shared.inbound.close(is_cut_off);
-        for link in self.shared.links().values() {
-            if lock(members).is_cut(link.peer.number) {
-                link.peer.interrupt();
-                link.peer.set_state(PeerState::Partitioned);
-            }
-        }
-        Ok(())
-    }
-
-    /// Ends the partition from one peer, an address or id, or all partitions (`*`).
-    pub fn heal(&self, target: &str) -> Result<()> {
-        self.check_fault_injection("HEAL")?;
-        let mut members = lock(&self.shared.members);
-        match target {
-            "*" => members.heal(),
-            peer => members.heal_peer(peer)?,
-        }
-        drop(members);
-        self.shared.links().values().for_each(|link| link.peer.wake());
-        Ok(())
-    }
-
-    fn check_fault_injection(&self, command: &str) -> Result<()> {
-        if self.shared.options.fault_injection {
-            return Ok(());
-        }
-        Err(Error::refused(format!(
-            "{command} needs a server that was started with --enable-fault-injection"
-        )))
-    }
-
-    /// What each peer must reach to hold all that was written here so far.
-    pub fn ticket(&self) -> Ticket {
-        let links = self.shared.links();
-        let reach =
-            |link: &Arc<LinkHandle>| (Arc::clone(link), link.queue.sent(), link.queue.overflows());
-        Ticket(links.values().map(reach).collect())
-    }
-
-    /// How many peers hold what the ticket is about.
-    pub fn holding(&self, ticket: &Ticket) -> usize {
-        ticket.holders().count()
-    }
-
     /// How many peers are live.
     pub fn live_peers(&self) -> usize {
         let links = self.shared.links();
         links.values().filter(|link| link.peer.state() == PeerState::Live).count()
-    }
-
-    /// Waits until `is_done`, which is asked again whenever a peer holds more, or for `timeout`.
-    pub fn wait_until(&self, timeout: Duration, mut is_done: impl FnMut() -> bool) {
-        let (mutex, condvar) = &self.shared.progress;
-        self.shared.waiting.fetch_add(1, Ordering::SeqCst);
-        let began = Instant::now();
-        let mut guard = lock(mutex);
-        while !is_done() {
-            let Some(left) = timeout.checked_sub(began.elapsed()) else {
-                break;
-            };
-            guard = unpoisoned(condvar.wait_timeout(guard, left)).0;
-        }
-        drop(guard);
-        self.shared.waiting.fetch_sub(1, Ordering::SeqCst);
-    }
-
-    /// How many threads wait until peers hold more: those of clients in a `WAIT`, and at the end
-    /// that of the gentle stop.
-    pub fn waiting(&self) -> usize {
-        self.shared.waiting.load(Ordering::SeqCst)
     }
 
     /// How each peer is.
@@ -473,7 +307,7 @@ impl ReplicationManager {
         let links = self.shared.links();
         let shown = links.values().filter_map(|link| {
             let contact = members.contacts().get(&link.peer.number)?;
-            Some(link.status(contact.any_id(), host.monotonic_ms(), host.wall_ms()))
+            Some(link.status(contact.id(), host.monotonic_ms(), host.wall_ms()))
         });
         shown.collect()
     }

@@ -6,11 +6,12 @@ use std::sync::{Arc, Condvar, Mutex, RwLock};
 
 use log::warn;
 
+use super::contact::Stored;
 use super::conversation::EventualConversation;
 use super::handle::LinkHandle;
 use super::host::Host;
 use super::link::Link;
-use super::members::{Members, Stored, Verdict};
+use super::members::{Members, Verdict};
 use super::receive::is_plausible;
 use super::skewed::SkewedPeers;
 use super::tombstones::{self, Rounds};
@@ -158,7 +159,7 @@ impl Shared {
 
     pub(super) fn heard(self: &Arc<Self>, from: &Introduction) -> Result<()> {
         let mut members = lock(&self.members);
-        if members.is_cut_off(Some(from.node_id), &from.address) {
+        if members.is_cut_off(from.node_id, &from.address) {
             return Err(Error::refused("partitioned"));
         }
         members.heard(from)?;
@@ -288,8 +289,8 @@ impl Shared {
         let has_progressed = shown.held != link.held();
         shown.held = link.held();
         shown.answered = link.answered();
-        shown.oldest_ms = link.oldest_ms();
-        shown.waiting = link.waiting();
+        shown.oldest_ms = link.outgoing.oldest_ms();
+        shown.waiting = link.outgoing.waiting();
         drop(shown);
         if has_progressed && self.waiting.load(Ordering::SeqCst) > 0 {
             // Under the lock, so that nobody who has just found nothing falls asleep after this.

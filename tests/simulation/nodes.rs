@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, unbounded};
 use kvstore::config::{Configuration, Limits, ReplicationOptions};
-use kvstore::replication::members::Stored;
+use kvstore::replication::contact::Stored;
 use kvstore::replication::{KnownLinks, ReplicationManager, Storage};
 use kvstore::store::KeyValueStore;
 use kvstore::store::record::decode_all;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use kvstore::peers::requests::PeerRequest;
 use kvstore::peers::status::PeerState;
-use kvstore::replication::members::KnownBy;
+use kvstore::replication::contact::KnownBy;
 use kvstore::store::Size;
 
 use crate::SEEDS;

@@ -1,6 +1,8 @@
 use super::*;
 use crate::peers::versions;
+use crate::replication::queue::Change;
 use crate::store::KeyValueStore;
+use crate::store::prefetch::PREFETCH_KEYS_MAX;
 use crate::store::record::{Record, decode_all};
 use crate::store::version::Version;
 
@@ -180,8 +182,8 @@ fn a_change_received_while_others_wait_replaces_none_of_them() {
             // As the worker does it.
             LinkStep::Wait { .. } => {
                 if let Ok(change) = queue.take() {
-                    received += usize::from(link.waiting() > 0);
-                    link.received(change);
+                    received += usize::from(link.outgoing.waiting() > 0);
+                    link.outgoing.received(change);
                 }
             }
             LinkStep::Compared { .. } => is_synced = true,
@@ -189,7 +191,7 @@ fn a_change_received_while_others_wait_replaces_none_of_them() {
         }
     }
     assert!(received > 0, "the test is about this");
-    assert!(queue.is_empty() && link.waiting() == 0);
+    assert!(queue.is_empty() && link.outgoing.waiting() == 0);
     assert_eq!(link.held().sent, queue.sent());
     for key in &keys {
         assert_eq!(theirs.version(key.as_bytes()), ours.version(key.as_bytes()), "{key}");
@@ -247,13 +249,8 @@ fn a_large_record_waits_for_small_ones_for_ten_seconds_on_a_slow_connection() {
     put("slow", &[0; 300], 1, &store, &queue);
     assert_eq!(batch(&mut link, 0, &queue, view, &limits), ["slow"]);
     link.broken();
-    let mut link = Link {
-        phase: Phase::Open,
-        is_introduced: true,
-        is_unsettled: false,
-        next_sync_ms: u64::MAX,
-        ..link
-    };
+    (link.phase, link.heard, link.is_settled) = (Phase::Open, Heard::WhoItIs, true);
+    link.schedule.next_ms = u64::MAX;
     put("large", &[0; 100_000], 2, &store, &queue);
     let (mut now_ms, mut small_first) = (0, 0);
     loop {
@@ -271,7 +268,7 @@ fn a_large_record_waits_for_small_ones_for_ten_seconds_on_a_slow_connection() {
         now_ms += 600;
     }
     assert_eq!((small_first, now_ms), (17, 10_200), "the first after ten seconds");
-    while !queue.is_empty() || link.waiting() > 0 {
+    while !queue.is_empty() || link.outgoing.waiting() > 0 {
         now_ms += 100;
         batch(&mut link, now_ms, &queue, view, &limits);
         acknowledge(&mut link, view, 0, b"");
@@ -284,7 +281,7 @@ fn what_the_peer_refused_stays_here_and_one_record_asks_for_all() {
     let (store, limits) = (KeyValueStore::new(), Limits::default());
     let (view, queue) = (View { store: &store, cutoff: 0 }, Queue::new(100, 10_000));
     let mut link = settled(&queue, view, &limits);
-    link.next_sync_ms = u64::MAX;
+    link.schedule.next_ms = u64::MAX;
     put("good", b"v", 1_000, &store, &queue);
     put("early", b"v", 100_000, &store, &queue);
     put("earlier", b"v", 90_000, &store, &queue);

@@ -1,0 +1,86 @@
+//! Nodes that connect to this one and introduce themselves.
+
+use std::sync::Arc;
+
+use log::warn;
+
+use super::shared::Shared;
+use super::{PEERS_MAX, ReplicationManager};
+use crate::error::Result;
+use crate::guard::shown;
+use crate::locks::lock;
+use crate::metrics;
+use crate::peers::inbound::{self, Socket};
+use crate::peers::introduction::Introduction;
+
+/// A connection's place in the table of peers. Dropping it gives the place back, however the
+/// connection stops being that peer's: by its end, by `RESET`, or by a HELLO with another id.
+#[derive(Debug)]
+pub struct Greeted {
+    peer: Arc<inbound::Peer>,
+    shared: Arc<Shared>,
+}
+
+impl Greeted {
+    /// The peer's node id and address.
+    pub(super) fn name(&self) -> (u64, &str) {
+        self.peer.name()
+    }
+
+    /// Does something that only the newest connection of a node may do.
+    pub fn while_current<T>(&self, act: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.peer.while_current(act)
+    }
+
+    /// Whether this node introduced itself on this connection only moments ago.
+    pub fn was_just_greeted(&self, id: u64) -> bool {
+        self.peer.was_just_greeted(id, self.shared.monotonic_ms())
+    }
+}
+
+impl Drop for Greeted {
+    fn drop(&mut self) {
+        if self.shared.inbound.ended(&self.peer) {
+            self.shared.lost_a_peer();
+        }
+    }
+}
+
+impl ReplicationManager {
+    /// A node connected and introduced itself: decides whether it may stay, and links back to it.
+    pub fn heard(&self, from: &Introduction) -> Result<()> {
+        let result = self.shared.heard(from);
+        match &result {
+            Ok(()) => drop(lock(&self.shared.refusals).remove(&shown(&from.address))),
+            Err(reason) => self.refused(&from.address, &reason.to_string()),
+        }
+        result
+    }
+
+    /// Counts that somebody who wanted to be a peer was refused; logs it if it is news.
+    pub fn refused(&self, who: &str, reason: &str) {
+        metrics::add(&self.shared.counters.hellos_refused, 1);
+        let (who, reason) = (shown(who), reason.to_string());
+        let mut refusals = lock(&self.shared.refusals);
+        if refusals.get(&who) == Some(&reason) {
+            return;
+        }
+        // What may not be logged now is not noted either: if it goes on, it is logged later.
+        let Some(left_out) = self.shared.refusal_lines.admit() else {
+            return;
+        };
+        if refusals.len() >= PEERS_MAX {
+            refusals.clear();
+        }
+        warn!("refused the peer '{who}': {reason}{left_out}");
+        refusals.insert(who, reason);
+    }
+
+    /// A node that may stay introduced itself on `socket`: its older connections end. The
+    /// connection counts as that node's until the result is dropped.
+    pub fn greeted(&self, from: &Introduction, socket: Arc<dyn Socket>) -> Greeted {
+        let now_ms = self.shared.monotonic_ms();
+        let peer = self.shared.inbound.greeted(from.node_id, &from.address, socket, now_ms);
+        Greeted { peer, shared: Arc::clone(&self.shared) }
+    }
+}
