@@ -13,11 +13,11 @@
 //! ```text
 //!           ┌─────────── one thread for each client ───────────┐
 //! client ─► │ transport ─► protocol ─► execute ─► node         │
-//!           │   bytes      Command                admit ───────┼─► store: lock one shard, stamp the
-//!           │                                                  │   version, merge into the map
-//!           │                                                  │     ├─► durability: append to the log
-//!           │                                                  │     └─► replication: note the key in
-//!           │                                                  │         the queue of each link
+//!           │   bytes      Command                admit ───────┼─► store: lock one shard,
+//!           │                                                  │   stamp the version, merge
+//!           │                                                  │   ├─► durability: append to the log
+//!           │                                                  │   └─► replication: queue the key
+//!           │                                                  │       for each link
 //! client ◄─ │ transport ◄─ Reply ◄─────────────── commit ◄─────┼──── durability: write, fsync
 //!           └──────────────────────────────────────────────────┘
 //!   peer ◄──── one worker thread for each peer: what the key is now
@@ -26,8 +26,8 @@
 //! # Reading order
 //!
 //! 1. [`protocol`], talking: bytes become a command, results become bytes.
-//! 2. [`node`], the owner of everything: how a request is admitted and settled, the thread table and
-//!    the locks. [`stopping`] is its gentle end.
+//! 2. [`node`], the owner of everything: how a request is admitted and settled, the thread table
+//!    and the locks. [`stopping`] is its gentle end.
 //! 3. [`server`], serving: threads, sockets, and what each command does.
 //! 4. [`store`], remembering: shards, versions, merge, digests.
 //! 5. [`durability`], surviving: the log, recovery, snapshots.

@@ -44,7 +44,13 @@ pub struct Target {
     #[arg(long, env = "KVSTORE_PASSWORD_FILE", value_name = "FILE")]
     pub password_file: Option<PathBuf>,
     /// A server that owes a reply and is silent for so long counts as lost
-    #[arg(long, env = "KVSTORE_TIMEOUT", value_name = "SECS", default_value_t = SILENCE_TIMEOUT.as_secs() as u32, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    #[arg(
+        long,
+        env = "KVSTORE_TIMEOUT",
+        value_name = "SECS",
+        default_value_t = SILENCE_TIMEOUT.as_secs() as u32,
+        value_parser = clap::value_parser!(u32).range(1..=86_400),
+    )]
     pub timeout: u32,
 }
 
@@ -73,7 +79,12 @@ pub struct ClientOptions {
     #[allow(missing_docs)] // Would be taken for a text of the help.
     pub target: Target,
     /// Another server to try when the first cannot be reached; may be repeated
-    #[arg(long, env = "KVSTORE_ALSO", value_name = "HOST:PORT", value_delimiter = ',', value_parser = parse_host_port)]
+    #[arg(
+        long,
+        env = "KVSTORE_ALSO",
+        value_name = "HOST:PORT",
+        value_delimiter = ',', value_parser = parse_host_port,
+    )]
     pub also: Vec<String>,
     /// One command to carry out instead of the prompt: all that follows, hyphens included
     #[arg(value_name = "COMMAND ARG", trailing_var_arg = true, allow_hyphen_values = true)]
@@ -87,25 +98,55 @@ pub struct BenchOptions {
     #[allow(missing_docs)] // Would be taken for a text of the help.
     pub target: Target,
     /// Connections
-    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 50,
+        value_parser = clap::value_parser!(u32).range(1..=10_000),
+    )]
     pub connections: u32,
     /// Requests that a connection sends before it waits for their replies
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..=10_000),
+    )]
     pub pipeline: u32,
     /// Bytes of a value
-    #[arg(long, value_name = "BYTES", default_value_t = 64, value_parser = clap::value_parser!(u32).range(0..=VALUE_BYTES_MAX as i64))]
+    #[arg(
+        long,
+        value_name = "BYTES",
+        default_value_t = 64,
+        value_parser = clap::value_parser!(u32).range(0..=VALUE_BYTES_MAX as i64),
+    )]
     pub value_bytes: u32,
     /// Keys; all are written before the load begins, and each request picks one by chance
-    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 100_000,
+        value_parser = clap::value_parser!(u64).range(1..),
+    )]
     pub keys: u64,
     /// Share of reads, in percent; the others are writes
-    #[arg(long, value_name = "PERCENT", default_value_t = 50, value_parser = clap::value_parser!(u32).range(0..=100))]
+    #[arg(
+        long,
+        value_name = "PERCENT",
+        default_value_t = 50,
+        value_parser = clap::value_parser!(u32).range(0..=100),
+    )]
     pub reads: u32,
     /// Requests per second of all connections together; 0, the default: as fast as replies come
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub rate: u64,
     /// Length of a round
-    #[arg(long, value_name = "SECS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(
+        long,
+        value_name = "SECS",
+        default_value_t = 5,
+        value_parser = clap::value_parser!(u64).range(1..),
+    )]
     pub seconds: u64,
     /// Rounds; the figures are medians of them [default: 1, with --compare 5]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -126,7 +167,8 @@ impl ServerOptions {
         if !bind.is_loopback() && !has_password && !configuration.insecure {
             return Err(Error::Usage(format!(
                 "{bind} can be reached from other machines, and there is no password. Set one with \
-                 --password-file FILE or KVSTORE_PASSWORD, or say --insecure, or listen on 127.0.0.1"
+                 --password-file FILE or KVSTORE_PASSWORD, or say --insecure, or listen on \
+                 127.0.0.1"
             )));
         }
         let says_how_to_store = fsync.is_some() || configuration.salvage || configuration.restamp;

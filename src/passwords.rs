@@ -50,7 +50,8 @@ impl Passwords {
         }
         if lines.next().is_some() {
             return Err(Error::Usage(format!(
-                "the password file {name} has more than two lines; it holds one password, or two while it is changed"
+                "the password file {name} has more than two lines; it holds one password, or two \
+                 while it is changed"
             )));
         }
         Ok(Passwords { first, second })

@@ -12,8 +12,8 @@ fn names(cell: &str) -> impl Iterator<Item = String> {
     cell.split('`').skip(1).step_by(2).map(String::from)
 }
 
-/// The table in the documentation of `lib.rs`. Rows without chapters of their own are helpers, which
-/// every later row may import.
+/// The table in the documentation of `lib.rs`. Rows without chapters of their own are helpers,
+/// which every later row may import.
 fn table(lib: &str) -> Table {
     let rows = lib.lines().filter_map(|line| line.strip_prefix("//! | `"));
     let rows = rows.map(|row| format!("`{row}")).collect::<Vec<_>>();

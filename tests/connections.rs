@@ -44,7 +44,10 @@ fn idle_connections_are_held_while_others_are_served(count: usize) {
     idle.iter_mut().for_each(|wire| wire.ask("GET k\n", "v\n"));
     let _ = std::io::Write::write_all(
         &mut std::io::stderr(),
-        format!("{count} idle connections: {each} bytes each, others served at {ratio:.2} of full speed\n").as_bytes(),
+        format!(
+            "{count} idle connections: {each} bytes each, others served at {ratio:.2} of full speed\n"
+        )
+        .as_bytes(),
     );
 }
 

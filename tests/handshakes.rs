@@ -138,7 +138,8 @@ fn an_inline_hello_with_a_password() {
     }
 }
 
-const ABORTED: &str = "-EXECABORT Transaction discarded: this server executes no transactions, and nothing was changed; \
+const ABORTED: &str = "-EXECABORT Transaction discarded: this server executes no transactions, \
+                       and nothing was changed; \
                        send the commands without MULTI, as a plain pipeline\r\n";
 
 /// An error at `MULTI` would make phpredis and Predis misread every later reply.

@@ -26,7 +26,8 @@ impl HaProxy {
         let at = |name: &str| folder.path().join(name).display().to_string();
         let mut text = format!(
             "global\n stats socket \"{}\" mode 600\n\
-             defaults\n timeout connect 5s\n timeout client 20s\n timeout server 20s\n default-server inter 100ms rise 1 fall 2\n",
+             defaults\n timeout connect 5s\n timeout client 20s\n timeout server 20s\n \
+              default-server inter 100ms rise 1 fall 2\n",
             at("stats")
         );
         for (name, mode, check) in [
@@ -35,7 +36,8 @@ impl HaProxy {
             (
                 "named",
                 "http",
-                "option httpchk\n http-check send meth GET uri /readyz ver HTTP/1.1 hdr Host kvstore.internal",
+                "option httpchk\n http-check send meth GET uri /readyz ver HTTP/1.1 hdr Host \
+                 kvstore.internal",
             ),
         ] {
             let bind = at(name);

@@ -85,7 +85,8 @@ fn resp_lengths_are_checked_before_anything_is_allocated() {
         ("*1\r\n:5\r\n", "-ERR Protocol error: expected '$', got ':'\r\n"),
         (
             "$5\r\nhello\r\n",
-            "-ERR Protocol error: a request starts with '*' (RESP) or a letter (lines, HTTP), not with '$'\r\n",
+            "-ERR Protocol error: a request starts with '*' (RESP) or a letter (lines, HTTP), not \
+             with '$'\r\n",
         ),
         (
             "\x16\x03\x01",
@@ -138,7 +139,8 @@ fn before_the_password_little_is_read() {
     let mut lines = server.connect();
     lines.ask(
         "GET k\nAUTH wrong\nAUTH secret\nGET k\n",
-        "ERROR Authentication required.\nERROR invalid username-password pair or user is disabled.\nOK\nNOT_FOUND\n",
+        "ERROR Authentication required.\n\
+         ERROR invalid username-password pair or user is disabled.\nOK\nNOT_FOUND\n",
     );
 }
 

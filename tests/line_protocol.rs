@@ -26,7 +26,8 @@ fn many_requests_in_one_write_get_their_replies_in_order() {
     let server = Server::start(&[]);
     let mut wire = server.connect();
     wire.ask(
-        "\r\n\nPUT k a  b \nGET k\nEXISTS k x k\nSTRLEN k\nTYPE k\nTYPE x\nDBSIZE\nSET k v\nGET k\nPUT k \nGET k\nDEL k x\nGET k\n",
+        "\r\n\nPUT k a  b \nGET k\nEXISTS k x k\nSTRLEN k\nTYPE k\nTYPE x\nDBSIZE\nSET k v\n\
+         GET k\nPUT k \nGET k\nDEL k x\nGET k\n",
         "OK\na  b \n2\n5\nstring\nnone\n1\nOK\nv\nOK\n\n1\nNOT_FOUND\n",
     );
     wire.ask("PING\nPING hello\nWAIT 1 10\n", "PONG\nhello\n0\n");
@@ -51,7 +52,8 @@ fn wrong_lines_are_answered_and_the_connection_goes_on() {
         ("\n", "ERROR empty request\n"),
         (
             "AUTH x\n",
-            "ERROR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?\n",
+            "ERROR AUTH <password> called without any password configured for the default user. \
+             Are you sure your configuration is correct?\n",
         ),
         ("GTE k\n", "ERROR unknown command 'GTE', with args beginning with: 'k' \n"),
         ("PING\n", "PONG\n"),

@@ -31,11 +31,16 @@ fn an_introduction_is_version_2_and_anything_else_is_refused_with_the_way_out() 
     let ids = ["00000000000000a2", "00000000000000b2"];
     let raft =
         ["2", "kvstore", ids[0], ids[1], "disk", "1", "localhost:1", "raft", "0000000000000001"];
-    wire.ask(hello(&raft), "-ERR PEER HELLO: one of the two nodes is raft, the other eventual, and they cannot be of one cluster; start all nodes the same way\r\n");
+    wire.ask(
+        hello(&raft),
+        "-ERR PEER HELLO: one of the two nodes is raft, the other eventual, and they cannot be of \
+         one cluster; start all nodes the same way\r\n",
+    );
     let old = ["1", "kvstore", ids[0], ids[1], "memory", "1", "localhost:1"];
     wire.ask(
         hello(&old),
-        "-ERR PEER HELLO: version '1' is not spoken here, only 2; run the same release on all nodes\r\n",
+        "-ERR PEER HELLO: version '1' is not spoken here, only 2; run the same release on all \
+         nodes\r\n",
     );
     wire.ask(hello(&[]), "-ERR PEER HELLO: 9 words are needed, not 0\r\n");
     assert_eq!(number(&server, "peers_refused"), 3);

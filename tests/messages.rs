@@ -117,7 +117,8 @@ fn a_wrong_option_is_named_with_a_way_out() {
         ("server 0 --cluster ü", "1 to 64 printable characters"),
         (
             "client localhost:7000",
-            "invalid value 'localhost:7000' for '[HOST]': HOST and PORT are two words; say localhost 7000",
+            "invalid value 'localhost:7000' for '[HOST]': HOST and PORT are two words; say \
+             localhost 7000",
         ),
         ("client localhost:7000 GET k", "HOST and PORT are two words; say localhost 7000"),
         (
@@ -245,14 +246,15 @@ fn whoever_listens_is_told_apart_and_nobody_is_waited_for_long() {
     for (port, answers) in [
         (
             nobody,
-            ["cannot connect to 127.0.0.1:PORT: Connection refused (os error 111). Start a server with ./run_server.sh";
-                4],
+            ["cannot connect to 127.0.0.1:PORT: Connection refused (os error 111). Start a \
+              server with ./run_server.sh"; 4],
         ),
         (
             fake(silent),
             [
                 "no reply from 127.0.0.1:PORT: silent for 1 s",
-                "no reply from 127.0.0.1:PORT (silent for 1 s): whether PUT was carried out is unknown; it was not sent again",
+                "no reply from 127.0.0.1:PORT (silent for 1 s): whether PUT was carried out is \
+                 unknown; it was not sent again",
                 "no reply from 127.0.0.1:PORT: silent for 1 s",
                 "127.0.0.1:PORT is silent for 1 s",
             ],
@@ -275,7 +277,8 @@ fn whoever_listens_is_told_apart_and_nobody_is_waited_for_long() {
             fake(cut),
             [
                 "no reply from 127.0.0.1:PORT: it closed the connection",
-                "no reply from 127.0.0.1:PORT (it closed the connection): whether PUT was carried out is unknown",
+                "no reply from 127.0.0.1:PORT (it closed the connection): whether PUT was carried \
+                 out is unknown",
                 "no reply from 127.0.0.1:PORT: it closed the connection",
                 "127.0.0.1:PORT holds another value than this bench wrote: $100",
             ],
@@ -369,11 +372,13 @@ fn a_prompt_outlives_a_silent_server() {
     for (line, answer) in [
         (
             "GET k",
-            "Error: no reply from 127.0.0.1:PORT: silent for 1 s; is it busy, or no kvstore or Redis server?\n> ",
+            "Error: no reply from 127.0.0.1:PORT: silent for 1 s; is it busy, or no kvstore or \
+             Redis server?\n> ",
         ),
         (
             "PUT \"k",
-            "Error: a quote is not closed, nothing was done; write \\\" for a quote inside a value in quotes\n> ",
+            "Error: a quote is not closed, nothing was done; write \\\" for a quote inside a \
+             value in quotes\n> ",
         ),
     ] {
         terminal.wait_for("> ");
@@ -387,11 +392,13 @@ fn a_prompt_outlives_a_silent_server() {
     for (line, answer) in [
         (
             "PUT k first",
-            "Error: no reply from 127.0.0.1:PORT (silent for 1 s): whether PUT was carried out is unknown; it was not sent again\n> ",
+            "Error: no reply from 127.0.0.1:PORT (silent for 1 s): whether PUT was carried out is \
+             unknown; it was not sent again\n> ",
         ),
         (
             "GET k",
-            "Connection to 127.0.0.1:PORT lost (silent for 1 s), connected to OTHER\nValue: NOT_FOUND\n> ",
+            "Connection to 127.0.0.1:PORT lost (silent for 1 s), connected to OTHER\n\
+             Value: NOT_FOUND\n> ",
         ),
         ("PUT \"my key\" \"a\\n b\"", "Response: OK\n> "),
         ("GET \"my key\"", "Value: a\\n b\n> "),

@@ -56,7 +56,8 @@ fn stored_markup_is_shown_as_text_and_bytes_as_bytes() {
     browser.click("#keys button");
     browser
         .wait_for("the value", "return document.getElementById('value').value.startsWith('<img')");
-    let check = "return window.hacked === undefined && !document.querySelector('img, #keys script, #entry script')";
+    let check = "return window.hacked === undefined && \
+                 !document.querySelector('img, #keys script, #entry script')";
     assert_eq!(browser.run(check), true);
     // Neither does the value run when it is opened on its own, and keys that are no text are
     // reached by their path.
@@ -64,10 +65,14 @@ fn stored_markup_is_shown_as_text_and_bytes_as_bytes() {
     browser.type_into("#prefix", "no such prefix");
     browser.wait_for_text("#listed", "no keys");
     browser.run(
-        "const field = document.getElementById('prefix'); field.value = ''; field.dispatchEvent(new Event('input'))",
+        "const field = document.getElementById('prefix'); field.value = ''; \
+         field.dispatchEvent(new Event('input'))",
     );
     browser.wait_for("both keys", "return document.querySelectorAll('#keys button').length === 2");
-    browser.run("[...document.querySelectorAll('#keys button')].find(b => !b.textContent.startsWith('<')).click()");
+    browser.run(
+        "[...document.querySelectorAll('#keys button')].find(b => \
+         !b.textContent.startsWith('<')).click()",
+    );
     browser.wait_for_text("#said", "2 bytes, not text: 00 ff");
     assert!(browser.complaints().is_empty());
 }
@@ -194,7 +199,8 @@ fn a_late_answer_changes_nothing() {
     browser.run(
         "const real = window.fetch; \
          window.fetch = (...request) => String(request[0]).endsWith('/slow') && !request[1] \
-           ? new Promise(done => { window.release = () => done(real(...request)); }) : real(...request)",
+           ? new Promise(done => { window.release = () => done(real(...request)); }) : \
+           real(...request)",
     );
     browser.type_into("#name", "slow");
     browser.click("#get");
@@ -248,7 +254,8 @@ fn a_node_that_was_never_started_is_no_alarm() {
         (status["peers"][0]["lag_ms"].as_u64()? > 0).then_some(())
     });
     let shown = "const status = structuredClone(last); status.peers[0].lag_ms = 60000; show(status); \
-                 return document.getElementById('state').textContent + document.getElementById('notes').textContent";
+                 return document.getElementById('state').textContent + \
+                 document.getElementById('notes').textContent";
     assert_eq!(browser.run(shown), "ready");
     let lost = shown.replace("lag_ms = 60000", "lag_ms = 60000; status.peers[0].met = true");
     assert_eq!(
@@ -373,11 +380,16 @@ impl Browser {
         let mut browser =
             Browser { port, session: String::new(), _driver: Program(driver), _profile: profile };
         let options = json!({ "args": [
-            "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync", "--no-proxy-server",
+            "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
+            "--no-proxy-server",
             "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",
             format!("--user-data-dir={}", browser._profile.path().display()),
         ] });
-        let always = json!({ "browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": { "browser": "ALL" } });
+        let always = json!({
+            "browserName": "chrome",
+            "goog:chromeOptions": options,
+            "goog:loggingPrefs": { "browser": "ALL" },
+        });
         let session = browser.request(
             "POST",
             "/session",

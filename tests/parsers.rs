@@ -114,8 +114,10 @@ fn small_limits() -> Limits {
 fn any_bytes() -> impl Strategy<Value = Vec<u8>> {
     let fragment = prop_oneof![
         4 => prop::sample::select(vec![
-            "*1\r\n", "*2\r\n", "*3\r\n", "*0\r\n", "*-1\r\n", "*6\r\n", "$3\r\n", "$1\r\n", "$0\r\n", "$-1\r\n", "$x\r\n", "GET",
-            "SET", "PUT ", "GET ", "DEL ", "k", " ", "\r\n", "\n", "\r", "\0", "*", "$", "MSET", "$4\r\nMSET\r\n", "$1\r\nk\r\n", "HTTP/1.1", "HELLO 3",
+            "*1\r\n", "*2\r\n", "*3\r\n", "*0\r\n", "*-1\r\n", "*6\r\n", "$3\r\n", "$1\r\n",
+            "$0\r\n", "$-1\r\n", "$x\r\n", "GET", "SET", "PUT ", "GET ", "DEL ", "k", " ", "\r\n",
+            "\n", "\r", "\0", "*", "$", "MSET", "$4\r\nMSET\r\n", "$1\r\nk\r\n", "HTTP/1.1",
+            "HELLO 3",
         ]).prop_map(|text| text.as_bytes().to_vec()),
         1 => prop::collection::vec(any::<u8>(), 0..6),
     ];
@@ -145,10 +147,17 @@ fn valid_requests() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 2_000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
-    fn requests_are_the_same_however_the_bytes_are_split(bytes in any_bytes(), cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6)) {
+    fn requests_are_the_same_however_the_bytes_are_split(
+        bytes in any_bytes(),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
+    ) {
         let limits = small_limits();
         let whole = read_in_pieces([bytes.as_slice()], &limits);
         prop_assert_eq!(&read_in_pieces(bytes.chunks(1), &limits), &whole, "byte by byte");
@@ -169,13 +178,15 @@ proptest! {
         let limits = Limits::default();
         let (whole, ended) = read_in_pieces([bytes.as_slice()], &limits);
         prop_assert!(!ended && !whole.is_empty());
-        prop_assert!(whole.iter().all(|request| request.starts_with("del") || request.starts_with("put")), "{:?}", whole);
+        let is_write = |request: &String| request.starts_with("del") || request.starts_with("put");
+        prop_assert!(whole.iter().all(is_write), "{:?}", whole);
         for cut in 0..=bytes.len() {
             let (before, after) = bytes.split_at(cut);
             prop_assert_eq!(&read_in_pieces([before, after], &limits).0, &whole);
             // A request that was cut off is never carried out.
             let (seen, _) = read_in_pieces([before], &limits);
-            prop_assert!(seen.len() < whole.len() || cut == bytes.len(), "cut at {} of {}", cut, bytes.len());
+            let (is_short, len) = (seen.len() < whole.len(), bytes.len());
+            prop_assert!(is_short || cut == len, "cut at {cut} of {len}");
             prop_assert_eq!(&seen[..], &whole[..seen.len()]);
         }
     }
@@ -187,7 +198,8 @@ proptest! {
             let mut parser = resp::Parser::default();
             let _ = parser.parse(&bytes, &limits, true);
         });
-        prop_assert!(used.bytes_max <= 200 + 16 * bytes.len() as u64, "{} bytes for {}", used.bytes_max, bytes.len());
+        let (used, len) = (used.bytes_max, bytes.len());
+        prop_assert!(used <= 200 + 16 * len as u64, "{used} bytes for {len}");
     }
 }
 

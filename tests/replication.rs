@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::cell::RefCell;
 use std::io::Write;
 use std::net::TcpListener;
 use std::process::Command;
@@ -86,7 +87,9 @@ fn a_node_that_was_killed_and_is_empty_catches_up() {
 }
 
 fn client_put(server: &Server, i: usize) {
-    thread_local!(static CLIENT: std::cell::RefCell<Option<(u16, Client)>> = const { std::cell::RefCell::new(None) });
+    thread_local! {
+        static CLIENT: RefCell<Option<(u16, Client)>> = const { RefCell::new(None) };
+    }
     CLIENT.with_borrow_mut(|slot| {
         if slot.as_ref().is_none_or(|(port, _)| *port != server.port) {
             *slot = Some((server.port, client(server)));

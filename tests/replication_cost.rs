@@ -120,7 +120,8 @@ fn compare_throughput(rounds: usize, turns: usize) -> [[f64; 2]; 2] {
     let ratios = ratios.map(|kinds| kinds.map(median));
     for (peer, [wall, processor]) in ["is down", "never answers"].iter().zip(ratios) {
         println!(
-            "{rounds} rounds of {turns} turns with a peer that {peer}: {wall:.3} of the writes a second without, {processor:.3} of those a second of processor time"
+            "{rounds} rounds of {turns} turns with a peer that {peer}: {wall:.3} of the writes a \
+             second without, {processor:.3} of those a second of processor time"
         );
     }
     ratios

@@ -221,7 +221,8 @@ fn a_taken_port_is_said_with_a_way_out() {
     let server = Server::start(&[]);
     let output = run(Command::new(binary()).args(["server", &server.port.to_string()]), "");
     let expected = format!(
-        "Error starting server: port {0} is in use; try another, such as {1}, or stop what listens there\n",
+        "Error starting server: port {0} is in use; try another, such as {1}, or stop what \
+         listens there\n",
         server.port,
         server.port + 1
     );
@@ -349,7 +350,8 @@ fn a_script_says_in_a_line_what_is_missing_or_too_old() {
         assert_eq!((server.stdout.as_str(), server.code), ("", Some(1)), "{}", server.stderr);
         server.stderr
     };
-    let is_missing = "is missing: install Rust (https://rustup.rs) and a C linker (Debian: apt install build-essential)";
+    let is_missing = "is missing: install Rust (https://rustup.rs) and a C linker \
+                      (Debian: apt install build-essential)";
     assert_eq!(tell(&[]), format!("cargo {is_missing}\n"));
     assert_eq!(tell(&[("cargo", "echo cargo 1.99.0")]), format!("cc {is_missing}\n"));
     let toml = std::fs::read_to_string(repository().join("Cargo.toml")).expect("a manifest");
@@ -360,7 +362,8 @@ fn a_script_says_in_a_line_what_is_missing_or_too_old() {
         .expect("a version");
     for old in ["cargo 1.65.0", "cargo 0.66.0", "cargo 1.85.1 (d73d2caf9 2024-12-31)"] {
         let expected = format!(
-            "{old} is too old, Rust {needed} is needed: rustup update, or install Rust from https://rustup.rs\n"
+            "{old} is too old, Rust {needed} is needed: rustup update, or install Rust from \
+             https://rustup.rs\n"
         );
         assert_eq!(tell(&[("cargo", &format!("echo '{old}'")), ("cc", "")]), expected);
     }

@@ -132,7 +132,10 @@ fn a_bench_writes_its_keys_and_reports_what_it_measured() {
     let output = kvstore(&arguments, &[("KVSTORE_PASSWORD", "secret")]);
     let table = ok(&output);
     assert!(
-        table.starts_with("3 connections, pipeline 7, values of 64 bytes, 500 keys, 30% reads, closed loop, 1 x 1 s\n"),
+        table.starts_with(
+            "3 connections, pipeline 7, values of 64 bytes, 500 keys, 30% reads, closed loop, \
+             1 x 1 s\n"
+        ),
         "{table}"
     );
     let (get, set) = (row(table, &server.address(), "GET"), row(table, &server.address(), "SET"));
@@ -205,8 +208,12 @@ fn a_bench_compares_with_a_real_redis() {
 #[test]
 fn prometheus_reads_the_metrics() {
     let python = clients_folder().join("python").join("bin").join("python");
-    let program = "import sys, json; from prometheus_client.parser import text_string_to_metric_families as parse\n\
-                   print(json.dumps({f.name: [f.type, f.documentation, [[s.name, s.labels, s.value] for s in f.samples]] for f in parse(sys.stdin.read())}))";
+    let program = "\
+import sys, json
+from prometheus_client.parser import text_string_to_metric_families as parse
+def samples(f): return [[s.name, s.labels, s.value] for s in f.samples]
+families = parse(sys.stdin.read())
+print(json.dumps({f.name: [f.type, f.documentation, samples(f)] for f in families}))";
     let has_library = python.is_file()
         && run(Command::new(&python).args(["-c", "import prometheus_client"]), "").code == Some(0);
     if !has_library {

@@ -71,15 +71,18 @@ fn wrong_requests_get_a_status_and_a_reason() {
         ("GET / HTTP/1.1\r\n\r\n", 400),
         ("PUT /keys/k HTTP/1.1\r\nHost: localhost\r\n\r\n", 411),
         (
-            "PUT /keys/k HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            "PUT /keys/k HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\
+             \r\n",
             501,
         ),
         (
-            "PUT /keys/k HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+            "PUT /keys/k HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\
+             Content-Length: 5\r\n\r\n0\r\n\r\n",
             400,
         ),
         (
-            "PUT /keys/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+            "PUT /keys/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\
+             \r\n",
             400,
         ),
         ("PUT /keys/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 67108865\r\n\r\n", 413),
@@ -103,7 +106,10 @@ fn wrong_requests_get_a_status_and_a_reason() {
 fn requests_in_one_write_are_answered_in_order_and_old_clients_are_closed() {
     let server = Server::start(&[]);
     let mut wire = server.connect();
-    wire.send("PUT /keys/a HTTP/1.1\r\nHost: [::1]\r\nContent-Length: 1\r\n\r\n1GET /keys/a HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n");
+    wire.send(
+        "PUT /keys/a HTTP/1.1\r\nHost: [::1]\r\nContent-Length: 1\r\n\r\n1\
+               GET /keys/a HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+    );
     assert_eq!(read_response(&mut wire, "PUT").status, 204);
     assert_eq!(read_response(&mut wire, "GET").text(), "1");
     wire.send("GET /keys/a HTTP/1.0\r\n\r\n");
@@ -115,13 +121,19 @@ fn requests_in_one_write_are_answered_in_order_and_old_clients_are_closed() {
 fn a_client_that_asks_first_is_told_to_continue_or_refused_before_its_body() {
     let server = Server::start(&[]);
     let mut wire = server.connect();
-    wire.send("PUT /keys/k HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n");
+    wire.send(
+        "PUT /keys/k HTTP/1.1\r\nHost: localhost\r\n\
+               Expect: 100-continue\r\nContent-Length: 4\r\n\r\n",
+    );
     wire.expect("HTTP/1.1 100 Continue\r\n\r\n");
     wire.send("ab");
     wire.send("cd");
     assert_eq!(read_response(&mut wire, "PUT").status, 204);
     assert_eq!(ask(&mut wire, "GET", "/keys/k", &[], b"").text(), "abcd");
-    wire.send("PUT /keys/k HTTP/1.1\r\nHost: evil.example\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n");
+    wire.send(
+        "PUT /keys/k HTTP/1.1\r\nHost: evil.example\r\n\
+               Expect: 100-continue\r\nContent-Length: 4\r\n\r\n",
+    );
     assert_eq!(read_response(&mut wire, "PUT").status, 403);
     assert_eq!(wire.rest(), b"");
 }
@@ -129,7 +141,8 @@ fn a_client_that_asks_first_is_told_to_continue_or_refused_before_its_body() {
 #[test]
 fn a_body_never_reaches_another_parser() {
     let server = Server::start(&[]);
-    let commands = "\r\nPUT evil 1\r\n*3\r\n$3\r\nSET\r\n$4\r\nevil\r\n$1\r\n1\r\nPUT /keys/evil HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n";
+    let commands = "\r\nPUT evil 1\r\n*3\r\n$3\r\nSET\r\n$4\r\nevil\r\n$1\r\n1\r\n\
+                    PUT /keys/evil HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n";
     for head in [
         format!(
             "PUT /keys/good HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n",

@@ -67,7 +67,8 @@ impl Failure {
                 "no reply from {address} ({failure}): how many peers hold the writes is unknown"
             ))),
             (failure, _) => Err(Error::OutcomeUnknown(format!(
-                "no reply from {address} ({failure}): whether {name} was carried out is unknown; it was not sent again"
+                "no reply from {address} ({failure}): whether {name} was carried out is unknown; \
+                 it was not sent again"
             ))),
         }
     }

@@ -234,7 +234,8 @@ fn help() -> String {
         format!("  {:48}  {}\n", format!("{} {}", row.name, row.arguments), row.summary)
     });
     rows.collect::<String>()
-        + "  QUIT, EXIT or the end of input leaves.\n  Words may be quoted: PUT \"my key\" \"two\\nlines\"\n"
+        + "  QUIT, EXIT or the end of input leaves.\n  \
+           Words may be quoted: PUT \"my key\" \"two\\nlines\"\n"
 }
 
 #[cfg(test)]

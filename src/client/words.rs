@@ -151,7 +151,8 @@ mod tests {
         fn every_word_can_be_quoted(word in prop::collection::vec(any::<u8>(), 0..20)) {
             let escaped: String = word.iter().map(|byte| format!("\\x{byte:02x}")).collect();
             let line = format!("PUT \"{escaped}\" \"{escaped}\"");
-            let expected: Vec<Cow<[u8]>> = vec![Cow::Borrowed(b"PUT"), Cow::Borrowed(&word), Cow::Borrowed(&word)];
+            let expected: Vec<Cow<[u8]>> =
+                vec![Cow::Borrowed(b"PUT"), Cow::Borrowed(&word), Cow::Borrowed(&word)];
             prop_assert_eq!(split(line.as_bytes()), Ok(expected));
         }
 

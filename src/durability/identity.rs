@@ -4,14 +4,15 @@
 //! renamed. So after a crash it is either the old file or the new one.
 //!
 //! ```text
-//! kvstore node 1                               format version
-//! id 00c0ffee00c0ffee                          16 hex digits
-//! member 0123456789abcdef 192.0.2.7:8080       another node of the cluster and its address; any number of lines;
-//!                                              with ` memory` behind it if that node keeps nothing on disk, and
-//!                                              ` introduced` or ` unmet` if it never answered on a link of this node
-//! banned fedcba9876543210                      a node that was forgotten for good; any number of lines
-//! crc32 159ae83f                               of all bytes before this line
+//! kvstore node 1                            format version
+//! id 00c0ffee00c0ffee                       16 hex digits
+//! member 0123456789abcdef 192.0.2.7:8080    another node and its address; any number of lines
+//! banned fedcba9876543210                   a node forgotten for good; any number of lines
+//! crc32 159ae83f                            of all bytes before this line
 //! ```
+//!
+//! Behind the address stands ` memory` if that node keeps nothing on disk, and ` introduced` or
+//! ` unmet` if it never answered on a link of this node.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Read};

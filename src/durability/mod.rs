@@ -13,8 +13,11 @@
 //! | `--fsync` | safe means | survives `kill -9` | survives a power loss |
 //! |---|---|---|---|
 //! | `always` | on the disk | yes | yes |
-//! | `everysec` (default) | handed to the operating system; on the disk a second later | yes | all but the last second, and the time that the fsync takes |
-//! | `never` | handed to the operating system, which writes it at any later time | yes | what was written by then |
+//! | `everysec` (default) | written; on the disk a second later | yes | all but the last second |
+//! | `never` | written; on the disk when the system likes | yes | what was on the disk by then |
+//!
+//! *Written* means handed to the operating system. With `everysec` a power loss may take as much
+//! more than a second as the fsync takes.
 //!
 //! **The rules.**
 //! - Every shard remembers the log position of its last change. A reply waits for the shards that

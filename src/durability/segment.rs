@@ -6,15 +6,19 @@
 //! together. All numbers are little-endian.
 //!
 //! ```text
-//! header  offset  size  field                     frame  offset  size  field
-//!         0       7     "KVLOG1\n"                       0       4     crc32   of all that follows it, from the salt
-//!                 or 8  "KVSNAP1\n"                      4       4     len     bytes of the records
-//!         7 or 8  4     format version, 2                8       8     synced  bytes of this segment that were
-//!         ...     4     salt, random                                           on the disk already
-//!         ...     8     id of the directory              16      len   records (see `store::record`)
-//!         ...     8     number of the snapshot that
-//!                       this segment stands on (0: none)
+//! header  offset  size  field
+//!         0       7     "KVLOG1\n", or 8 bytes "KVSNAP1\n"
+//!         7 or 8  4     format version, 2
+//!         ...     4     salt, random
+//!         ...     8     id of the directory
+//!         ...     8     number of the snapshot that this segment stands on (0: none)
 //!         ...     4     crc32 of all before it
+//!
+//! frame   offset  size  field
+//!         0       4     crc32 of all that follows it, from the salt
+//!         4       4     len, the bytes of the records
+//!         8       8     synced, the bytes of this segment that were on the disk already
+//!         16      len   records (see `store::record`)
 //! ```
 //!
 //! - The **header** is fsynced before the first frame is written. So a bad header with bytes behind
@@ -30,9 +34,9 @@
 //! `0x5A17_0001`, on top of snapshot 2 of the directory `0x00C0_FFEE`:
 //!
 //! ```text
-//! 00  4b 56 4c 4f 47 31 0a | 02 00 00 00 | 01 00 17 5a                          header
+//! 00  4b 56 4c 4f 47 31 0a | 02 00 00 00 | 01 00 17 5a   header
 //! 0f  ee ff c0 00 00 00 00 00 | 02 00 00 00 00 00 00 00 | 53 59 5a d4
-//! 23  cd 75 40 d2 | 21 00 00 00 | 23 00 00 00 00 00 00 00                       33 bytes; the 35 before are on disk
+//! 23  cd 75 40 d2 | 21 00 00 00 | 23 00 00 00 00 00 00 00   33 bytes; the 35 before are on disk
 //! 33  01 00 00 00 92 01 00 00 a1 00 00 00 00 00 00 00 04 00 00 00 05 00 00 00   record
 //! 4b  6e 61 6d 65 44 79 6c 61 6e
 //! ```
@@ -40,12 +44,12 @@
 //! A snapshot with the same record:
 //!
 //! ```text
-//! 00  4b 56 53 4e 41 50 31 0a | 02 00 00 00 | 01 00 17 5a                       header
+//! 00  4b 56 53 4e 41 50 31 0a | 02 00 00 00 | 01 00 17 5a   header
 //! 10  ee ff c0 00 00 00 00 00 | 00 00 00 00 00 00 00 00 | 64 76 75 9a
-//! 24  5f b2 eb 84 | 21 00 00 00 | 00 00 00 00 00 00 00 00                       33 bytes; nothing is on disk yet
+//! 24  5f b2 eb 84 | 21 00 00 00 | 00 00 00 00 00 00 00 00   33 bytes; nothing is on disk yet
 //! 34  01 00 00 00 92 01 00 00 a1 00 00 00 00 00 00 00 04 00 00 00 05 00 00 00   record
 //! 4c  6e 61 6d 65 44 79 6c 61 6e
-//! 55  79 db 7e c2 | 00 00 00 00 | 00 00 00 00 00 00 00 00                       the end
+//! 55  79 db 7e c2 | 00 00 00 00 | 00 00 00 00 00 00 00 00   the end
 //! ```
 
 use std::fmt;

@@ -135,7 +135,8 @@ impl Attempts {
         drop(table);
         if let Some(left_out) = left_out {
             warn!(
-                "{count} wrong passwords from {address}{left_out}; after the third, tries from there wait for one second each"
+                "{count} wrong passwords from {address}{left_out}; after the third, tries from \
+                 there wait for one second each"
             );
         }
     }

@@ -124,7 +124,8 @@ impl ReplyMemory {
         metrics::add(&self.closed, 1);
         if let Some(left_out) = self.lines.admit() {
             warn!(
-                "closed the connection that held most of the replies not yet taken, {} of {} MiB (--reply-memory){left_out}",
+                "closed the connection that held most of the replies not yet taken, {} of {} MiB \
+                 (--reply-memory){left_out}",
                 holder.bytes >> 20,
                 self.bytes_max >> 20
             );
@@ -135,7 +136,8 @@ impl ReplyMemory {
         Error::Protocol(Refusal {
             code: Code::General,
             message: format!(
-                "replies not yet taken exceed {} bytes, and this connection holds most of them; ask for less at a time, \
+                "replies not yet taken exceed {} bytes, and this connection holds most of them; \
+                 ask for less at a time, \
                  or start the server with a larger --reply-memory",
                 self.bytes_max
             ),

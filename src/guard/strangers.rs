@@ -86,7 +86,8 @@ impl Strangers {
         metrics::add(&self.closed, 1);
         if let Some(left_out) = self.lines.admit() {
             warn!(
-                "closed the oldest connection without a password, since {} of them hold all places for such{left_out}",
+                "closed the oldest connection without a password, since {} of them hold all \
+                 places for such{left_out}",
                 self.places
             );
         }

@@ -112,7 +112,8 @@ impl Node {
         let keep_tombstone = self.replication.keeps_tombstones();
         let written = self.store.write(key, value, keep_tombstone, stamp, journal);
         trace!(
-            "key \"{}\", {}: merged with version {:016x}.{:016x}, in the log's buffer up to position {}",
+            "key \"{}\", {}: merged with version {:016x}.{:016x}, in the log's buffer up to \
+             position {}",
             key[..key.len().min(KEY_BYTES_SHOWN)].escape_ascii(),
             value.map_or("deleted".into(), |value| format!("{} bytes", value.len())),
             version.time,

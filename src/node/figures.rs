@@ -1,7 +1,7 @@
 //! The one table of figures: what `INFO`, `/status.json` and `/metrics` show of a node.
 //!
-//! A [`Figure`] has a name for each of them, or none where it is not shown. The fields of `INFO` are
-//! Redis's, so that its tools can read them. The names of metrics and their units are those of
+//! A [`Figure`] has a name for each of them, or none where it is not shown. The fields of `INFO`
+//! are Redis's, so that its tools can read them. The names of metrics and their units are those of
 //! `redis_exporter`, so that its dashboards need one replacement; what only grows ends in `_total`.
 
 use std::fmt;

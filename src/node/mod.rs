@@ -1,13 +1,13 @@
 //! # The node: owner of everything, and the only door
 //!
-//! A [`Node`] is one process of the cluster. It owns the store, the clock, the log, the links to its
-//! peers and the counters; the threads of the server share it.
+//! A [`Node`] is one process of the cluster. It owns the store, the clock, the log, the links to
+//! its peers and the counters; the threads of the server share it.
 //!
-//! **The rule.** [`crate::server`] and [`crate::web`] know the node and nothing behind it. Every read
-//! and write of a client goes through a method here. So there is one place where a request is
-//! admitted ([`Node::admit`]), one where a write is stamped, merged and handed to the peers, and one
-//! where its reply is released ([`Node::commit`]). (In the Java original the server wrote to the
-//! store itself, past the node: that is why nothing in it ever replicated.)
+//! **The rule.** [`crate::server`] and [`crate::web`] know the node and nothing behind it. Every
+//! read and write of a client goes through a method here. So there is one place where a request is
+//! admitted ([`Node::admit`]), one where a write is stamped, merged and handed to the peers, and
+//! one where its reply is released ([`Node::commit`]). (In the Java original the server wrote to
+//! the store itself, past the node: that is why nothing in it ever replicated.)
 //!
 //! Files: [`mod@batch`] is admission and settlement, `data` reads and writes keys, [`listing`]
 //! lists them, [`peers`] is what other nodes ask, `health` says whether all is well, [`figures`] is
@@ -17,16 +17,16 @@
 //!
 //! | name | owns | waits on | ends |
 //! |---|---|---|---|
-//! | `main` | the process, and the charts' samples | [`Node::wait_for_shutdown`], a second | ends the process |
+//! | `main` | the process, and the charts' samples | the gentle stop, a second | ends the process |
 //! | `accept` | the listening socket | `accept` | with the process |
 //! | `start` | nothing | its channel of accepted sockets | with the process |
 //! | `log-sync` | nothing | a second, with `--fsync everysec` | with the node |
-//! | `compaction` | the snapshot that is written | a tenth of a second, then the disk | with the node |
-//! | `recovery` | the records it merges, while a large log is read | its turn at reading | when all is read |
+//! | `compaction` | the snapshot that is written | a tenth of a second, the disk | with the node |
+//! | `recovery` | the records it merges at a start | its turn at reading | when all is read |
 //! | `shutdown` | nothing | the last fsync | with the process |
 //! | `tombstones` | the forgetting of deletes | a second | with the process |
-//! | `link-N` | the connection to one peer and what it must be told | its channel, then the peer's reply | when the peer is forgotten |
-//! | `client-N` | one socket, its buffers and its session | that socket | when the client leaves, errs or idles too long |
+//! | `link-N` | the connection to one peer | its channel, the peer's reply | with the peer's place |
+//! | `client-N` | one socket, its buffers, its session | that socket | when the client leaves |
 //!
 //! **Locks.** A shard's; the log's `buffer`; the log's `file`; the log's `syncing`; its `turn`.
 //! Orders: shard, then buffer; `syncing`, then file, then buffer; `turn` alone; never a shard and a

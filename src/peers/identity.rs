@@ -31,7 +31,8 @@ pub fn advertised(
     match wanted {
         Some(address) => Ok(address.into()),
         None if listening.ip().is_unspecified() => Err(format!(
-            "it listens on {}, which stands for every interface, and was not told where others reach it; \
+            "it listens on {}, which stands for every interface, and was not told where others \
+             reach it; \
              start it with --advertise HOST:PORT",
             listening.ip()
         )),

@@ -68,8 +68,8 @@ impl Peer {
 /// The newest connection of each peer.
 ///
 /// Invariant: `a_connection_that_was_a_peers_leaves_no_descriptor_behind` (in
-/// `tests/strangers.rs`): an entry goes with the [`crate::replication::Greeted`] that it was made for, or is
-/// replaced by a newer one.
+/// `tests/strangers.rs`): an entry goes with the [`crate::replication::Greeted`] that it was made
+/// for, or is replaced by a newer one.
 #[derive(Debug, Default)]
 pub struct Inbound(Mutex<HashMap<u64, Arc<Peer>>>);
 

@@ -1,7 +1,8 @@
 //! `PEER HELLO`, version 2: how two nodes say who they are.
 //!
 //! ```text
-//! PEER HELLO 2 <cluster> <node id> <run id> <memory|disk> <clock> <advertised address> <eventual|raft> <cluster id or ->
+//! PEER HELLO 2 <cluster> <node id> <run id> <memory|disk> <clock> <advertised address>
+//!     <eventual|raft> <cluster id or ->
 //! ```
 //!
 //! The answer is an array of three arrays: the same nine words about the answerer, the members it
@@ -127,7 +128,8 @@ impl Introduction {
         if members.len() > MEMBERS_MAX || bans.len() > BANS_MAX {
             let (members, bans) = (members.len(), bans.len());
             return Err(bad(&format!(
-                "its answer names {members} members and {bans} bans; at most {MEMBERS_MAX} and {BANS_MAX} are taken"
+                "its answer names {members} members and {bans} bans; at most {MEMBERS_MAX} and \
+                 {BANS_MAX} are taken"
             )));
         }
         let members = members.into_iter().map(|member| {
@@ -158,7 +160,8 @@ fn check_way(way: &str, cluster_id: &str) -> Result<()> {
         EVENTUAL if cluster_id == NO_CLUSTER_ID => Ok(()),
         EVENTUAL => Err(bad("an eventual cluster has no id, and says - for it")),
         RAFT => Err(bad(
-            "one of the two nodes is raft, the other eventual, and they cannot be of one cluster; start all nodes the same way",
+            "one of the two nodes is raft, the other eventual, and they cannot be of one cluster; \
+             start all nodes the same way",
         )),
         _ => Err(bad("a node is eventual or raft")),
     }
@@ -167,7 +170,8 @@ fn check_way(way: &str, cluster_id: &str) -> Result<()> {
 fn other_version(version: &str) -> Error {
     let version = shown(version);
     bad(&format!(
-        "version '{version}' is not spoken here, only {PROTOCOL_VERSION}; run the same release on all nodes"
+        "version '{version}' is not spoken here, only {PROTOCOL_VERSION}; run the same release on \
+         all nodes"
     ))
 }
 
@@ -211,14 +215,17 @@ mod tests {
 
     #[test]
     fn the_bytes_of_a_hello_and_of_its_answer() {
-        let words = "$1\r\n2\r\n$7\r\nkvstore\r\n$16\r\n00c0ffee00c0ffee\r\n$16\r\n0123456789abcdef\r\n$4\r\ndisk\r\n\
-                     $15\r\n119276480307200\r\n$14\r\nlocalhost:8081\r\n$8\r\neventual\r\n$1\r\n-\r\n";
+        let words = "$1\r\n2\r\n$7\r\nkvstore\r\n$16\r\n00c0ffee00c0ffee\r\n\
+                     $16\r\n0123456789abcdef\r\n$4\r\ndisk\r\n\
+                     $15\r\n119276480307200\r\n$14\r\nlocalhost:8081\r\n$8\r\neventual\r\n$1\r\n\
+                     -\r\n";
         let mut sent = Vec::new();
         PeerRequest::Hello(example()).encode(&mut sent);
         let expected = format!("*11\r\n$4\r\nPEER\r\n$5\r\nHELLO\r\n{words}");
         assert_eq!(String::from_utf8(sent).expect("text"), expected);
         let answer = format!(
-            "*3\r\n*9\r\n{words}*1\r\n$26\r\nfedcba9876543210@[::1]:443\r\n*2\r\n$16\r\n0000000000000001\r\n$16\r\n0000000000000002\r\n"
+            "*3\r\n*9\r\n{words}*1\r\n$26\r\nfedcba9876543210@[::1]:443\r\n*2\r\n$16\r\n\
+             0000000000000001\r\n$16\r\n0000000000000002\r\n"
         );
         let expected = Introduction {
             members: vec![(0xFEDC_BA98_7654_3210, "[::1]:443".into())],

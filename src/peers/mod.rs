@@ -26,9 +26,9 @@
 //! **What is left out.** Connections are not encrypted. A peer has one connection, so a large batch
 //! delays what comes after it.
 //!
-//! Files: [`identity`] and [`introduction`] say who a node is, [`runs`] notices one that runs twice,
-//! [`status`] is what others see of a peer, [`cuts`] whom `PARTITION` hides. [`view`], [`versions`], [`pace`] and [`large`] serve the
-//! comparison.
+//! Files: [`identity`] and [`introduction`] say who a node is, [`runs`] notices one that runs
+//! twice, [`status`] is what others see of a peer, [`cuts`] whom `PARTITION` hides. [`view`],
+//! [`versions`], [`pace`] and [`large`] serve the comparison.
 
 pub mod caller;
 pub mod comparison;

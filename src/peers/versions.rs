@@ -171,7 +171,8 @@ mod tests {
             bytes_max in 1usize..200,
         ) {
             // Two buckets at most, so that the lists are long.
-            let keys: Vec<_> = keys.into_iter().filter(|key| key_hash(key) & 0x7fff < 200 || key.len() < 4).collect();
+            let is_chosen = |key: &Vec<u8>| key_hash(key) & 0x7fff < 200 || key.len() < 4;
+            let keys: Vec<_> = keys.into_iter().filter(is_chosen).collect();
             let (store, places) = stored(&keys);
             let view = View { store: &store, cutoff: 0 };
             for mut place in places {

@@ -188,7 +188,8 @@ impl<'a> HttpRequest<'a> {
             (true, Some(_)) => Err(closing("400", "both Content-Length and Transfer-Encoding")),
             (true, None) => Err(closing(
                 "501",
-                "Transfer-Encoding is not spoken here, send Content-Length (curl: --data-binary @file)",
+                "Transfer-Encoding is not spoken here, send Content-Length (curl: --data-binary \
+                 @file)",
             )),
             (false, None) if self.method == b"PUT" => {
                 Err(closing("411", "PUT needs a Content-Length"))
@@ -251,7 +252,8 @@ impl HttpReply<'_> {
     /// A response with a body and a content security policy.
     pub fn guarded(&mut self, status: &str, content_type: &str, policy: &str, body: &[u8]) {
         let mut headers = format!(
-            "Content-Type: {content_type}\r\nContent-Length: {}\r\nContent-Security-Policy: {policy}\r\n",
+            "Content-Type: {content_type}\r\nContent-Length: {}\r\n\
+             Content-Security-Policy: {policy}\r\n",
             body.len()
         );
         match status.split_once(' ') {
@@ -280,8 +282,10 @@ impl HttpReply<'_> {
         let connection = if self.keep_alive { "keep-alive" } else { "close" };
         // Nothing here may be kept, guessed to be another type, or put into another site's page.
         let head = format!(
-            "HTTP/1.1 {status} {}\r\n{headers}Connection: {connection}\r\nCache-Control: no-store\r\n\
-             X-Content-Type-Options: nosniff\r\nX-Frame-Options: DENY\r\nReferrer-Policy: no-referrer\r\n\
+            "HTTP/1.1 {status} {}\r\n{headers}Connection: {connection}\r\n\
+             Cache-Control: no-store\r\n\
+             X-Content-Type-Options: nosniff\r\nX-Frame-Options: DENY\r\n\
+             Referrer-Policy: no-referrer\r\n\
              Cross-Origin-Resource-Policy: same-origin\r\n\r\n",
             reason(status)
         );
@@ -351,7 +355,8 @@ mod tests {
     #[test]
     fn a_request_is_a_head_and_a_body() {
         let (requests, error) = parse(
-            "\r\nGET /a?b HTTP/1.1\r\nHost:h:1\r\n\r\nPUT /k HTTP/1.0\nhost:  h \ncontent-length: 3\n\nabc\
+            "\r\nGET /a?b HTTP/1.1\r\nHost:h:1\r\n\r\n\
+             PUT /k HTTP/1.0\nhost:  h \ncontent-length: 3\n\nabc\
              GET / HTTP/1.1\r\nHost: h\r\nConnection: x, Close\r\n\r\n",
         );
         assert_eq!(error, None);
@@ -452,7 +457,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn pieces_do_not_matter(bytes in http_like(), mut cuts in prop::collection::vec(0usize..200, 0..12)) {
+        fn pieces_do_not_matter(
+            bytes in http_like(),
+            mut cuts in prop::collection::vec(0usize..200, 0..12),
+        ) {
             cuts.iter_mut().for_each(|cut| *cut = (*cut).min(bytes.len()));
             cuts.sort_unstable();
             prop_assert_eq!(parse_in_pieces(&bytes, &cuts), parse_in_pieces(&bytes, &[]));
@@ -464,8 +472,13 @@ mod tests {
         }
 
         #[test]
-        fn what_was_written_is_read(key in "[a-z%]{0,20}", body in prop::collection::vec(any::<u8>(), 0..99)) {
-            let mut bytes = format!("PUT /keys/{key} HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n", body.len()).into_bytes();
+        fn what_was_written_is_read(
+            key in "[a-z%]{0,20}",
+            body in prop::collection::vec(any::<u8>(), 0..99),
+        ) {
+            let len = body.len();
+            let line = format!("PUT /keys/{key} HTTP/1.1\r\n");
+            let mut bytes = format!("{line}Host: h\r\nContent-Length: {len}\r\n\r\n").into_bytes();
             bytes.extend_from_slice(&body);
             let mut parser = Parser::default();
             let request = parser.parse(&bytes, &Limits::default()).expect("well formed").expect("complete");

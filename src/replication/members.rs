@@ -554,9 +554,10 @@ mod tests {
         };
         assert_eq!(members.answered(1, "n2:1", &answer(100..100 + BANS_MAX)), Verdict::Member);
         for bans in [50..60, 50..100 + BANS_MAX] {
-            assert!(
-                matches!(members.answered(1, "n2:1", &answer(bans)), Verdict::Refused(why) if why.contains("10000"))
-            );
+            assert!(matches!(
+                members.answered(1, "n2:1", &answer(bans)),
+                Verdict::Refused(why) if why.contains("10000")
+            ));
         }
         assert!(members.forget(&format!("{:016x}", 60)).is_err());
         assert_eq!((members.bans().len(), members.contacts().len()), (BANS_MAX, 1));
@@ -610,7 +611,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn one_contact_for_each_node_id(steps in prop::collection::vec((0u8..4, 1u64..5, 1u64..5, any::<bool>()), 0..60)) {
+        fn one_contact_for_each_node_id(
+            steps in prop::collection::vec((0u8..4, 1u64..5, 1u64..5, any::<bool>()), 0..60),
+        ) {
             let mut members = members(&["n2:1", "n3:1"]);
             for (step, id, place, is_durable) in steps {
                 let address = format!("n{place}:1");

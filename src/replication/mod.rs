@@ -44,10 +44,10 @@
 //! it. `WAIT` says how many peers hold a write; it does not order anything and is not
 //! linearizability. See DeCandia et al., "Dynamo", 2007, for the family of such stores.
 //!
-//! Files: [`link`] is what is said to a peer, [`members`] who is in the cluster, [`tombstones`] when
-//! a delete may be forgotten. None of them knows sockets, threads or clocks, so one seed can drive
-//! them through any trouble (`tests/simulation`). [`queue`] is the channel, [`host`] the machine.
-//! `outgoing` fills the batches of a link, `schedule` says when it compares.
+//! Files: [`link`] is what is said to a peer, [`members`] who is in the cluster, [`tombstones`]
+//! when a delete may be forgotten. None of them knows sockets, threads or clocks, so one seed can
+//! drive them through any trouble (`tests/simulation`). [`queue`] is the channel, [`host`] the
+//! machine. `outgoing` fills the batches of a link, `schedule` says when it compares.
 
 pub mod contact;
 mod conversation;

@@ -81,7 +81,8 @@ fn authenticate(
 ) -> Result<()> {
     if node.configuration.passwords.first.is_none() && user.is_none() {
         return Err(Error::refused(
-            "AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?",
+            "AUTH <password> called without any password configured for the default user. Are you \
+             sure your configuration is correct?",
         ));
     }
     let is_default = user.is_none_or(|user| user == b"default");
@@ -109,7 +110,8 @@ pub fn check_password(password: &[u8], node: &Node, session: &mut Session) -> Re
     if turn == Turn::Never || matches!(turn, Turn::After(wait) if !session.wait_for_turn(wait)) {
         return Err(Error::refused_as(
             Code::WrongPassword,
-            "too many wrong passwords from this address, this one was not looked at; try again in a few seconds",
+            "too many wrong passwords from this address, this one was not looked at; try again in \
+             a few seconds",
         ));
     }
     let is_right = node.is_password(password);
@@ -168,7 +170,9 @@ fn hello<R: Reply>(
     if !session.authenticated {
         return Err(Error::refused_as(
             Code::NoPassword,
-            "HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time",
+            "HELLO must be called with the client already authenticated, otherwise the HELLO \
+             <proto> AUTH <user> <pass> option can be used to authenticate the client and select \
+             the RESP protocol version at the same time",
         ));
     }
     session.name = name.unwrap_or(std::mem::take(&mut session.name));
@@ -198,7 +202,8 @@ fn checked_name(name: &[u8]) -> Result<Vec<u8>> {
         return Ok(name.to_vec());
     }
     Err(Error::refused(
-        "Client names cannot contain spaces, newlines or special characters, and have at most 256 bytes",
+        "Client names cannot contain spaces, newlines or special characters, and have at most 256 \
+         bytes",
     ))
 }
 

@@ -10,8 +10,8 @@
 //! started. So `accept` only accepts, counts and refuses; `start` starts the threads.
 //!
 //! **The rules.**
-//! - A connection beyond the limit gets an error and is closed. A failing `accept` or thread start pauses
-//!   the loop: it never spins and never ends the process.
+//! - A connection beyond the limit gets an error and is closed. A failing `accept` or thread start
+//!   pauses the loop: it never spins and never ends the process.
 //! - Replies leave only after [`Node::commit`]; one `write` for all requests of a read.
 //! - What one client sends never harms another: every buffer belongs to one connection, and every
 //!   wait has an end (see [`crate::config::Limits`]).
@@ -52,8 +52,8 @@ use crate::guard::{LogLimiter, Stranger};
 use crate::metrics;
 use crate::node::Node;
 
-/// Accepted connections that wait for their thread. When full, accepting pauses and the kernel's own
-/// queue fills.
+/// Accepted connections that wait for their thread. When full, accepting pauses and the kernel's
+/// own queue fills.
 const STARTING_CONNECTIONS_MAX: usize = 1_024;
 /// Stack of a connection's thread. Requests are executed without recursion or large arrays, and
 /// only pages that are touched cost memory.
@@ -115,7 +115,8 @@ impl NodeServer {
 /// Longest wait for the connection to our own port, which only a full queue of connections delays.
 const WAKE_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// A connection's place among [`Configuration::connections_max`](crate::config::Configuration::connections_max); free again when this is dropped.
+/// A connection's place among the `connections_max` of [`crate::config::Configuration`]; free again
+/// when this is dropped.
 #[derive(Debug)]
 struct Place(Arc<Node>);
 
@@ -137,8 +138,8 @@ pub struct Accepted {
     place: Place,
 }
 
-/// Connections beyond [`Configuration::connections_max`](crate::config::Configuration::connections_max) while strangers that were closed for them are on
-/// their way out. They need descriptors that are kept for other things, so these are few.
+/// Connections beyond `connections_max`, while strangers that were closed for them are on their way
+/// out. They need descriptors that are kept for other things, so these are few.
 const LEAVING_MAX: u64 = 16;
 
 /// Longest wait for them, when they are more: they end within a millisecond or so, unless the

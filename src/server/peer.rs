@@ -86,7 +86,8 @@ pub fn rows(peers: &[PeerStatus]) -> Vec<String> {
         let error =
             peer.error.as_ref().map(|reason| format!(" error={reason}")).unwrap_or_default();
         format!(
-            "address={} id={id} state={} queued_keys={} lag_ms={} last_sync_ms={last_sync} sent_bytes={} received_bytes={} clock_ahead_ms={}{error}",
+            "address={} id={id} state={} queued_keys={} lag_ms={} last_sync_ms={last_sync} \
+             sent_bytes={} received_bytes={} clock_ahead_ms={}{error}",
             peer.address,
             peer.state,
             peer.queued_keys,

@@ -269,7 +269,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_buffer_stays_in_proportion(steps in prop::collection::vec((0usize..300, 0usize..300), 1..60)) {
+        fn the_buffer_stays_in_proportion(
+            steps in prop::collection::vec((0usize..300, 0usize..300), 1..60),
+        ) {
             let limits = Limits { read_buffer_bytes_min: 8, read_buffer_bytes: 64, ..Limits::default() };
             let (mut buffer, mut expected, mut next) = (ReadBuffer::default(), Vec::new(), 0u8);
             for (receive, consume) in steps {

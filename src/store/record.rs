@@ -20,8 +20,10 @@
 //! name` after it:
 //!
 //! ```text
-//! 01 00 00 00 92 01 00 00 | a1 00 00 00 00 00 00 00 | 04 00 00 00 | 05 00 00 00 | 6e 61 6d 65 | 44 79 6c 61 6e
-//! 02 00 00 00 92 01 00 00 | a1 00 00 00 00 00 00 00 | 04 00 00 00 | 00 00 00 80 | 6e 61 6d 65
+//! 01 00 00 00 92 01 00 00 | a1 00 00 00 00 00 00 00 | 04 00 00 00 | 05 00 00 00
+//!     6e 61 6d 65 | 44 79 6c 61 6e
+//! 02 00 00 00 92 01 00 00 | a1 00 00 00 00 00 00 00 | 04 00 00 00 | 00 00 00 80
+//!     6e 61 6d 65
 //! ```
 //!
 //! An *end* is the time at which a value expires. This version knows only its place in the layout,
@@ -286,8 +288,10 @@ mod tests {
 
     #[test]
     fn a_record_with_an_end_has_a_length_and_is_refused() {
-        let value = b"\x01\0\0\0\x92\x01\0\0\xa1\0\0\0\0\0\0\0\x04\0\0\0\x05\0\0\x40\x15\xcd\x5b\x07\0\0\0\0nameDylan";
-        let tombstone = b"\x02\0\0\0\x92\x01\0\0\xa1\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\xc0\x15\xcd\x5b\x07\0\0\0\0name";
+        let value = b"\x01\0\0\0\x92\x01\0\0\xa1\0\0\0\0\0\0\0\x04\0\0\0\
+                      \x05\0\0\x40\x15\xcd\x5b\x07\0\0\0\0nameDylan";
+        let tombstone = b"\x02\0\0\0\x92\x01\0\0\xa1\0\0\0\0\0\0\0\x04\0\0\0\
+                          \0\0\0\xc0\x15\xcd\x5b\x07\0\0\0\0name";
         for bytes in [&value[..], tombstone] {
             assert_eq!(Layout::of(bytes).expect("its layout is known").len, bytes.len());
             assert!(Layout::of(&bytes[..bytes.len() - 1]).is_err());
@@ -351,7 +355,8 @@ mod tests {
         #[test]
         fn a_record_cut_anywhere_is_refused(record in any_record(), cut in 0.0..1.0f64) {
             let (time, origin, key, value) = &record;
-            let record = Record { version: Version { time: *time, origin: *origin }, key, value: value.as_deref() };
+            let version = Version { time: *time, origin: *origin };
+            let record = Record { version, key, value: value.as_deref() };
             let entry = Entry::new(&record);
             let cut = (entry.bytes().len() as f64 * cut) as usize;
             prop_assert!(Record::decode(&entry.bytes()[..cut]).is_err());
@@ -360,7 +365,8 @@ mod tests {
         #[test]
         fn an_entry_hashes_and_compares_as_its_key(first in any_record(), second in any_record()) {
             let entry = |(time, origin, key, value): &(u64, u64, Vec<u8>, Option<Vec<u8>>)| {
-                Entry::new(&Record { version: Version { time: *time, origin: *origin }, key, value: value.as_deref() })
+                let version = Version { time: *time, origin: *origin };
+                Entry::new(&Record { version, key, value: value.as_deref() })
             };
             prop_assert_eq!(entry(&first) == entry(&second), first.2 == second.2);
             let map = HashMap::from([(entry(&first), ())]);

@@ -240,7 +240,10 @@ proptest! {
 
     #[test]
     fn the_store_agrees_with_a_slow_obvious_twin(
-        operations in prop::collection::vec((0u8..8, 0u16..30, prop::collection::vec(any::<u8>(), 0..12)), 0..300)
+        operations in prop::collection::vec(
+            (0u8..8, 0u16..30, prop::collection::vec(any::<u8>(), 0..12)),
+            0..300,
+        )
     ) {
         let (fixture, mut twin) = (Fixture::default(), BTreeMap::<Vec<u8>, Vec<u8>>::new());
         for (operation, key, value) in operations {
@@ -254,17 +257,24 @@ proptest! {
                     let written = fixture.write(&key, None, operation == 4);
                     prop_assert_eq!(written.existed, twin.remove(&key).is_some());
                 }
-                6 => prop_assert_eq!(fixture.store.get(&key, |v| v.map(<[u8]>::to_vec)).0, twin.get(&key).cloned()),
+                6 => prop_assert_eq!(
+                    fixture.store.get(&key, |v| v.map(<[u8]>::to_vec)).0,
+                    twin.get(&key).cloned()
+                ),
                 _ => {
                     let mut found = Vec::new();
-                    prop_assert_eq!(fixture.store.scan(0, Step::visiting(usize::MAX), |key| found.push(key.to_vec())).next, 0);
+                    let all = Step::visiting(usize::MAX);
+                    let scanned = fixture.store.scan(0, all, |key| found.push(key.to_vec()));
+                    prop_assert_eq!(scanned.next, 0);
                     found.sort_unstable();
                     prop_assert_eq!(found, twin.keys().cloned().collect::<Vec<_>>());
                 }
             }
             prop_assert_eq!(fixture.size(), twin.len());
         }
-        let bytes: usize = twin.iter().map(|(key, value)| record::HEADER_BYTES + key.len() + value.len()).sum();
+        let bytes_of =
+            |(key, value): (&Vec<u8>, &Vec<u8>)| record::HEADER_BYTES + key.len() + value.len();
+        let bytes: usize = twin.iter().map(bytes_of).sum();
         let mut tombstones = 0;
         for index in 0..SHARDS {
             fixture.store.for_each_in_shard(index, |entry| {

@@ -98,7 +98,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_stamp_exceeds_every_earlier_stamp(calls in prop::collection::vec((0u64..1 << 40, 0u64..1 << 56), 1..50)) {
+        fn a_stamp_exceeds_every_earlier_stamp(
+            calls in prop::collection::vec((0u64..1 << 40, 0u64..1 << 56), 1..50),
+        ) {
             let clock = HybridClock::default();
             let mut last = 0;
             for (wall_ms, floor) in calls {

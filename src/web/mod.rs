@@ -77,7 +77,8 @@ pub fn admit(
     } else if !is_probe && !is_our_name(request.host, &node.advertised_address()) {
         return Err(refused(
             "403",
-            "without a password this Host is not served: use an IP address, localhost or the name given to --advertise",
+            "without a password this Host is not served: use an IP address, localhost or the name \
+             given to --advertise",
         ));
     }
     if !matches!(request.method, b"GET" | b"HEAD") && !is_from_here(request) {
@@ -164,7 +165,8 @@ fn change_link(
 fn page(reply: &mut HttpReply) {
     let nonce = format!("{:016x}{:016x}", random_id(), random_id());
     let policy = format!(
-        "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; \
+        "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src \
+         'self'; \
          img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     );
     let page = PAGE.replace("{{nonce}}", &nonce);

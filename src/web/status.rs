@@ -74,36 +74,62 @@ pub fn prometheus(node: &Node, address: SocketAddr, batch: &mut Batch) -> String
     let mut text = String::new();
     for (metric, value) in metrics(node, address, batch) {
         let name = metric.name();
-        let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
         let labels = if name == "kvstore_db_keys" { "{db=\"db0\"}" } else { "" };
-        family(&mut text, &name, kind, metric.help, [(labels.to_string(), value)]);
+        family(&mut text, &name, kind_of(&name), metric.help, [(labels.to_string(), value)]);
     }
     latency(&mut text, node);
     let peers = node.peers();
-    for (name, kind, help, value) in PER_PEER {
-        let label =
-            |peer: &PeerStatus| format!("{{peer={}}}", json::string(peer.address.as_bytes()));
-        family(
-            &mut text,
-            name,
-            kind,
-            help,
-            peers.iter().map(|peer| (label(peer), value(peer).to_string())),
-        );
+    let label = |peer: &PeerStatus| format!("{{peer={}}}", json::string(peer.address.as_bytes()));
+    for PeerMetric { name, help, value } in PEER_METRICS {
+        let samples = peers.iter().map(|peer| (label(peer), value(peer).to_string()));
+        family(&mut text, name, kind_of(name), help, samples);
     }
     text
 }
 
-type PerPeer = (&'static str, &'static str, &'static str, fn(&PeerStatus) -> f64);
+/// What the name of a metric says of its kind.
+fn kind_of(name: &str) -> &'static str {
+    if name.ends_with("_total") { "counter" } else { "gauge" }
+}
 
-#[rustfmt::skip]
-const PER_PEER: [PerPeer; 6] = [
-    ("kvstore_replication_up", "gauge", "1 while the link is live.", |peer| f64::from(u8::from(peer.state == "live"))),
-    ("kvstore_replication_lag_seconds", "gauge", "Age of the oldest change the peer lacks.", |peer| peer.lag_ms as f64 / 1000.0),
-    ("kvstore_replication_queue_keys", "gauge", "Changed keys that wait for the peer.", |peer| peer.queued_keys as f64),
-    ("kvstore_replication_sent_bytes_total", "counter", "Bytes sent to the peer.", |peer| peer.sent_bytes as f64),
-    ("kvstore_replication_received_bytes_total", "counter", "Bytes of its answers.", |peer| peer.received_bytes as f64),
-    ("kvstore_clock_skew_seconds", "gauge", "How far the peer's clock is ahead.", |peer| peer.clock_ahead_ms as f64 / 1000.0),
+/// What `/metrics` shows of each peer.
+struct PeerMetric {
+    name: &'static str,
+    help: &'static str,
+    value: fn(&PeerStatus) -> f64,
+}
+
+const PEER_METRICS: [PeerMetric; 6] = [
+    PeerMetric {
+        name: "kvstore_replication_up",
+        help: "1 while the link is live.",
+        value: |peer| f64::from(u8::from(peer.state == "live")),
+    },
+    PeerMetric {
+        name: "kvstore_replication_lag_seconds",
+        help: "Age of the oldest change the peer lacks.",
+        value: |peer| peer.lag_ms as f64 / 1000.0,
+    },
+    PeerMetric {
+        name: "kvstore_replication_queue_keys",
+        help: "Changed keys that wait for the peer.",
+        value: |peer| peer.queued_keys as f64,
+    },
+    PeerMetric {
+        name: "kvstore_replication_sent_bytes_total",
+        help: "Bytes sent to the peer.",
+        value: |peer| peer.sent_bytes as f64,
+    },
+    PeerMetric {
+        name: "kvstore_replication_received_bytes_total",
+        help: "Bytes of its answers.",
+        value: |peer| peer.received_bytes as f64,
+    },
+    PeerMetric {
+        name: "kvstore_clock_skew_seconds",
+        help: "How far the peer's clock is ahead.",
+        value: |peer| peer.clock_ahead_ms as f64 / 1000.0,
+    },
 ];
 
 /// All samples of one name stand together, behind their description.

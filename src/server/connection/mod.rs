@@ -30,8 +30,8 @@ use crate::protocol::resp::{self, RespReply};
 use crate::protocol::{KeysAhead, Reply};
 use stopwatch::Stopwatch;
 
-/// How long a refused connection may go on sending before it is reset, so that the error reaches the
-/// client: a reset can overtake it.
+/// How long a refused connection may go on sending before it is reset, so that the error reaches
+/// the client: a reset can overtake it.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest sleep in `WAIT`, so that a client that has hung up is noticed.
 const WAIT_SLICE: Duration = Duration::from_millis(100);
