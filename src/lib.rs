@@ -15,7 +15,7 @@
 //! client ─► │ transport ─► protocol ─► execute ─► node         │
 //!           │   bytes      Command                admit ───────┼─► store: lock one shard,
 //!           │                                                  │   stamp the version, merge
-//!           │                                                  │   ├─► durability: append to the log
+//!           │                                                  │   ├─► durability: append to log
 //!           │                                                  │   └─► replication: queue the key
 //!           │                                                  │       for each link
 //! client ◄─ │ transport ◄─ Reply ◄─────────────── commit ◄─────┼──── durability: write, fsync

@@ -45,7 +45,8 @@ fn idle_connections_are_held_while_others_are_served(count: usize) {
     let _ = std::io::Write::write_all(
         &mut std::io::stderr(),
         format!(
-            "{count} idle connections: {each} bytes each, others served at {ratio:.2} of full speed\n"
+            "{count} idle connections: {each} bytes each, others served at {ratio:.2} of full \
+             speed\n"
         )
         .as_bytes(),
     );

@@ -90,7 +90,8 @@ fn resp_lengths_are_checked_before_anything_is_allocated() {
         ),
         (
             "\x16\x03\x01",
-            "-ERR Protocol error: this looks like TLS, which is not spoken here; connect without it\r\n",
+            "-ERR Protocol error: this looks like TLS, which is not spoken here; \
+             connect without it\r\n",
         ),
     ] {
         let mut wire = server.connect();

@@ -253,7 +253,8 @@ fn a_node_that_was_never_started_is_no_alarm() {
         let status = http::get(&server, "/status.json").json();
         (status["peers"][0]["lag_ms"].as_u64()? > 0).then_some(())
     });
-    let shown = "const status = structuredClone(last); status.peers[0].lag_ms = 60000; show(status); \
+    let shown = "const status = structuredClone(last); status.peers[0].lag_ms = 60000; \
+                 show(status); \
                  return document.getElementById('state').textContent + \
                  document.getElementById('notes').textContent";
     assert_eq!(browser.run(shown), "ready");
@@ -382,7 +383,8 @@ impl Browser {
         let options = json!({ "args": [
             "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
             "--no-proxy-server",
-            "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",
+            "--disable-background-networking", "--disable-component-update",
+            "--disable-dev-shm-usage",
             format!("--user-data-dir={}", browser._profile.path().display()),
         ] });
         let always = json!({

@@ -53,7 +53,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_shown_is_short_and_printable(words in prop::collection::vec(any::<u8>(), 0..400)) {
+        fn what_is_shown_is_short_and_printable(
+            words in prop::collection::vec(any::<u8>(), 0..400),
+        ) {
             let shown = shown(&words);
             prop_assert!(shown.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' '));
             let sentence = sentence(&words);

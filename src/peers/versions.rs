@@ -192,7 +192,8 @@ mod tests {
                         None => break,
                     }
                 }
-                let mut expected: Vec<(Vec<u8>, Version)> = parse(&whole.bytes).expect("our own bytes")
+                let parsed = parse(&whole.bytes).expect("our own bytes");
+                let mut expected: Vec<(Vec<u8>, Version)> = parsed
                     .into_iter().map(|(key, version)| (key.to_vec(), version)).collect();
                 joined.sort();
                 expected.sort();

@@ -481,7 +481,8 @@ mod tests {
             let mut bytes = format!("{line}Host: h\r\nContent-Length: {len}\r\n\r\n").into_bytes();
             bytes.extend_from_slice(&body);
             let mut parser = Parser::default();
-            let request = parser.parse(&bytes, &Limits::default()).expect("well formed").expect("complete");
+            let parsed = parser.parse(&bytes, &Limits::default()).expect("well formed");
+            let request = parsed.expect("complete");
             prop_assert_eq!((request.body, request.len), (Some(&body[..]), bytes.len()));
             let target = format!("/keys/{key}");
             prop_assert_eq!(request.target, target.as_bytes());

@@ -538,9 +538,10 @@ mod tests {
             refused.contains("copied data directory") && refused.contains("empty directory"),
             "{refused}"
         );
-        assert!(
-            matches!(members.answered(1, "n2:1", &original), Verdict::Refused(why) if why == refused)
-        );
+        assert!(matches!(
+            members.answered(1, "n2:1", &original),
+            Verdict::Refused(why) if why == refused
+        ));
         (0..40).for_each(|_| drop(members.heard(&copy)));
         members.heard(&copy).expect("the other one has gone");
     }

@@ -272,11 +272,13 @@ mod tests {
         fn the_buffer_stays_in_proportion(
             steps in prop::collection::vec((0usize..300, 0usize..300), 1..60),
         ) {
-            let limits = Limits { read_buffer_bytes_min: 8, read_buffer_bytes: 64, ..Limits::default() };
+            let limits =
+                Limits { read_buffer_bytes_min: 8, read_buffer_bytes: 64, ..Limits::default() };
             let (mut buffer, mut expected, mut next) = (ReadBuffer::default(), Vec::new(), 0u8);
             for (receive, consume) in steps {
                 buffer.room(&limits);
-                prop_assert!(buffer.bytes.len() <= (expected.len() * 4).max(limits.read_buffer_bytes));
+                let len_max = (expected.len() * 4).max(limits.read_buffer_bytes);
+                prop_assert!(buffer.bytes.len() <= len_max);
                 let room = buffer.room(&limits);
                 prop_assert!(!room.is_empty());
                 let receive = receive.min(room.len());

@@ -344,7 +344,8 @@ mod tests {
         #[test]
         fn records_survive_the_round_trip(records in prop::collection::vec(any_record(), 0..5)) {
             let records: Vec<Record> = records.iter().map(|(time, origin, key, value)| {
-                Record { version: Version { time: *time, origin: *origin }, key, value: value.as_deref() }
+                let version = Version { time: *time, origin: *origin };
+                Record { version, key, value: value.as_deref() }
             }).collect();
             let mut bytes = Vec::new();
             records.iter().for_each(|record| record.encode(&mut bytes));
@@ -375,7 +376,8 @@ mod tests {
 
         #[test]
         fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
-            let total: usize = decode_all(&bytes).flatten().map(|record| record.encoded_len()).sum();
+            let decoded = decode_all(&bytes).flatten();
+            let total: usize = decoded.map(|record| record.encoded_len()).sum();
             prop_assert!(total <= bytes.len());
         }
     }

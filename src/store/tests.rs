@@ -300,8 +300,7 @@ fn an_older_record_changes_nothing_and_is_not_logged() {
 }
 
 #[test]
-fn a_tombstone_goes_only_if_it_was_here_when_the_asking_started_and_nothing_touched_its_bucket_since()
- {
+fn a_tombstone_goes_only_if_it_was_here_at_the_first_question_and_its_bucket_was_left_alone() {
     let store = KeyValueStore::new();
     let delete = |key: &str, time| {
         let version = Version { time, origin: 1 };

@@ -116,7 +116,10 @@ mod tests {
         }
 
         #[test]
-        fn a_stamp_is_never_behind_the_wall_clock(wall_ms in 0u64..1 << 47, floor in 0u64..1 << 56) {
+        fn a_stamp_is_never_behind_the_wall_clock(
+            wall_ms in 0u64..1 << 47,
+            floor in 0u64..1 << 56,
+        ) {
             let version = Version { time: HybridClock::default().stamp(wall_ms, floor), origin: 0 };
             prop_assert!(version.wall_ms() >= wall_ms);
         }

@@ -1,7 +1,7 @@
 //! One client's thread: read, parse, execute, commit, write.
 //!
 //! ```text
-//!   socket ─read─► ReadBuffer ─parse─► Command ─execute─► write buffer ─commit─► one write ─► socket
+//!  socket ─read─► ReadBuffer ─parse─► Command ─execute─► write buffer ─commit─► write ─► socket
 //!                      ▲__________________ until no whole request is left __________│
 //! ```
 

@@ -82,7 +82,8 @@ async fn main() -> Result<(), Error> {
         wrong_and_pipelined(&client).await?;
         client.quit().await?;
         for wrong in [Some("wrong"), None].into_iter().filter(|_| password.is_some()) {
-            let asked = async { connect(port, wrong, version.clone()).await?.get::<Value, _>("name").await };
+            let connected = connect(port, wrong, version.clone());
+            let asked = async { connected.await?.get::<Value, _>("name").await };
             let error = asked.await.expect_err("no right password");
             assert_eq!(*error.kind(), ErrorKind::Auth, "{error}");
         }
