@@ -18,7 +18,7 @@ pub struct Page {
 const PIECE_KEYS: usize = 10_000;
 /// Comparisons of the pattern with bytes of keys in one `KEYS`: some ten seconds, with no shard
 /// locked.
-const KEYS_COMPARISONS_MAX: u64 = 500_000_000;
+const KEYS_COMPARISONS_MAX: u64 = 1_000_000_000;
 /// What a key costs besides its bytes, in the list and in the reply.
 const KEY_OVERHEAD_BYTES: usize = 32;
 /// Keys that one page of HTTP visits. With the bounded work of a step, a page takes some 0.1 s even
