@@ -77,7 +77,7 @@
 //! `main.rs` and the tests in `tests/` see only what is `pub` here. Besides what they run (`node`,
 //! `server`, `client`, `tools`, `options` and what those show), four chapters are public for tests
 //! that drive their insides: `store`, `peers` and `replication` for the simulation and the tests of
-//! messages, `protocol` for the tests of its parsers. All else is private to the crate, so that the
+//! messages, `protocol` for the tests of its parsers; and `random` for whoever draws. All else is private to the crate, so that the
 //! compiler finds what nobody uses.
 
 // The documentation shows private items too: see `.cargo/config.toml`.
@@ -101,7 +101,7 @@ pub mod options;
 pub mod passwords;
 pub mod peers;
 pub mod protocol;
-pub(crate) mod random;
+pub mod random;
 pub mod replication;
 pub mod server;
 pub(crate) mod sizes;

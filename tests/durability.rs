@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use kvstore::config::{Configuration, FsyncPolicy, Limits};
 use kvstore::node::{Batch, Node};
+use kvstore::random::Random;
 
 use common::disk::Tmpfs;
 use common::{SOON, Server, binary, poll, resp};
@@ -380,14 +381,13 @@ fn check(server: &Server, client: u64, knowledge: &mut Knowledge) {
 fn kill_under_load(policy: &str, rounds: u64, longest: Duration) {
     let directory = TempDir::new().unwrap();
     let mut knowledge: Vec<Knowledge> = (0..CLIENTS).map(|_| Knowledge::default()).collect();
-    let mut random = u64::from(std::process::id());
+    let mut random = Random(u64::from(std::process::id()));
     for round in 0..rounds {
         let mut server = start(directory.path(), &["--fsync", policy]);
         for (client, knowledge) in (0..).zip(&mut knowledge) {
             check(&server, client, knowledge);
         }
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        let time = longest.mul_f64((random >> 33) as f64 / (1u64 << 31) as f64);
+        let time = longest.mul_f64(random.below(1 << 31) as f64 / (1u64 << 31) as f64);
         // Long values make the log long, so that compaction is killed as well.
         let padding = if round % 2 == 0 { 20 } else { 8_000 };
         let port = server.port;

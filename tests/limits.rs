@@ -5,6 +5,7 @@ mod common;
 use common::{SOON, Server, Wire, poll, resp};
 use kvstore::config::{Configuration, Limits};
 use kvstore::node::Node;
+use kvstore::random::Random;
 use kvstore::server::NodeServer;
 use std::io::{ErrorKind, Read, Write};
 use std::process::Command;
@@ -377,16 +378,8 @@ fn garbage_on_one_connection_never_harms_another() {
     let mut server = Server::start(&[]);
     let mut good = server.connect();
     good.ask(resp(&[b"SET", b"k", b"v"]), "+OK\r\n");
-    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut garbage = || -> Vec<u8> {
-        let bytes = (0..2_000).map(|_| {
-            seed ^= seed << 13;
-            seed ^= seed >> 7;
-            seed ^= seed << 17;
-            seed as u8
-        });
-        bytes.collect()
-    };
+    let mut random = Random(1);
+    let mut garbage = || -> Vec<u8> { (0..2_000).map(|_| random.draw() as u8).collect() };
     let beginnings: [&[u8]; 6] =
         [b"", b"*", b"*3\r\n$3\r\nSET\r\n", b"GET ", b"PUT k2 ", b"*1\r\n$4\r\n"];
     for round in 0..120 {

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant, SystemTime};
 use common::cluster::free_port;
 use common::{Server, binary};
 use kvstore::client::{Client, Response};
+use kvstore::random::Random;
 
 const KEYS: usize = 500;
 
@@ -210,16 +211,6 @@ struct OnDrop<F: Fn()>(F);
 impl<F: Fn()> Drop for OnDrop<F> {
     fn drop(&mut self) {
         (self.0)();
-    }
-}
-
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 =
-            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % bound
     }
 }
 

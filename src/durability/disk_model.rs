@@ -11,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::files::{AppendFile, FileLayer};
+use crate::random::Random;
 
 /// Small, so that a frame has several.
 const PAGE_BYTES: usize = 32;
@@ -57,27 +58,6 @@ pub struct Faults {
     pub space: Option<usize>,
 }
 
-/// Random numbers from a seed: splitmix64.
-#[derive(Clone, Debug)]
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    pub fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-
-    pub fn coin(&mut self) -> bool {
-        self.below(2) == 0
-    }
-}
-
 impl ModelDisk {
     /// A disk with these files, all of them safe.
     pub fn with(files: &[(&str, &[u8])]) -> Self {
@@ -118,7 +98,7 @@ impl ModelDisk {
         let mut names = BTreeMap::new();
         for name in state.names.keys().chain(state.durable_names.keys()) {
             let (now, durable) = (state.names.get(name), state.durable_names.get(name));
-            if let Some(id) = if random.coin() { now } else { durable } {
+            if let Some(id) = if random.one_in(2) { now } else { durable } {
                 names.insert(name.clone(), *id);
             }
         }
@@ -140,13 +120,13 @@ impl Content {
         let len = match random.below(4) {
             0 => short,
             1 => long,
-            _ => short + random.below(long - short + 1),
+            _ => short + random.below((long - short + 1) as u64) as usize,
         };
         let mut bytes = self.durable.clone();
         bytes.resize(len, 0);
         let all = random.below(4) == 0;
         for start in (0..len).step_by(PAGE_BYTES) {
-            if all || random.coin() {
+            if all || random.one_in(2) {
                 let end = len.min(start + PAGE_BYTES);
                 bytes[start..end].copy_from_slice(&self.now[start..end]);
             }

@@ -23,6 +23,7 @@ use super::conversation::{Conversation, Progress, Step, Target};
 use super::requests::{PeerReply, PeerRequest};
 use super::status::{PeerHandle, PeerState};
 use crate::error::Error;
+use crate::random::Random;
 
 /// A conversation that ended sooner is one more failure for the back-off.
 const CONVERSATION_MIN_MS: u64 = 1_000;
@@ -41,8 +42,8 @@ pub struct Caller<C> {
     /// Which address is tried next.
     attempt: usize,
     pause_ms: u64,
-    /// State of the generator for the random part of a pause.
-    random: u64,
+    /// For the random part of a pause.
+    random: Random,
 }
 
 #[derive(Debug)]
@@ -84,7 +85,7 @@ impl<C: Conversation> Caller<C> {
             stage: Stage::Resting { earliest_ms: 0, until_ms: 0 },
             attempt: 0,
             pause_ms: PAUSE_FIRST_MS,
-            random: seed,
+            random: Random(seed),
         }
     }
 
@@ -221,19 +222,11 @@ impl<C: Conversation> Caller<C> {
     }
 
     fn rest(&mut self, now_ms: u64, is_refused: bool) {
-        let longest_ms = self.pause_ms - self.random() % (self.pause_ms / 2).max(1);
+        let longest_ms = self.pause_ms - self.random.below((self.pause_ms / 2).max(1));
         let shortest_ms = if is_refused { longest_ms } else { longest_ms.min(PAUSE_FIRST_MS) };
         self.stage =
             Stage::Resting { earliest_ms: now_ms + shortest_ms, until_ms: now_ms + longest_ms };
         self.pause_ms = (self.pause_ms * 2).min(PAUSE_LONGEST_MS);
-    }
-
-    /// SplitMix64 (Steele et al. 2014).
-    fn random(&mut self) -> u64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.random ^ (self.random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
     }
 
     /// Shows to others how far the conversation is.

@@ -10,6 +10,7 @@
 //! constants) mixes the hash of the key with time and origin.
 
 use super::version::Version;
+use crate::random::Random;
 
 /// Shards in a store: 2^10. See [`super::KeyValueStore`] for why so many.
 pub const SHARDS: usize = 1 << SHARD_BITS;
@@ -49,10 +50,7 @@ pub fn entry_digest(hash: u64, version: Version) -> u64 {
 }
 
 fn splitmix64(seed: u64) -> u64 {
-    let z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
+    Random(seed).draw()
 }
 
 #[cfg(test)]

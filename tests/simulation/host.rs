@@ -6,10 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crossbeam_channel::Sender;
 use kvstore::error::Result;
 use kvstore::peers::caller::Caller;
+use kvstore::random::Random;
 use kvstore::replication::EventualConversation;
 use kvstore::replication::host::Host;
-
-use crate::network::Random;
 
 /// Calls one peer of a node.
 pub type SimCaller = Caller<EventualConversation>;
@@ -42,7 +41,7 @@ impl Host for SimHost {
     }
 
     fn random(&self) -> u64 {
-        Random(self.random.fetch_add(1, Ordering::Relaxed)).next()
+        Random(self.random.fetch_add(1, Ordering::Relaxed)).draw()
     }
 
     fn start(&self, caller: SimCaller) -> Result<()> {

@@ -5,27 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use kvstore::random::Random;
+
 use crate::reached::{Event, Reached};
 
-/// Numbers that one seed decides.
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    pub fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
-}
 /// Messages `M` on their way between nodes, which are known by their indexes.
 pub struct Network<M> {
     pub random: Random,

@@ -188,7 +188,7 @@ impl Cluster {
         let stored = Arc::new(Mutex::new(stored.unwrap_or_default()));
         let storage = disk.is_some().then(|| storage_of(&store, &stored));
         set_clocks(&clocks, self.network.now_ms, self.network.now_ms, skew_ms);
-        let random = AtomicU64::new(self.network.random.next());
+        let random = AtomicU64::new(self.network.random.draw());
         let manager = ReplicationManager::with_host(
             &configuration,
             (node_id, run_id),

@@ -117,8 +117,8 @@ fn a_disk_that_fails_under_load_loses_nothing_promised() {
                 }
             });
             for _ in 0..4 {
-                let space = Some(random.below(2_000));
-                let fsync_fails = random.coin();
+                let space = Some(random.below(2_000) as usize);
+                let fsync_fails = random.one_in(2);
                 let fsync_slow = !fsync_fails;
                 disk.set_faults(Faults { space, fsync_fails, fsync_slow, ..Faults::default() });
                 while log.read_only_reason().is_none() {

@@ -17,11 +17,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use super::disk_model::{Faults, ModelDisk, Random};
+use super::disk_model::{Faults, ModelDisk};
 use super::recovery::recover;
 use super::segment::SegmentName;
 use super::segment::{Frame, Header, Kind};
 use super::*;
+use crate::random::Random;
 use crate::store::digest::SHARDS;
 use crate::store::record::{Entry, Record};
 use crate::store::version::Version;
@@ -171,7 +172,7 @@ impl Driver {
                 for _ in 0..=random.below(3) {
                     let key = format!("key{}", random.below(6));
                     let mut value = format!("value {} ", self.time).into_bytes();
-                    value.resize(value.len() + random.below(100), b'.');
+                    value.resize(value.len() + random.below(100) as usize, b'.');
                     self.write(&key, (random.below(4) > 0).then_some(value));
                 }
                 self.commit()

@@ -34,7 +34,7 @@ fn power_loss(
             for _ in 0..3 {
                 let after = disk.after_power_loss(&mut random);
                 // Perhaps the power goes again, while recovery is at work.
-                let cut_again = random.below(12) as u64;
+                let cut_again = random.below(12);
                 after.cut_power_after(cut_again);
                 let _ = Driver::open(&after, policy);
                 let after = after.after_power_loss(&mut random);

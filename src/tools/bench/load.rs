@@ -6,11 +6,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::connection::{Connection, UnderWay};
-use super::requests::{Kind, Random, Requests};
+use super::requests::{Kind, Requests};
 use super::table::Measured;
 use crate::error::Result;
 use crate::metrics::Histogram;
 use crate::options::BenchOptions;
+use crate::random::Random;
 
 /// Stack of a load thread, in bytes: there may be thousands.
 const STACK_BYTES: usize = 256 * 1024;

@@ -67,15 +67,3 @@ impl Template {
         Template { request, digits: end - 12..end }
     }
 }
-
-/// xorshift64 (Marsaglia 2003): the same keys in every run.
-pub(super) struct Random(pub(super) u64);
-
-impl Random {
-    pub(super) fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % bound
-    }
-}
