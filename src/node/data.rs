@@ -107,7 +107,7 @@ impl Node {
             version = Version { time: self.clock.stamp(wall_ms, floor), origin: self.run_id };
             version
         };
-        let journal = |record: &[u8]| self.log().map_or(0, |log| log.append(record));
+        let journal = |record: &[u8]| self.journal(record);
         // A node on its own needs no tombstones: nobody can bring an older value back.
         let keep_tombstone = self.replication.keeps_tombstones();
         let written = self.store.write(key, value, keep_tombstone, stamp, journal);

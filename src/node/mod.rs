@@ -116,6 +116,11 @@ impl Node {
         self.durability.as_ref().map(|durability| durability.log.as_ref())
     }
 
+    /// Appends a record to the log, if there is one. The position behind it.
+    fn journal(&self, record: &[u8]) -> u64 {
+        self.log().map_or(0, |log| log.append(record))
+    }
+
     /// How much is stored.
     pub fn size(&self) -> Size {
         self.store.size()

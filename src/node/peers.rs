@@ -9,7 +9,6 @@ use log::{info, trace};
 
 use super::batch::Changed;
 use super::{Batch, Node};
-use crate::durability::write_ahead_log::WriteAheadLog;
 use crate::error::{Error, Result};
 use crate::peers::introduction::Introduction;
 use crate::peers::versions::{self, Listed, Place};
@@ -43,17 +42,7 @@ impl Node {
         let from = Introduction::parse(words).inspect_err(|error| {
             replication.refused(advertised, &error.to_string());
         })?;
-        replication.heard(&from)?;
-        let answer = replication.introduction(true).inspect_err(|error| {
-            replication.refused(&from.address, &error.to_string());
-        })?;
-        if peer.as_ref().is_some_and(|peer| peer.was_just_greeted(from.node_id)) {
-            replication.nudge();
-        }
-        if let Some(socket) = socket {
-            *peer = Some(replication.greeted(&from, socket.clone()));
-        }
-        Ok(answer)
+        replication.greet(&from, socket.map(|socket| socket.clone() as _), peer)
     }
 
     /// Counts and logs that a node which wanted to be a peer was refused.
@@ -121,9 +110,8 @@ impl Node {
             self.check_writable()?;
             let skew_max = self.configuration.replication.clock_skew_max;
             let limits = (wall_clock_ms(), skew_max);
-            let done = receive::merge(&self.store, &self.clock, records, limits, |record| {
-                self.log().map_or(0, |log: &WriteAheadLog| log.append(record))
-            })?;
+            let journal = |record: &[u8]| self.journal(record);
+            let done = receive::merge(&self.store, &self.clock, records, limits, journal)?;
             trace!("merged {} records from a peer, refused {}", done.merged, done.refused);
             self.wrote(done.position, Changed::ForPeer, batch);
             self.replication.merged(peer, done);

@@ -33,7 +33,7 @@ impl Greeted {
     }
 
     /// Whether this node introduced itself on this connection only moments ago.
-    pub fn was_just_greeted(&self, id: u64) -> bool {
+    fn was_just_greeted(&self, id: u64) -> bool {
         self.peer.was_just_greeted(id, self.shared.monotonic_ms())
     }
 }
@@ -47,8 +47,30 @@ impl Drop for Greeted {
 }
 
 impl ReplicationManager {
-    /// A node connected and introduced itself: decides whether it may stay, and links back to it.
-    pub fn heard(&self, from: &Introduction) -> Result<()> {
+    /// A node connected and introduced itself. If it may stay, this node links back to it, and the
+    /// answer is what this node says of itself. `peer` becomes the node's connection, which ends
+    /// its older ones; a test without a socket has none.
+    pub fn greet(
+        &self,
+        from: &Introduction,
+        socket: Option<Arc<dyn Socket>>,
+        peer: &mut Option<Greeted>,
+    ) -> Result<Introduction> {
+        self.heard(from)?;
+        let answer = self
+            .shared
+            .introduction(true)
+            .inspect_err(|error| self.refused(&from.address, &error.to_string()))?;
+        if peer.as_ref().is_some_and(|peer| peer.was_just_greeted(from.node_id)) {
+            self.nudge();
+        }
+        if let Some(socket) = socket {
+            *peer = Some(self.greeted(from, socket));
+        }
+        Ok(answer)
+    }
+
+    fn heard(&self, from: &Introduction) -> Result<()> {
         let result = self.shared.heard(from);
         match &result {
             Ok(()) => drop(lock(&self.shared.refusals).remove(&shown(&from.address))),
@@ -76,9 +98,8 @@ impl ReplicationManager {
         refusals.insert(who, reason);
     }
 
-    /// A node that may stay introduced itself on `socket`: its older connections end. The
-    /// connection counts as that node's until the result is dropped.
-    pub fn greeted(&self, from: &Introduction, socket: Arc<dyn Socket>) -> Greeted {
+    /// The connection counts as that node's until the result is dropped.
+    fn greeted(&self, from: &Introduction, socket: Arc<dyn Socket>) -> Greeted {
         let now_ms = self.shared.monotonic_ms();
         let peer = self.shared.inbound.greeted(from.node_id, &from.address, socket, now_ms);
         Greeted { peer, shared: Arc::clone(&self.shared) }

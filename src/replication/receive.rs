@@ -70,7 +70,7 @@ impl ReplicationManager {
 
     /// A peer compares again and again, since it cannot reach some member. What that one sent this
     /// node may be what the peer lacks, so this node compares too.
-    pub fn nudge(&self) {
+    pub(super) fn nudge(&self) {
         self.shared.links().values().for_each(|link| link.queue.nudge());
     }
 

@@ -17,8 +17,8 @@
 //! - changes arrive within seconds, also when queues overflow.
 //!
 //! The nodes run what a server runs, but for threads, sockets and clocks. What stands here beside
-//! the code in `src` and must stay like it: `Node::write`, `Node::hello` and
-//! `Node::merge_from_peer` in a few lines.
+//! the code in `src` and must stay like it: `Node::write`, `digests`, `versions` and
+//! `merge_from_peer`, in a few lines each.
 //!
 //! A failure prints its seed; `SEED=n cargo test --test simulation` plays it again, and `TRACE=1`
 //! shows what happens.

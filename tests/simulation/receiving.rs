@@ -70,20 +70,15 @@ impl Cluster {
         })
     }
 
-    /// As `Node::hello`.
+    /// As `Node::hello`, which parses the words first.
     fn hello(&mut self, to: usize, connection: u64, from: &Introduction) -> PeerReply {
         let node = &mut self.nodes[to];
-        let answer = node.manager.heard(from).and_then(|()| node.manager.introduction(true));
-        let mut answer = match answer {
+        let session = node.sessions.get_mut(&connection).expect("it was opened before");
+        let socket = session.socket.clone();
+        let mut answer = match node.manager.greet(from, Some(socket), &mut session.greeted) {
             Ok(answer) => answer,
             Err(error) => return PeerReply::Error(error.to_string()),
         };
-        if let Some(session) = node.sessions.get_mut(&connection) {
-            if session.greeted.as_ref().is_some_and(|peer| peer.was_just_greeted(from.node_id)) {
-                node.manager.nudge();
-            }
-            session.greeted = Some(node.manager.greeted(from, session.socket.clone()));
-        }
         if self.fault == Fault::RunsAreNotTold {
             answer.run_id = 1;
         }
@@ -105,7 +100,7 @@ impl Cluster {
             PeerRequest::Hello(_) => PeerReply::Error("HELLO comes alone".into()),
             PeerRequest::Merge(records) => self.merge(to, from, records),
             question => {
-                // `Node::shown_to_peer`.
+                // `Node::show_to_peer`.
                 if self.fault != Fault::DigestsShownBeforeTheyAreOnDisk {
                     node.sync(now_ms);
                 }
