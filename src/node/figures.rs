@@ -4,6 +4,7 @@
 //! are Redis's, so that its tools can read them. The names of metrics and their units are those of
 //! `redis_exporter`, so that its dashboards need one replacement; what only grows ends in `_total`.
 
+use std::cell::LazyCell;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
@@ -123,27 +124,43 @@ fn both(
     Figure { field: Some(field), ..metric(name, help, value) }
 }
 
+/// In the order of `INFO`, which does not show the last one.
+const SECTIONS: [&str; 9] = [
+    "Server",
+    "Clients",
+    "Memory",
+    "Persistence",
+    "Stats",
+    "Latencystats",
+    "Replication",
+    "Keyspace",
+    PROCESS,
+];
+/// What only metrics show.
+const PROCESS: &str = "";
+
 impl Node {
-    /// Everything that is shown of this node, which listens at `address`.
-    pub fn figures(&self, address: SocketAddr) -> Vec<Section> {
-        let section = |name, figures| Section { name, figures };
-        vec![
-            section("Server", self.about_server(address)),
-            section("Clients", self.about_clients()),
-            section("Memory", self.about_memory()),
-            section("Persistence", self.about_persistence()),
-            section("Stats", self.about_work()),
-            section("Latencystats", vec![latency(&self.metrics.latency)]),
-            section("Replication", self.about_peers()),
-            section("Keyspace", self.about_keys()),
-        ]
+    /// What is shown of this node, which listens at `address`, in the sections that are `wanted`.
+    /// Some figures visit every shard, peer or open file: only where they are shown, and once.
+    pub fn figures(&self, address: SocketAddr, wanted: impl Fn(&str) -> bool) -> Vec<Section> {
+        let (size, peers) = (LazyCell::new(|| self.size()), LazyCell::new(|| self.peers()));
+        let figures = |name| match name {
+            "Server" => self.about_server(address),
+            "Clients" => self.about_clients(),
+            "Memory" => self.about_memory(size.bytes),
+            "Persistence" => self.about_persistence(),
+            "Stats" => self.about_work(),
+            "Latencystats" => vec![latency(&self.metrics.latency)],
+            "Replication" => self.about_peers(&peers, size.tombstones),
+            "Keyspace" => about_keys(size.keys),
+            _ => self.about_process(&peers),
+        };
+        let wanted = SECTIONS.into_iter().filter(|name| wanted(name));
+        wanted.map(|name| Section { name, figures: figures(name) }).collect()
     }
 
     fn about_server(&self, address: SocketAddr) -> Vec<Figure> {
-        let uptime = self.started.elapsed();
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let (began, uptime) = (now.saturating_sub(uptime).as_secs(), uptime.as_secs());
-        let is_ready = self.reasons_not_ready().is_empty();
+        let uptime = self.started.elapsed().as_secs();
         vec![
             info("redis_version", REDIS_VERSION),
             info("redis_mode", "standalone"),
@@ -154,8 +171,6 @@ impl Node {
             info("tcp_port", u64::from(address.port())),
             both("uptime_in_seconds", "uptime_in_seconds", "Time since the start.", uptime),
             info("uptime_in_days", uptime / 86_400),
-            metric("ready", "1 while /readyz is green.", is_ready),
-            metric("process_start_time_seconds", "When it started, in Unix time.", began),
         ]
     }
 
@@ -165,21 +180,32 @@ impl Node {
         let strangers = self.guard.strangers.count();
         let max = self.configuration.connections_max;
         let waiting = self.replication.waiting();
-        let (open_fds, max_fds) = open_files().unwrap_or_default();
         vec![
             both("connected_clients", "connected_clients", "Open connections.", open),
             both("clients_without_password", "clients_without_password",
                  "Open connections without the password.", strangers),
             both("maxclients", "max_clients", "Connections at one time.", max),
             both("blocked_clients", "blocked_clients", "Clients in a WAIT.", waiting),
+        ]
+    }
+
+    /// No figure of `INFO`.
+    fn about_process(&self, peers: &[PeerStatus]) -> Vec<Figure> {
+        let is_ready = self.reasons_not_ready(peers).is_empty();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let began = now.saturating_sub(self.started.elapsed()).as_secs();
+        let (open_fds, max_fds) = open_files().unwrap_or_default();
+        vec![
+            metric("ready", "1 while /readyz is green.", is_ready),
+            metric("process_start_time_seconds", "When it started, in Unix time.", began),
             metric("process_open_fds", "Open files and sockets.", open_fds),
             metric("process_max_fds", "Open files and sockets at most.", max_fds),
         ]
     }
 
     #[rustfmt::skip]
-    fn about_memory(&self) -> Vec<Figure> {
-        let (bytes, replies) = (self.size().bytes, self.guard.replies.bytes());
+    fn about_memory(&self, bytes: u64) -> Vec<Figure> {
+        let replies = self.guard.replies.bytes();
         vec![
             both("used_memory", "memory_used_bytes", "Size of all records.", bytes),
             info("used_memory_human", human_bytes(bytes)),
@@ -270,8 +296,8 @@ impl Node {
     }
 
     #[rustfmt::skip]
-    fn about_peers(&self) -> Vec<Figure> {
-        let (peers, counters) = (self.peers(), self.replication.counters());
+    fn about_peers(&self, peers: &[PeerStatus], tombstones: usize) -> Vec<Figure> {
+        let counters = self.replication.counters();
         let of_all = |field: fn(&PeerStatus) -> u64| peers.iter().map(field);
         let live = peers.iter().filter(|peer| peer.state == "live").count();
         vec![
@@ -295,21 +321,20 @@ impl Node {
                  "Links that broke.", read(&counters.links_broken)),
             info("queue_overflows", self.replication.queue_overflows()),
             both("syncs_finished", "syncs_finished_total",
-                 "Comparisons of everything.", read(&counters.syncs_finished)),
-            both("tombstones", "tombstones", "Traces of deletes.", self.size().tombstones),
+                 "Finished comparisons of all shards with a peer.", read(&counters.syncs_finished)),
+            both("tombstones", "tombstones", "Tombstones.", tombstones),
             both("tombstones_dropped", "tombstones_dropped_total",
-                 "Traces of deletes let go.", read(&counters.tombstones_dropped)),
+                 "Tombstones dropped.", read(&counters.tombstones_dropped)),
         ]
     }
+}
 
-    fn about_keys(&self) -> Vec<Figure> {
-        let keys = self.size().keys;
-        let mut figures = vec![metric("db_keys", "Keys that have a value.", keys)];
-        if keys > 0 {
-            figures.push(info("db0", format!("keys={keys},expires=0,avg_ttl=0")));
-        }
-        figures
+fn about_keys(keys: usize) -> Vec<Figure> {
+    let mut figures = vec![metric("db_keys", "Keys that have a value.", keys)];
+    if keys > 0 {
+        figures.push(info("db0", format!("keys={keys},expires=0,avg_ttl=0")));
     }
+    figures
 }
 
 const CURRENT_SIZE: &str = "Bytes that recovery would read.";

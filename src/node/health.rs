@@ -6,7 +6,7 @@ use crate::metrics::read;
 
 impl Node {
     /// Why work should go to another node, one sentence each; empty when all is well.
-    pub fn reasons_not_ready(&self) -> Vec<String> {
+    pub fn reasons_not_ready(&self, peers: &[PeerStatus]) -> Vec<String> {
         let open = read(&self.metrics.connections_open);
         let max = self.configuration.connections_max;
         let mut reasons = Vec::from_iter(self.read_only());
@@ -20,7 +20,7 @@ impl Node {
             reasons.push("starting: waiting for the seeds to answer".into());
         }
         reasons.extend(self.clock_is_ahead());
-        reasons.extend(self.clock_differs());
+        reasons.extend(self.clock_differs(peers));
         reasons
     }
 
@@ -31,7 +31,7 @@ impl Node {
     }
 
     /// Whether this node's writes are stamped so far ahead of its machine's clock that others
-    /// refuse them: that clock is or was wrong, and not theirs.
+    /// refuse them. The cause is this machine's clock, now or earlier.
     fn clock_is_ahead(&self) -> Option<String> {
         let (ahead, limit) = (self.clock_ahead(), self.configuration.replication.clock_skew_max);
         let way_out = if self.is_durable() {
@@ -50,8 +50,8 @@ impl Node {
 
     /// Whether the machine's clock is the one that is wrong: it differs too much from those of most
     /// peers, of at least two. Their records would be refused here, or this node's there.
-    fn clock_differs(&self) -> Option<String> {
-        let (peers, limit) = (self.peers(), self.configuration.replication.clock_skew_max);
+    fn clock_differs(&self, peers: &[PeerStatus]) -> Option<String> {
+        let limit = self.configuration.replication.clock_skew_max;
         let differs =
             |peer: &&PeerStatus| u128::from(peer.clock_ahead_ms.unsigned_abs()) > limit.as_millis();
         let (count, first) = (peers.iter().filter(differs).count(), peers.iter().find(differs)?);

@@ -10,10 +10,11 @@ pub fn text(node: &Node, address: SocketAddr, section: Option<&[u8]>, batch: &mu
     let wanted = section.map(|name| String::from_utf8_lossy(name).to_lowercase());
     let wanted = wanted.filter(|name| !matches!(name.as_str(), "all" | "everything" | "default"));
     let mut text = String::new();
-    for section in node.figures(address) {
-        if wanted.as_ref().is_some_and(|wanted| *wanted != section.name.to_lowercase()) {
-            continue;
-        }
+    let is_wanted = |name: &str| match &wanted {
+        Some(wanted) => *wanted == name.to_lowercase(),
+        None => true,
+    };
+    for section in node.figures(address, |name| !name.is_empty() && is_wanted(name)) {
         let separator = if text.is_empty() { "" } else { "\r\n" };
         // Writing to a String cannot fail.
         let _ = write!(text, "{separator}# {}\r\n", section.name);

@@ -117,7 +117,7 @@ pub fn answer(
         b"/keys" => keys::list(query, node, batch, reply)?,
         b"/livez" => reply.content("200", content::TEXT, b"alive\n"),
         b"/readyz" => {
-            let reasons = node.reasons_not_ready().into_iter();
+            let reasons = node.reasons_not_ready(&node.peers()).into_iter();
             match reasons
                 .map(|reason| format!("not ready: {reason}\n"))
                 .collect::<String>()

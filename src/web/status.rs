@@ -1,4 +1,4 @@
-//! The state of this node, told three times: for probes, for the page, for Prometheus.
+//! The state of this node: JSON for the page, and the text format of Prometheus.
 
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use crate::node::{Batch, Node, PeerStatus};
 
 /// The figures that are metrics.
 fn metrics(node: &Node, address: SocketAddr, batch: &mut Batch) -> Vec<(Metric, String)> {
-    let figures = node.figures(address).into_iter().flat_map(|section| section.figures);
+    let figures = node.figures(address, |_| true).into_iter().flat_map(|section| section.figures);
     // After they were read: the reply waits for all that they show.
     node.shows_everything(batch);
     figures.filter_map(|figure| Some((figure.metric?, figure.value.to_string()))).collect()
@@ -19,7 +19,8 @@ fn metrics(node: &Node, address: SocketAddr, batch: &mut Batch) -> Vec<(Metric, 
 /// `/status.json`: the figures without their prefix, and what has no number.
 pub fn json(node: &Node, address: SocketAddr, batch: &mut Batch) -> String {
     let text = |text: &str| json::string(text.as_bytes());
-    let advertised = node.advertised_address();
+    let (advertised, peers) = (node.advertised_address(), node.peers());
+    let reasons = node.reasons_not_ready(&peers);
     let rest = [
         ("version", text(env!("CARGO_PKG_VERSION"))),
         ("run_id", text(&format!("{:016x}", node.run_id))),
@@ -27,14 +28,14 @@ pub fn json(node: &Node, address: SocketAddr, batch: &mut Batch) -> String {
             "address",
             text(&Some(advertised).filter(|it| !it.is_empty()).unwrap_or(address.to_string())),
         ),
-        ("not_ready", json::array(node.reasons_not_ready().iter().map(|reason| text(reason)))),
+        ("not_ready", json::array(reasons.iter().map(|reason| text(reason)))),
         ("read_only", node.read_only().map_or("null".into(), |reason| text(&reason))),
         (
             "log",
             if node.is_durable() { text(node.configuration.fsync.name()) } else { "null".into() },
         ),
         ("node_id", text(&format!("{:016x}", node.node_id))),
-        ("peers", json::array(node.peers().iter().map(peer))),
+        ("peers", json::array(peers.iter().map(peer))),
         ("fault_injection", node.configuration.replication.fault_injection.to_string()),
         ("history", json::array(node.metrics.samples().iter().map(sample))),
     ];
