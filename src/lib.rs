@@ -75,10 +75,10 @@
 //! # What is public
 //!
 //! `main.rs` and the tests in `tests/` see only what is `pub` here. Besides what they run (`node`,
-//! `server`, `client`, `tools`, `options` and what those show), four chapters are public for tests
+//! `server`, `client`, `tools`, `options` and what those show), five modules are public for tests
 //! that drive their insides: `store`, `peers` and `replication` for the simulation and the tests of
-//! messages, `protocol` for the tests of its parsers; and `random` for whoever draws. All else is private to the crate, so that the
-//! compiler finds what nobody uses.
+//! messages, `protocol` for the tests of its parsers, `random` for all of them. All else is private
+//! to the crate, so that the compiler finds what nobody uses.
 
 // The documentation shows private items too: see `.cargo/config.toml`.
 #![allow(rustdoc::private_intra_doc_links)]

@@ -170,9 +170,9 @@ fn bound(bucket: usize) -> u64 {
     (((bucket - shift * STEPS + 1) as u64) << shift) - 1
 }
 
-/// Adds to a counter and returns the sum.
-pub fn add(counter: &AtomicU64, amount: u64) -> u64 {
-    counter.fetch_add(amount, Ordering::Relaxed) + amount
+/// Adds to a counter.
+pub fn add(counter: &AtomicU64, amount: u64) {
+    counter.fetch_add(amount, Ordering::Relaxed);
 }
 
 /// Reads a counter.

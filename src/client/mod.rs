@@ -126,13 +126,12 @@ impl Client {
         let (mut reasons, mut addresses_left) = (Vec::new(), self.addresses.len());
         loop {
             if self.is_lost() {
+                self.reconnect_with_notice()?;
                 if name == "WAIT" {
-                    self.reconnect_with_notice()?;
                     return Err(Error::Unreachable(
                         "the connection whose writes WAIT counts was lost; write again".into(),
                     ));
                 }
-                self.reconnect_with_notice()?;
             }
             let failure = match self.exchange(words) {
                 Ok(response) => return Ok(response),

@@ -2,7 +2,7 @@
 
 use super::{Access, Batch, Node};
 use crate::error::{Error, Result};
-use crate::store::scan::{STEP_WORK_MAX, Scanned, Step};
+use crate::store::scan::{STEP_WORK_MAX, Step};
 
 /// Keys, and where a listing goes on.
 #[derive(Debug)]
@@ -14,8 +14,6 @@ pub struct Page {
     pub next: u64,
 }
 
-/// Keys visited between two checks of the limits, so that a huge store is not collected first.
-const PIECE_KEYS: usize = 10_000;
 /// Comparisons of the pattern with bytes of keys in one `KEYS`: some ten seconds, with no shard
 /// locked.
 const KEYS_COMPARISONS_MAX: u64 = 1_000_000_000;
@@ -37,60 +35,51 @@ impl Node {
         pattern: Option<&[u8]>,
         batch: &mut Batch,
     ) -> Result<Page> {
-        self.admit(Access::Read, batch)?;
-        let mut page = Page { keys: Vec::new(), next: cursor };
-        let (mut bytes, mut comparisons, mut left) = (0, 0, count);
-        loop {
-            let scanned = self.scan_piece(&mut page, &mut bytes, left, pattern, batch)?;
-            left = left.saturating_sub(scanned.visited);
-            comparisons += scanned.comparisons;
-            if left == 0 || page.next == 0 || comparisons >= STEP_WORK_MAX {
-                return Ok(page);
-            }
-        }
+        self.collect(cursor, count, pattern, STEP_WORK_MAX, batch)
     }
 
     /// `KEYS`: all keys that match, or an error if they are too many or take too long.
     pub fn keys(&self, pattern: &[u8], batch: &mut Batch) -> Result<Vec<Box<[u8]>>> {
-        self.admit(Access::Read, batch)?;
-        let mut page = Page { keys: Vec::new(), next: 0 };
-        let (mut bytes, mut comparisons) = (0, 0);
-        loop {
-            let scanned =
-                self.scan_piece(&mut page, &mut bytes, PIECE_KEYS, Some(pattern), batch)?;
-            comparisons += scanned.comparisons;
-            if page.next == 0 {
-                return Ok(page.keys);
-            }
-            if comparisons >= KEYS_COMPARISONS_MAX {
-                return Err(Error::refused(
-                    "the pattern takes too long with these keys; use SCAN with MATCH",
-                ));
-            }
+        let page = self.collect(0, usize::MAX, Some(pattern), KEYS_COMPARISONS_MAX, batch)?;
+        if page.next != 0 {
+            return Err(Error::refused(
+                "the pattern takes too long with these keys; use SCAN with MATCH",
+            ));
         }
+        Ok(page.keys)
     }
 
-    /// Adds the next keys to a page. `bytes` is what all its keys cost.
-    fn scan_piece(
+    /// Visits up to `count` keys in steps of the store, until the pattern has taken
+    /// `comparisons_max`.
+    fn collect(
         &self,
-        page: &mut Page,
-        bytes: &mut usize,
-        visits: usize,
+        cursor: u64,
+        count: usize,
         pattern: Option<&[u8]>,
+        comparisons_max: u64,
         batch: &mut Batch,
-    ) -> Result<Scanned> {
-        let step = Step { pattern, ..Step::visiting(visits.min(PIECE_KEYS)) };
-        let scanned = self.store.scan(page.next, step, |key| {
-            *bytes += key.len() + KEY_OVERHEAD_BYTES;
-            page.keys.push(key.into());
-        });
-        batch.touched(scanned.position);
-        page.next = scanned.next;
+    ) -> Result<Page> {
+        self.admit(Access::Read, batch)?;
         let max = self.configuration.limits.reply_bytes_max;
-        if *bytes > max {
-            return Err(reply_too_long(max));
+        let mut page = Page { keys: Vec::new(), next: cursor };
+        let (mut bytes, mut comparisons, mut left) = (0, 0, count);
+        loop {
+            let step = Step { pattern, ..Step::visiting(left) };
+            let scanned = self.store.scan(page.next, step, |key| {
+                bytes += key.len() + KEY_OVERHEAD_BYTES;
+                page.keys.push(key.into());
+            });
+            batch.touched(scanned.position);
+            page.next = scanned.next;
+            if bytes > max {
+                return Err(reply_too_long(max));
+            }
+            left = left.saturating_sub(scanned.visited);
+            comparisons += scanned.comparisons;
+            if left == 0 || page.next == 0 || comparisons >= comparisons_max {
+                return Ok(page);
+            }
         }
-        Ok(scanned)
     }
 
     /// A page of HTTP: at most `count` keys that match, from a cursor on. It may have fewer, or

@@ -56,7 +56,8 @@ impl Parser {
             let (key, Some(value)) = split_at_space(rest.unwrap_or_default()) else {
                 return Err(Error::refused("PUT needs a key and a value: PUT <key> <value>"));
             };
-            return self.words([name, key, value], line);
+            self.list([name, key, value].into_iter());
+            return Command::parse(Words::new(line, &self.spans));
         }
         if name.is_empty() {
             return Err(Error::refused(if line.is_empty() {
@@ -69,16 +70,9 @@ impl Parser {
         if row.is_some_and(|row| !row.on_lines) {
             return Err(Error::refused("use RESP"));
         }
-        if has_more_words(line, WORDS_MAX) {
+        self.list(line.split(|&byte| byte == b' '));
+        if self.spans.len() > WORDS_MAX {
             return Err(Error::refused(format!("too many words: at most {WORDS_MAX}")));
-        }
-        self.spans.clear();
-        // One line of many words must not leave its list of spans behind for the connection's life.
-        self.spans.shrink_to(SPANS_KEPT);
-        let mut start = 0;
-        for word in line.split(|&byte| byte == b' ') {
-            self.spans.push(Span::new(start, start + word.len()));
-            start += word.len() + 1;
         }
         let words = Words::new(line, &self.spans);
         match row {
@@ -95,19 +89,16 @@ impl Parser {
         }
     }
 
-    /// A command of exactly these pieces of `line`.
-    fn words<'a, const N: usize>(
-        &'a mut self,
-        pieces: [&[u8]; N],
-        line: &'a [u8],
-    ) -> Result<Command<'a>> {
+    /// Lists the words of a line, with one space between two; at most one too many.
+    fn list<'w>(&mut self, words: impl Iterator<Item = &'w [u8]>) {
         self.spans.clear();
+        // One line of many words must not leave its list of spans behind for the connection's life.
+        self.spans.shrink_to(SPANS_KEPT);
         let mut start = 0;
-        for piece in pieces {
-            self.spans.push(Span::new(start, start + piece.len()));
-            start += piece.len() + 1;
+        for word in words.take(WORDS_MAX + 1) {
+            self.spans.push(Span::new(start, start + word.len()));
+            start += word.len() + 1;
         }
-        Command::parse(Words::new(line, &self.spans))
     }
 }
 

@@ -63,6 +63,11 @@ pub trait Reply {
     fn rows(&mut self, rows: &[String]);
     /// The next `len` results are the elements of a list.
     fn array(&mut self, len: usize);
+    /// A list of values.
+    fn list(&mut self, values: &[impl AsRef<[u8]>]) {
+        self.array(values.len());
+        values.iter().for_each(|value| self.value(Some(value.as_ref())));
+    }
     /// The next `2 * len` results are keys and values in turn.
     fn map(&mut self, len: usize);
     /// The client chose another version of the protocol, from this reply on.

@@ -140,16 +140,13 @@ impl Parser {
         };
         let mut start = 0;
         for word in bytes[..end].split(|byte| byte.is_ascii_whitespace()) {
-            if !authenticated && self.spans.len() > UNAUTHENTICATED_ELEMENTS_MAX {
-                break;
-            }
             if !word.is_empty() {
+                if !authenticated && self.spans.len() == UNAUTHENTICATED_ELEMENTS_MAX {
+                    return Err(Error::Protocol(no_auth()));
+                }
                 self.spans.push(Span::new(start, start + word.len()));
             }
             start += word.len() + 1;
-        }
-        if !authenticated && self.spans.len() > UNAUTHENTICATED_ELEMENTS_MAX {
-            return Err(Error::Protocol(no_auth()));
         }
         self.position = end + 1;
         self.state = State::Header { left: 0 };
@@ -350,8 +347,7 @@ impl Reply for RespReply<'_> {
     }
 
     fn rows(&mut self, rows: &[String]) {
-        self.array(rows.len());
-        rows.iter().for_each(|row| self.text(row));
+        self.list(rows);
     }
 
     fn set_version(&mut self, version: u8) {

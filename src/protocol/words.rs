@@ -46,8 +46,7 @@ impl<'a> Words<'a> {
 
     /// The word at `index`, which is below [`Words::len`].
     pub fn get(&self, index: usize) -> &'a [u8] {
-        let span = self.spans[index];
-        &self.bytes[span.start as usize..span.end as usize]
+        self.spans[index].of(self.bytes)
     }
 
     /// The words from `index` on.
@@ -58,7 +57,7 @@ impl<'a> Words<'a> {
     /// All words in order.
     pub fn iter(&self) -> impl Iterator<Item = &'a [u8]> + Clone + use<'a> {
         let bytes = self.bytes;
-        self.spans.iter().map(move |span| &bytes[span.start as usize..span.end as usize])
+        self.spans.iter().map(move |span| span.of(bytes))
     }
 }
 

@@ -94,9 +94,9 @@ fn on_data<R: Reply>(
             let page = node.scan(cursor, count, pattern, batch)?;
             reply.array(2);
             reply.value(Some(page.next.to_string().as_bytes()));
-            write_list(&page.keys, reply);
+            reply.list(&page.keys);
         }
-        DataCommand::Keys { pattern } => write_list(&node.keys(pattern, batch)?, reply),
+        DataCommand::Keys { pattern } => reply.list(&node.keys(pattern, batch)?),
         DataCommand::FlushAll => {
             node.flush_all(batch)?;
             reply.ok();
@@ -125,11 +125,6 @@ fn get_all<R: Reply>(keys: Words, node: &Node, session: &mut Session, reply: &mu
         }
     }
     Ok(())
-}
-
-fn write_list<R: Reply>(keys: &[Box<[u8]>], reply: &mut R) {
-    reply.array(keys.len());
-    keys.iter().for_each(|key| reply.value(Some(key)));
 }
 
 fn on_node<R: Reply>(

@@ -5,8 +5,7 @@
 //! node-redis 6 need a real `HELLO 3`, ioredis needs `INFO`, `redis-cli` shows `COMMAND DOCS` as
 //! hints.
 
-use crate::config::REDIS_VERSION;
-use crate::config::VALUE_BYTES_MAX;
+use crate::config::{REDIS_VERSION, VALUE_BYTES_MAX};
 use crate::error::{Code, Error, Result};
 use crate::glob;
 use crate::guard::{Turn, shown};
@@ -47,10 +46,6 @@ pub fn execute<R: Reply>(
         }
         SessionCommand::ClientId => reply.integer(session.id as i64),
         SessionCommand::CommandCount => reply.integer(TABLE.len() as i64),
-        SessionCommand::CommandList => {
-            reply.array(TABLE.len());
-            TABLE.iter().for_each(|row| write_row(row, reply));
-        }
         SessionCommand::CommandInfo { names } => command_info(names, reply),
         SessionCommand::CommandDocs { names } => command_docs(names, reply),
         SessionCommand::ConfigGet { patterns } => config_get(patterns, node, session, reply),
@@ -175,7 +170,9 @@ fn hello<R: Reply>(
              the RESP protocol version at the same time",
         ));
     }
-    session.name = name.unwrap_or(std::mem::take(&mut session.name));
+    if let Some(name) = name {
+        session.name = name;
+    }
     session.resp_version = version;
     reply.set_version(version);
     reply.map(7);

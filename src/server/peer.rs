@@ -60,15 +60,10 @@ fn hello<R: Reply>(words: Words, node: &Node, session: &mut Session, reply: &mut
     let socket = session.socket.as_ref();
     let answer = node.hello(&words, &advertised, socket, &mut session.peer)?;
     reply.array(3);
-    list(&answer.words(), reply);
-    list(&answer.member_words(), reply);
-    list(&answer.ban_words(), reply);
+    reply.list(&answer.words());
+    reply.list(&answer.member_words());
+    reply.list(&answer.ban_words());
     Ok(())
-}
-
-fn list<R: Reply>(words: &[String], reply: &mut R) {
-    reply.array(words.len());
-    words.iter().for_each(|word| reply.value(Some(word.as_bytes())));
 }
 
 /// A word that must be text.

@@ -57,7 +57,9 @@ pub struct Session {
     pub(super) holding: Option<Holding>,
     /// As the client calls itself.
     pub(super) name: Vec<u8>,
+    /// Whether the password was given, or none is needed.
     pub(super) authenticated: bool,
+    /// 2, or 3 after `HELLO 3`.
     pub(super) resp_version: u8,
     pub(super) transaction: Transaction,
 }
@@ -128,15 +130,5 @@ impl Session {
             }
             (None, None) => Ok(()),
         }
-    }
-
-    /// Whether the password was given, or none is needed.
-    pub fn is_authenticated(&self) -> bool {
-        self.authenticated
-    }
-
-    /// 2, or 3 after `HELLO 3`.
-    pub fn resp_version(&self) -> u8 {
-        self.resp_version
     }
 }

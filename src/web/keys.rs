@@ -1,5 +1,7 @@
 //! REST: keys and values for `curl` and the page.
 
+use std::fmt::Write;
+
 use super::{json, refused};
 use crate::error::Result;
 use crate::node::{Batch, Node};
@@ -93,13 +95,16 @@ fn starting_with(prefix: &[u8]) -> Vec<u8> {
 
 /// Where a key's value is.
 fn path(key: &[u8]) -> String {
-    let encoded = key.iter().map(|&byte| match byte {
-        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-            char::from(byte).to_string()
+    let mut path = String::from("/keys/");
+    for &byte in key {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            path.push(char::from(byte));
+        } else {
+            // Writing to a String cannot fail.
+            let _ = write!(path, "%{byte:02X}");
         }
-        other => format!("%{other:02X}"),
-    });
-    format!("/keys/{}", encoded.collect::<String>())
+    }
+    path
 }
 
 /// Replaces every `%XX` by its byte; `None` where two hexadecimal digits are missing.

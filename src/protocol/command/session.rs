@@ -31,7 +31,6 @@ pub enum SessionCommand<'a> {
     ClientSetName { name: &'a [u8] },
     ClientGetName,
     ClientId,
-    CommandList,
     CommandCount,
     CommandInfo { names: Words<'a> },
     CommandDocs { names: Words<'a> },
@@ -109,7 +108,7 @@ pub(super) fn parse<'a>(name: &[u8], words: Words<'a>) -> Result<Option<Command<
         (b"DISCARD", 1) => Transaction(Discard),
         (b"WATCH", 2..) => Transaction(Watch),
         (b"UNWATCH", 1) => Transaction(Unwatch),
-        (b"COMMAND", 1) => Session(CommandList),
+        (b"COMMAND", 1) => Session(CommandInfo { names: rest }),
         (b"CLIENT" | b"COMMAND" | b"CONFIG" | b"FUNCTION" | b"PEER", 2..) => {
             subcommand(name, words)?
         }

@@ -126,7 +126,7 @@ impl<'n> Connection<'n> {
 
     /// What this connection may take: less before the password.
     fn limits(&self) -> &'n Limits {
-        if self.session.is_authenticated() {
+        if self.session.authenticated {
             &self.node.configuration.limits
         } else {
             &self.node.limits_of_strangers
@@ -325,7 +325,7 @@ impl<'n> Connection<'n> {
         self.replies += 1;
         match self.protocol {
             Protocol::Line { .. } => LineReply(&mut self.output).integer(held),
-            _ => RespReply { out: &mut self.output, version: self.session.resp_version() }
+            _ => RespReply { out: &mut self.output, version: self.session.resp_version }
                 .integer(held),
         }
     }
@@ -353,7 +353,7 @@ impl<'n> Connection<'n> {
                 let (head_only, keep_alive) = (false, false);
                 HttpReply { out: &mut self.output, head_only, keep_alive }.error(refusal);
             }
-            _ => RespReply { out: &mut self.output, version: self.session.resp_version() }
+            _ => RespReply { out: &mut self.output, version: self.session.resp_version }
                 .error(refusal),
         }
     }

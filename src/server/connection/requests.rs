@@ -74,13 +74,13 @@ fn choose(input: &mut ReadBuffer) -> Result<Front> {
 impl Client<'_> {
     fn resp(&mut self, parser: &mut resp::Parser, input: &mut ReadBuffer) -> Result<Front> {
         let (unread, limits) = (input.unread(), &self.node.configuration.limits);
-        let Some(len) = parser.parse(unread, limits, self.session.is_authenticated())? else {
+        let Some(len) = parser.parse(unread, limits, self.session.authenticated)? else {
             return Ok(Front::Incomplete);
         };
         let words = parser.words(unread);
         let mut front = Front::Empty;
         if !words.is_empty() {
-            let version = self.session.resp_version();
+            let version = self.session.resp_version;
             let mut reply = RespReply { out: self.output, version };
             let command = Command::parse(words);
             front = Front::Request(answer(command, self.node, self.session, &mut reply));
@@ -96,7 +96,7 @@ impl Client<'_> {
         input: &mut ReadBuffer,
     ) -> Result<Front> {
         let (unread, limits) = (input.unread(), &self.node.configuration.limits);
-        let is_authenticated = self.session.is_authenticated();
+        let is_authenticated = self.session.authenticated;
         let Some(len) = parser.line_end(unread, limits, is_authenticated)? else {
             return Ok(Front::Incomplete);
         };
@@ -147,10 +147,7 @@ impl Client<'_> {
         let admitted =
             web::admit(request, node, |password| check_password(password, node, session));
         if request.body.is_none() {
-            admitted.map_err(|error| match error {
-                Error::Refused(refusal) => Error::Protocol(refusal),
-                other => other,
-            })?;
+            admitted.map_err(|error| Error::Protocol(error.refusal()))?;
             if request.wants_continue {
                 output.extend_from_slice(http::CONTINUE);
             }
