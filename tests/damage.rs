@@ -9,31 +9,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use common::disk::Tmpfs;
-use common::{Server, binary, cluster, have, http, poll, run};
+use common::disk::{Tmpfs, contents, start};
+use common::{Server, cluster, have, http, poll, run};
 use tempfile::TempDir;
-
-fn start(directory: &Path, options: &[&str]) -> Server {
-    let directory = directory.to_str().expect("a path in UTF-8");
-    Server::start(&[&["--data-dir", directory], options].concat())
-}
 
 /// What a server says that does not start.
 fn refused(directory: &Path, options: &[&str]) -> String {
-    let mut command = Command::new(binary());
-    command.args(["server", "0", "--data-dir"]).arg(directory).args(options);
-    let said = Server::spawn(command).expect_err("it must not start");
+    let directory = directory.to_str().expect("a path in UTF-8");
+    let said = common::disk::refused(&[&["--data-dir", directory], options].concat());
     assert!(said.contains("exit status: 1"), "{said}");
     said
-}
-
-/// Names and contents of the files of a stopped node.
-fn contents(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
-    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
-    let mut all: Vec<_> =
-        entries.map(|path| (path.clone(), fs::read(path).unwrap_or_default())).collect();
-    all.sort();
-    all
 }
 
 /// A node that has stored some keys, and was killed.

@@ -17,21 +17,9 @@ use kvstore::config::{Configuration, FsyncPolicy, Limits};
 use kvstore::node::{Batch, Node};
 use kvstore::random::Random;
 
-use common::disk::Tmpfs;
+use common::disk::{Tmpfs, contents, refused, start};
 use common::{SOON, Server, binary, poll, resp};
 use tempfile::TempDir;
-
-fn start(directory: &Path, options: &[&str]) -> Server {
-    let directory = directory.to_str().expect("a path in UTF-8");
-    Server::start(&[&["--data-dir", directory], options].concat())
-}
-
-/// A server that is expected not to start: its exit status and log.
-fn refused(options: &[&str]) -> String {
-    let mut command = Command::new(binary());
-    command.args(["server", "0"]).args(options);
-    Server::spawn(command).expect_err("it must not start")
-}
 
 /// The value of an `INFO` field.
 fn field(server: &Server, name: &str) -> String {
@@ -45,17 +33,6 @@ fn field(server: &Server, name: &str) -> String {
         }
         assert!(!line.is_empty(), "INFO has no field {name}");
     }
-}
-
-/// Names and contents of all files in a directory.
-fn contents(directory: &Path) -> Vec<(String, Vec<u8>)> {
-    let entries = fs::read_dir(directory).unwrap().map(Result::unwrap);
-    let read = |path: std::path::PathBuf| {
-        (path.display().to_string(), fs::read(&path).unwrap_or_default())
-    };
-    let mut all: Vec<_> = entries.map(|entry| read(entry.path())).collect();
-    all.sort();
-    all
 }
 
 // ---- Kept, and told truly ----
@@ -543,9 +520,7 @@ fn a_full_disk_refuses_writes_serves_reads_and_heals_when_there_is_space() {
     wire.line();
     assert_eq!(field(&server, "aof_last_write_status"), "err");
     assert!(field(&server, "read_only_reason").contains("No space left"));
-    poll("a vain attempt to heal", || {
-        server.log().contains("cannot write a snapshot").then_some(())
-    });
+    server.wait_for_log("cannot write a snapshot");
     fs::remove_file(&filler).unwrap();
     poll("it heals", || (field(&server, "read_only") == "0").then_some(()));
     server.connect().ask("PUT k v\n", "OK\n");

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{SOON, Server, Wire, poll, resp};
+use common::{SOON, Server, Wire, cpu_time, descriptors, poll, resp};
 use kvstore::config::{Configuration, Limits};
 use kvstore::node::Node;
 use kvstore::random::Random;
@@ -277,15 +277,6 @@ fn set_limit(pid: u32, limit: &str) {
     assert!(status.success());
 }
 
-/// User and system time a process has used.
-fn cpu_time(pid: u32) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("Linux");
-    let fields: Vec<&str> = stat.rsplit(") ").next().expect("fields").split(' ').collect();
-    let ticks: u64 =
-        fields[11..13].iter().map(|ticks| ticks.parse::<u64>().expect("a number")).sum();
-    Duration::from_millis(ticks * 10)
-}
-
 #[test]
 fn failing_accepts_neither_spin_nor_end_the_process() {
     if !common::have("prlimit", "util-linux") {
@@ -294,14 +285,11 @@ fn failing_accepts_neither_spin_nor_end_the_process() {
     let mut server = Server::start(&[]);
     let mut held = server.connect();
     held.ask("PING\n", "PONG\n");
-    let descriptors =
-        std::fs::read_dir(format!("/proc/{}/fd", server.pid())).expect("Linux").count();
+    let descriptors = descriptors(server.pid());
     set_limit(server.pid(), &format!("--nofile={descriptors}:20000"));
     let before = cpu_time(server.pid());
     let mut waiting: Vec<Wire> = (0..5).map(|_| server.connect()).collect();
-    poll("the failure is logged", || {
-        server.log().contains("cannot accept connections").then_some(())
-    });
+    server.wait_for_log("cannot accept connections");
     std::thread::sleep(Duration::from_secs(1)); // What is measured is that nothing happens.
     assert!(cpu_time(server.pid()) - before < Duration::from_millis(300), "it does not spin");
     assert!(
@@ -346,7 +334,7 @@ fn a_thread_that_cannot_be_started_costs_only_its_connection() {
     let mut wires: Vec<Wire> = (0..12).map(|_| server.connect()).collect();
     let served = wires.iter_mut().filter_map(|wire| answers(wire).then_some(())).count();
     assert!((1..12).contains(&served), "{served} of 12 were served");
-    poll("the failure is logged", || server.log().contains("cannot start a thread").then_some(()));
+    server.wait_for_log("cannot start a thread");
     drop(wires);
     poll("there are threads again", || answers(&mut server.connect()).then_some(()));
     assert!(server.is_running());

@@ -3,7 +3,6 @@
 
 mod common;
 
-use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -163,7 +162,7 @@ fn a_gentle_stop_waits_for_the_live_peer_and_not_for_the_dead_one() {
     let mut dead = start(&[], &[&node]);
     wait_for(&node, slow.port, "live");
     wait_for(&node, dead.port, "live");
-    signal(&slow, "STOP");
+    common::signal(slow.pid(), "STOP");
     ask(&node, &["SET", "first", "v"]);
     wait_for_value(&dead, "first", Some("v"));
     ask(&node, &["SET", "second", "v"]);
@@ -176,16 +175,10 @@ fn a_gentle_stop_waits_for_the_live_peer_and_not_for_the_dead_one() {
     node.connect().send("SHUTDOWN\n");
     thread::sleep(Duration::from_millis(300));
     assert!(node.is_running(), "it waits for the slow peer");
-    signal(&slow, "CONT");
+    common::signal(slow.pid(), "CONT");
     assert_eq!(node.exit_code(), Some(0));
     assert!(began.elapsed() < Duration::from_secs(5));
     assert_eq!([get(&slow, "first"), get(&slow, "second")], [Some("v".into()), Some("v".into())]);
-}
-
-/// Sends a signal with the shell's own `kill`, which is always there.
-fn signal(server: &Server, name: &str) {
-    let command = format!("kill -{name} {}", server.pid());
-    assert!(Command::new("sh").args(["-c", &command]).status().unwrap().success());
 }
 
 #[test]

@@ -3,7 +3,6 @@
 
 mod common;
 
-use std::cell::RefCell;
 use std::io::Write;
 use std::net::TcpListener;
 use std::process::Command;
@@ -12,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::cluster::*;
 use common::{Server, binary, poll, repository, resp};
-use kvstore::client::{Client, Response};
+use kvstore::client::Response;
 
 #[test]
 fn the_original_demonstration_is_true_at_last() {
@@ -65,7 +64,7 @@ fn the_script_names_the_other_two_ports() {
 #[test]
 fn a_node_that_was_killed_and_is_empty_catches_up() {
     let [first, mut second, third] = three(&[]);
-    (0..2_000).for_each(|i| client_put(&first, i));
+    put_all(&first, (0..2_000).map(|i| format!("key:{i} value {i}")));
     wait_for_value(&third, "key:1999", Some("value 1999"));
     let port = second.port;
     second.kill();
@@ -83,19 +82,6 @@ fn a_node_that_was_killed_and_is_empty_catches_up() {
     // The old id is gone with its data: nobody waits for it.
     poll("one peer each for the other two", || {
         (text(ask(&first, &["PEERS"])).lines().count() == 2).then_some(())
-    });
-}
-
-fn client_put(server: &Server, i: usize) {
-    thread_local! {
-        static CLIENT: RefCell<Option<(u16, Client)>> = const { RefCell::new(None) };
-    }
-    CLIENT.with_borrow_mut(|slot| {
-        if slot.as_ref().is_none_or(|(port, _)| *port != server.port) {
-            *slot = Some((server.port, client(server)));
-        }
-        let (_, client) = slot.as_mut().unwrap();
-        client.put(format!("key:{i}"), format!("value {i}")).unwrap();
     });
 }
 
@@ -195,7 +181,7 @@ fn members_are_forgotten_and_stay_so() {
     ask(&first, &["PEER", "FORGET", &format!("localhost:{}", living.port)]);
     wait_for(&living, first.port, "refused: forgotten: start with an empty directory");
     wait_for(&living, second.port, "refused: forgotten");
-    poll("the other side says so", || first.log().contains("forgotten").then_some(()));
+    first.wait_for_log("forgotten");
     assert!(number(&first, "peers_refused") > 0);
 }
 
@@ -220,7 +206,7 @@ fn an_advertised_address_that_leads_elsewhere_is_shown() {
         let state = state(&first, first.port);
         (state.starts_with("refused: ") && state.contains("is this node itself")).then_some(())
     });
-    poll("it is logged", || first.log().contains("--advertise").then_some(()));
+    first.wait_for_log("--advertise");
     wait_for(&second, first.port, "live");
 }
 
@@ -230,7 +216,7 @@ fn another_cluster_and_another_password_are_refused_in_both_logs() {
     let second = start(&["--cluster", "two"], &[&first]);
     wait_for(&second, first.port, "refused: ");
     for server in [&first, &second] {
-        poll("a reason in the log", || server.log().contains("--cluster").then_some(()));
+        server.wait_for_log("--cluster");
     }
     assert!(number(&first, "peers_refused") > 0);
 
@@ -240,7 +226,7 @@ fn another_cluster_and_another_password_are_refused_in_both_logs() {
     let locked = Server::start(&[&option]);
     let open = start(&[], &[&locked]);
     wait_for(&open, locked.port, "refused: NOAUTH");
-    poll("a reason in the log", || locked.log().contains("password").then_some(()));
+    locked.wait_for_log("password");
     // The right one works.
     let friend = start(&[&option], &[&locked]);
     let mut wire = friend.connect();
@@ -304,14 +290,9 @@ fn a_peer_that_never_answers_or_trickles_blocks_nobody() {
     wait_for_value(&friend, "key1999", Some("value"));
     for port in ports {
         wait_for(&server, port, "connecting");
-        poll("the time limit ends the attempt", || {
-            server
-                .log()
-                .contains(&format!(
-                    "localhost:{port} cannot be reached yet, and is tried again: no sign of life in"
-                ))
-                .then_some(())
-        });
+        server.wait_for_log(&format!(
+            "localhost:{port} cannot be reached yet, and is tried again: no sign of life in"
+        ));
     }
     // Also what failed has travelled, and is counted.
     let trickled = row(&server, ports[1]).expect("a row");
@@ -438,9 +419,7 @@ fn a_copied_data_directory_is_refused_in_both_logs() {
     let copy = start(&["--data-dir", &directory("b")], &[&original]);
     wait_for(&copy, original.port, "refused: two running nodes have the id");
     for server in [&original, &copy] {
-        poll("a reason in the log", || {
-            server.log().contains("copied data directory").then_some(())
-        });
+        server.wait_for_log("copied data directory");
     }
 }
 

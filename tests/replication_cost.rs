@@ -80,15 +80,6 @@ impl Load {
     }
 }
 
-/// Processor time that a process has used, in seconds.
-fn processor_seconds(pid: u32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("Linux");
-    let after_name = stat.rsplit(')').next().unwrap_or_default();
-    // User and system time, in hundredths of a second.
-    let ticks = after_name.split_whitespace().skip(11).take(2);
-    ticks.map(|ticks| ticks.parse::<f64>().unwrap()).sum::<f64>() / 100.0
-}
-
 /// Rounds in which each server is written to in so many turns; in every round another one begins.
 /// How many times as many writes a second, and how many in a second of processor time, with a
 /// useless peer as without.
@@ -107,9 +98,9 @@ fn compare_throughput(rounds: usize, turns: usize) -> [[f64; 2]; 2] {
         for turn in 0..3 * turns {
             let index = (round + turn + turn / 3) % 3;
             let pid = servers[index].pid();
-            let before = processor_seconds(pid);
+            let before = common::cpu_time(pid).as_secs_f64();
             let (count, seconds) = loads[index].run(Some(TURN));
-            let done = [count, seconds, processor_seconds(pid) - before];
+            let done = [count, seconds, common::cpu_time(pid).as_secs_f64() - before];
             (0..3).for_each(|i| totals[index][i] += done[i]);
         }
         let rates = totals.map(|[count, seconds, processor]| [count / seconds, count / processor]);

@@ -12,7 +12,7 @@ use common::cluster::{
     wait_for, wait_for_value,
 };
 use common::slow::SlowPath;
-use common::{SOON, Server, Wire, binary, poll, resp};
+use common::{SOON, Server, binary, poll, resp};
 use kvstore::client::Response;
 use kvstore::config::{Configuration, KEY_BYTES_MAX};
 use kvstore::node::Node;
@@ -149,24 +149,14 @@ fn all_questions_of_an_exchange_cost_one_fsync() {
     requests.extend(resp(&[b"PEER", b"DIGESTS"]));
     requests.extend(resp(&[b"ECHO", b"the end"]));
     wire.send(requests);
-    read_until(&mut wire, b"$7\r\nthe end\r\n");
+    wire.read_until(b"$7\r\nthe end\r\n");
     let cost = fsyncs() - before;
     // The bytes may arrive in two pieces.
     assert!((1..=3).contains(&cost), "{cost} fsyncs");
     wire.send(resp(&[b"PEER", b"DIGESTS"]));
     wire.send(resp(&[b"ECHO", b"the end"]));
-    read_until(&mut wire, b"$7\r\nthe end\r\n");
+    wire.read_until(b"$7\r\nthe end\r\n");
     assert_eq!(fsyncs() - before, cost, "what is on the disk costs nothing");
-}
-
-fn read_until(wire: &mut Wire, end: &[u8]) {
-    use std::io::Read;
-    let (mut bytes, mut piece) = (Vec::new(), [0; 65_536]);
-    while !bytes.ends_with(end) {
-        let len = wire.stream.read(&mut piece).expect("a reply");
-        assert!(len > 0, "closed");
-        bytes.extend_from_slice(&piece[..len]);
-    }
 }
 
 /// A server whose log can take so many KiB.

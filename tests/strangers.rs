@@ -62,6 +62,13 @@ fn guarded(options: &[&str]) -> Server {
     Server::start_on(0, options, &[("KVSTORE_PASSWORD", "secret")])
 }
 
+/// A connection that has given the password.
+fn member(server: &Server) -> Wire {
+    let mut wire = server.connect();
+    wire.ask(resp(&[b"AUTH", b"secret"]), OK);
+    wire
+}
+
 #[test]
 fn words_of_strangers_forge_no_line_of_the_log_and_fill_no_disk() {
     let server = guarded(&[]);
@@ -129,39 +136,29 @@ fn hello(id: u64) -> Vec<u8> {
     ])
 }
 
-/// Sends a request and reads whatever is answered at once: the answer to a HELLO differs from node
-/// to node.
-fn ask_and_read_some(wire: &mut Wire, request: &[u8]) {
+/// Sends a request and reads whatever is answered: the answer to a HELLO differs from node to node.
+fn ask_and_read_all(wire: &mut Wire, request: &[u8]) {
     wire.send(request);
-    let mut buffer = [0; 64 * 1024];
-    let len = wire.stream.read(&mut buffer).expect("an answer");
-    assert!(len > 0);
     // The reply to a PING shows that all of the answer has come.
     wire.send(resp(&[b"PING"]));
-    let mut end = buffer[..len].to_vec();
-    while !end.ends_with(b"+PONG\r\n") {
-        let len = wire.stream.read(&mut buffer).expect("an answer");
-        assert!(len > 0);
-        end.extend_from_slice(&buffer[..len]);
-    }
+    wire.read_until(b"+PONG\r\n");
 }
 
 #[test]
 fn a_connection_that_was_a_peers_leaves_no_descriptor_behind() {
     let server = Server::start(&[]);
-    let descriptors =
-        || std::fs::read_dir(format!("/proc/{}/fd", server.pid())).expect("Linux").count();
+    let descriptors = || common::descriptors(server.pid());
     let mut control = server.connect();
-    ask_and_read_some(&mut control, &hello(1));
+    ask_and_read_all(&mut control, &hello(1));
     let before = descriptors();
     for number in 2..60 {
         let mut wire = server.connect();
-        ask_and_read_some(&mut wire, &hello(number));
+        ask_and_read_all(&mut wire, &hello(number));
         match number % 3 {
             // As a second node, as nobody, or as the same node on the same connection.
-            0 => ask_and_read_some(&mut wire, &hello(number + 1_000)),
-            1 => ask_and_read_some(&mut wire, &resp(&[b"RESET"])),
-            _ => ask_and_read_some(&mut wire, &hello(number)),
+            0 => ask_and_read_all(&mut wire, &hello(number + 1_000)),
+            1 => ask_and_read_all(&mut wire, &resp(&[b"RESET"])),
+            _ => ask_and_read_all(&mut wire, &hello(number)),
         }
     }
     // A link to the address that the peers named may be open for a moment.
@@ -325,13 +322,8 @@ fn two_passwords_are_valid_while_one_is_changed() {
 
 #[test]
 fn who_holds_most_of_the_replies_not_taken_is_closed() {
-    let server =
-        Server::start_on(0, &["--reply-memory", "16MiB"], &[("KVSTORE_PASSWORD", "secret")]);
-    let member = || {
-        let mut wire = server.connect();
-        wire.ask(resp(&[b"AUTH", b"secret"]), OK);
-        wire
-    };
+    let server = guarded(&["--reply-memory", "16MiB"]);
+    let member = || member(&server);
     member().ask(resp(&[b"SET", b"k", &vec![b'v'; MIB]]), OK);
     let before = common::resident_bytes(server.pid());
     let many = |count: usize| {
@@ -401,11 +393,7 @@ fn a_pattern_that_takes_too_long_is_refused() {
 /// shard.
 fn list_with_a_nasty_pattern(keys: usize, expected: &str) {
     let server = guarded(&[]);
-    let member = || {
-        let mut wire = server.connect();
-        wire.ask(resp(&[b"AUTH", b"secret"]), OK);
-        wire
-    };
+    let member = || member(&server);
     let mut wire = member();
     for number in 100..100 + keys {
         wire.ask(resp(&[b"SET", &long_key_in_shard_5(20_000, number), b"v"]), OK);

@@ -1,12 +1,35 @@
 //! Disks of a test's own.
 
+use std::fs;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::{have, run};
+use super::{Server, binary, have, run};
+
+/// A server on this data directory.
+pub fn start(directory: &Path, options: &[&str]) -> Server {
+    let directory = directory.to_str().expect("a path in UTF-8");
+    Server::start(&[&["--data-dir", directory], options].concat())
+}
+
+/// A server that is expected not to start: its exit status and log.
+pub fn refused(options: &[&str]) -> String {
+    let mut command = Command::new(binary());
+    command.args(["server", "0"]).args(options);
+    Server::spawn(command).expect_err("it must not start")
+}
+
+/// Names and contents of all files in a directory.
+pub fn contents(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let mut all: Vec<_> =
+        entries.map(|path| (path.clone(), fs::read(path).unwrap_or_default())).collect();
+    all.sort();
+    all
+}
 
 /// A small file system of its own, while this exists.
 pub struct Tmpfs(TempDir);

@@ -233,6 +233,16 @@ impl Wire {
         String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(&line)).into_owned()
     }
 
+    /// Reads until the last bytes are these.
+    pub fn read_until(&mut self, end: &[u8]) {
+        let (mut bytes, mut piece) = (Vec::new(), [0; 64 * 1024]);
+        while !bytes.ends_with(end) {
+            let len = self.stream.read(&mut piece).expect("a reply");
+            assert!(len > 0, "closed");
+            bytes.extend_from_slice(&piece[..len]);
+        }
+    }
+
     /// Reads until the server closes the connection.
     pub fn rest(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -348,6 +358,20 @@ pub fn run(command: &mut Command, input: impl AsRef<[u8]>) -> Output {
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         code: output.status.code(),
     }
+}
+
+/// User and system time a process has used.
+pub fn cpu_time(pid: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("Linux");
+    let fields: Vec<&str> = stat.rsplit(") ").next().expect("fields").split(' ').collect();
+    let ticks: u64 =
+        fields[11..13].iter().map(|ticks| ticks.parse::<u64>().expect("a number")).sum();
+    Duration::from_millis(ticks * 10)
+}
+
+/// How many descriptors a process has open.
+pub fn descriptors(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).expect("Linux").count()
 }
 
 /// Resident memory of a process, in bytes.
