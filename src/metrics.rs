@@ -2,8 +2,8 @@
 //! and the page.
 //!
 //! Connections count for themselves while they work and add up here once per batch of replies
-//! ([`crate::node::Batch`]), so counting costs a `GET` one addition and threads do not fight over a
-//! counter.
+//! ([`crate::node::Batch`]), so counting costs a `GET` one addition, and threads do not contend for
+//! the counters.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -116,8 +116,7 @@ impl Histogram {
         add(&self.sum, read(&other.sum));
     }
 
-    /// Counts what `later` has counted beyond this one, which it was equal to before; and returns
-    /// it.
+    /// Adds what `later` has counted since this histogram was last equal to it, and returns that.
     fn catch_up(&self, later: &Histogram) -> Histogram {
         let missed = Histogram::default();
         for (index, count) in later.counts.iter().enumerate() {

@@ -2,7 +2,7 @@
 //!
 //! The README is for a newcomer. These pages hold the details, one theme to a page. Each is a
 //! Markdown file in `src/book/`, so it reads the same here, in an editor and on a web site.
-//! `tests/readme.rs` runs their `console` blocks and compares their tables with the source.
+//! `tests/readme/` runs their `console` blocks and compares their tables with the source.
 
 /// A page, with links between pages that work here as well as between the files: the first
 /// definition of a link's name is the one that counts.

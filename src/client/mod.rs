@@ -57,10 +57,10 @@ use crate::protocol::resp::decimal;
 
 /// Longest wait for one address to accept a connection.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// What is added to it for commands that visit all keys, or settle everything before they end the
-/// server.
+/// Added to the silence timeout for commands that visit all keys, or that settle everything before
+/// the server ends.
 const LONG_COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
-/// What is added for a request that the kernel has taken and a slow network still carries: Linux
+/// Added for a request that the kernel has taken and a slow network still carries: Linux
 /// keeps at most 4 MiB.
 const BYTES_UNDER_WAY_MAX: usize = 4 * 1024 * 1024;
 const SLOW_BYTES_PER_SECOND: usize = 128 * 1024;

@@ -41,7 +41,7 @@ pub struct Recovered {
     pub records: u64,
     /// The largest time of a record: the clock must exceed it.
     pub time_max: u64,
-    /// Bytes of the segments that stay, and of the snapshot among them.
+    /// Bytes of the segments that stay.
     pub bytes: u64,
     /// Bytes of the snapshot among them.
     pub snapshot_bytes: u64,

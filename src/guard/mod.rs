@@ -19,8 +19,8 @@
 //! the password may send one of 512 MiB, and it is gone 10 minutes later at the latest. Whoever may
 //! do that may also store as much.
 //!
-//! Everything here is a leaf: it knows no node, store or protocol. Nothing here is asked for every
-//! request.
+//! Everything here is a leaf: it knows no node, store or protocol. Only HTTP requests with
+//! a password use it per request.
 
 mod attempts;
 mod limiter;

@@ -85,8 +85,8 @@ impl ReplyMemory {
 }
 
 impl Holding {
-    /// The connection holds so many bytes now. An error when it was, or is now, the one that must
-    /// give way: then it must be closed.
+    /// The connection holds so many bytes now. Fails if this connection was chosen to be closed,
+    /// now or earlier.
     pub fn set(&mut self, bytes: usize) -> Result<()> {
         let memory = &self.memory;
         let mut table = memory.lock();
@@ -116,7 +116,8 @@ impl Holding {
 }
 
 impl ReplyMemory {
-    /// Another's socket is closed here; a connection that finds this of itself may still say why.
+    /// Closes the socket of another connection. The calling connection stays open, so that it can
+    /// send the reason.
     fn close(&self, holder: &Holder, is_caller: bool) {
         if !is_caller {
             let _ = holder.socket.shutdown(Shutdown::Both);

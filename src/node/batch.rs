@@ -35,10 +35,9 @@ pub struct Batch {
     /// The highest log position of all shards looked at: no reply may leave before the log is safe
     /// up to here.
     ///
-    /// The rule: whatever looks into the store for a reply notes the position of what it looked at,
-    /// found or not. A value that a client has seen must not vanish, and a key that it has seen to
-    /// be gone must not come back: the delete may be another connection's, appended and not yet
-    /// committed. Replies about the whole store (`DBSIZE`, `INFO`, `/status.json`, `/metrics`) note
+    /// Every read for a reply notes the position of its shard, whether it found the key or not.
+    /// Otherwise a crash could take back a value, or a delete by another connection, that a client
+    /// has seen. Replies about the whole store (`DBSIZE`, `INFO`, `/status.json`, `/metrics`) note
     /// the end of the log.
     position: u64,
     /// The highest log position of all shards that a peer is shown: no reply may leave before the
@@ -50,7 +49,8 @@ pub struct Batch {
     pub(super) links: KnownLinks,
 }
 
-/// Whether a batch changed anything, and for whom: whoever it is gets an error if the commit fails.
+/// Whether a batch changed data, and whether a client or a peer sent the change. The sender gets an
+/// error if the commit fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Changed {
     #[default]

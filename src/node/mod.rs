@@ -28,15 +28,14 @@
 //! | `link-N` | the connection to one peer | its channel, the peer's reply | with the peer's place |
 //! | `client-N` | one socket, its buffers, its session | that socket | when the client leaves |
 //!
-//! **Locks.** A shard's; the log's `buffer`; the log's `file`; the log's `syncing`; its `turn`.
-//! Orders: shard, then buffer; `syncing`, then file, then buffer; `turn` alone; never a shard and a
-//! file, and nobody waits for a shard while holding one: only [`crate::store::prefetch`] holds
-//! several, those that are free. A shard's lock is held for one lookup, there for eight, and the
-//! buffer's for one copy. Only `syncing` and `file` are held across I/O, and none across a channel
-//! send. The lock of a peer's connection is held while its batch is merged, so it comes before a
-//! shard's; the other locks of [`crate::replication`] are never held together with one of these,
-//! but for the one that orders changes of the file `node`. The lock of the charts' samples is held
-//! alone.
+//! **Locks.** A thread takes locks in this order: a shard, then the log's `buffer`; or the log's
+//! `fsyncing`, then `file`, then `buffer`. It takes `has_leader` alone, and never a shard together
+//! with `file`. Only [`crate::store::prefetch`] holds several shards, and it never waits for one. A
+//! shard's lock is held for one lookup, in `prefetch` for eight, and `buffer` for one copy. Only
+//! `fsyncing` and `file` are held across I/O, and none across a channel send. The lock of a peer's
+//! connection is held while its batch is merged, so it comes before a shard's; the other locks of
+//! [`crate::replication`] are never held together with one of these, but for the one that orders
+//! changes of the file `node`. The lock of the charts' samples is held alone.
 //!
 //! **Crash-only.** There is no clean-up that must run: `kill -9` is a normal way to stop (Candea
 //! and Fox, "Crash-Only Software", 2003). A panic in any thread ends the process: half a node is

@@ -139,9 +139,9 @@ pub enum HttpLike {
     Attack,
 }
 
-/// Whether a line is, or imitates, HTTP. Any line may be an imitation (`POST …`, `Host: …`), as a
-/// browser can be made to send lines of its master's choice after those; only a first line is a
-/// request.
+/// Whether a line is, or imitates, HTTP. A hostile page can make a browser send lines such as
+/// `POST …` and `Host: …`, and then commands. So any line can be an attack, but only the first line
+/// can be a request.
 pub fn is_http_like(line: &[u8], is_first: bool) -> HttpLike {
     let starts =
         |word: &[u8]| line.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));

@@ -20,8 +20,8 @@
 //! threads cost and what they do not. A longer backlog: `std` has no call for it. When a system
 //! handles more than 128 new connections in one go, as it does when thousands come from the same
 //! machine at once, the rest try again after a second. A program that does nothing but accept, in
-//! one thread or four, loses some of 500 at once as well. Tried and taken out again: letting a
-//! burst end before its threads are started (2,000 at once: 1.3 s instead of 1.9 s).
+//! one thread or four, loses some of 500 at once as well. Delaying the thread starts until a burst
+//! ends saves too little: 1.3 s instead of 1.9 s for 2,000 connections.
 //!
 //! Files: [`connection`] is one client's thread, [`transport`] its socket and buffers, [`execute`]
 //! what each command does, [`peer`] what other nodes ask, [`handshake`] what clients ask before
@@ -138,8 +138,8 @@ pub struct Accepted {
     place: Place,
 }
 
-/// Connections beyond `connections_max`, while strangers that were closed for them are on their way
-/// out. They need descriptors that are kept for other things, so these are few.
+/// Connections beyond `connections_max` while closed strangers end. Each uses a descriptor that is
+/// reserved for files and peers, so the number is small.
 const LEAVING_MAX: u64 = 16;
 
 /// Longest wait for them, when they are more: they end within a millisecond or so, unless the

@@ -64,8 +64,8 @@ pub struct Session {
     pub(super) transaction: Transaction,
 }
 
-/// Longest sleep while a password waits for its turn; between two the connection may have been
-/// closed for its place.
+/// Longest sleep while a password waits for its turn. After each sleep the thread checks whether
+/// its connection was closed to make room.
 const TURN_SLICE: Duration = Duration::from_millis(100);
 
 impl Session {

@@ -1,6 +1,6 @@
 //! The hash function of the maps inside the shards: wyhash, with secrets drawn when the store is
-//! created. It is not on the reader's way: it makes [`super::prefetch`] worth its while, and
-//! changes no result.
+//! created. Skip this file on a first reading: it makes [`super::prefetch`] pay, and changes no
+//! result.
 //!
 //! **The problem.** `std` uses SipHash 1-3: 260 instructions for a short key. They stand between
 //! the lookups of [`super::prefetch`]. A processor looks about 500 instructions ahead, so with

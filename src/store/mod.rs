@@ -328,5 +328,12 @@ impl Shard {
     }
 }
 
+/// Writes or deletes a key one tick later than before, for tests.
+#[cfg(test)]
+fn write_one_later(store: &KeyValueStore, key: &str, value: Option<&[u8]>) {
+    let stamp = |floor| Version { time: floor + 1, origin: 1 };
+    store.write(key.as_bytes(), value, true, stamp, |_| 0);
+}
+
 #[cfg(test)]
 mod tests;

@@ -185,17 +185,11 @@ fn last_of_step(keys: &mut [(u64, &[u8])], count: usize) -> u64 {
 mod tests {
     use super::*;
     use crate::store::digest::shard_of;
-    use crate::store::version::Version;
+    use crate::store::write_one_later;
     use std::collections::HashSet;
 
     fn put(store: &KeyValueStore, key: &str) {
-        store.write(
-            key.as_bytes(),
-            Some(b"v"),
-            true,
-            |floor| Version { time: floor + 1, origin: 1 },
-            |_| 0,
-        );
+        write_one_later(store, key, Some(b"v"));
     }
 
     fn scan_all(store: &KeyValueStore, count: usize, mut between: impl FnMut()) -> Vec<String> {
@@ -232,13 +226,7 @@ mod tests {
             let keys = scan_all(&store, count, || {
                 put(&store, &format!("comes:{round}"));
                 let gone = format!("comes:{}", round / 2);
-                store.write(
-                    gone.as_bytes(),
-                    None,
-                    true,
-                    |floor| Version { time: floor + 1, origin: 1 },
-                    |_| 0,
-                );
+                write_one_later(&store, &gone, None);
                 round += 1;
             });
             let distinct: HashSet<&String> = keys.iter().collect();

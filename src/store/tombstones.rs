@@ -20,10 +20,7 @@ impl KeyValueStore {
     ///
     /// Visits the whole shard only if one of its tombstones has aged since the last call.
     pub fn age_tombstones(&self, index: usize, cutoff: u64) {
-        let mut shard = self.lock(index);
-        if cutoff > shard.cutoff {
-            shard.age(cutoff);
-        }
+        self.lock(index).age(cutoff);
     }
 
     /// Starts a round of questions about the tombstones that are older than `cutoff` now. Returns
@@ -31,9 +28,7 @@ impl KeyValueStore {
     pub fn start_asking(&self, cutoff: u64) -> usize {
         let start = |index| {
             let mut shard = self.lock(index);
-            if cutoff > shard.cutoff {
-                shard.age(cutoff);
-            }
+            shard.age(cutoff);
             shard.unasked = 0;
             shard.aged
         };
@@ -84,7 +79,11 @@ impl Shard {
         entry.is_tombstone() && entry.version().time < self.cutoff
     }
 
+    /// Takes tombstones older than `cutoff` out of the digests; a cutoff never goes back.
     fn age(&mut self, cutoff: u64) {
+        if cutoff <= self.cutoff {
+            return;
+        }
         let before = std::mem::replace(&mut self.cutoff, cutoff);
         if self.oldest_tombstone >= cutoff {
             return;
