@@ -1,20 +1,27 @@
 //! Where a reader works: a folder with the scripts, terminals, and the servers that run in them.
 
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
+use std::time::Instant;
 
-use super::common::{self, quoted, repository};
+use super::common::{self, Program, quoted, repository};
 use super::document::{Section, Step, Terminal};
 use super::matching::is_same;
 
+/// The fields are dropped in this order.
 pub struct Room {
-    folder: tempfile::TempDir,
-    /// The first process of the namespaces, if there are any, and its id.
-    namespace: Option<(Child, u32)>,
+    servers: Vec<Server>,
+    namespace: Option<Namespace>,
     /// Free ports for the README's, where there is no private network.
     ports: Vec<(&'static str, String)>,
-    servers: Vec<Server>,
+    folder: tempfile::TempDir,
+}
+
+/// Private namespaces: user, network, processes.
+struct Namespace {
+    /// When it ends, the first process of a process namespace takes the others with it.
+    _unshare: Program,
+    /// The id of that process.
+    pid: u32,
 }
 
 /// A server, and the terminal that it keeps.
@@ -77,12 +84,9 @@ impl Room {
                 Step::StopServers => self.stop_servers(),
             }
         }
-        let forgotten = common::SOON.min(Duration::from_secs(5));
-        let start = Instant::now();
-        while self.forget_ended_servers() > 0 {
-            assert!(start.elapsed() < forgotten, "{}: no step stops the server", section.heading);
-            thread::sleep(Duration::from_millis(10));
-        }
+        common::poll(&format!("{}: a step stops each server", section.heading), || {
+            (self.forget_ended_servers() == 0).then_some(())
+        });
     }
 
     /// The README's text as it is meant here.
@@ -94,7 +98,7 @@ impl Room {
     fn entered(&self, command: &str) -> String {
         let command = format!("cd {} && {command}", quoted(self.folder.path().display()));
         match &self.namespace {
-            Some((_, pid)) => format!(
+            Some(Namespace { pid, .. }) => format!(
                 "exec nsenter -t {pid} -U -n -p -m --preserve-credentials bash -c {}",
                 quoted(command)
             ),
@@ -129,11 +133,10 @@ impl Room {
     }
 
     fn start_server(&mut self, terminal: Terminal, command: &str, expected: &[String]) {
-        let start = Instant::now();
-        while self.forget_ended_servers() > 0 && self.is_taken(terminal) {
-            assert!(start.elapsed() < common::SOON, "{command}: a server runs in {terminal:?}");
-            thread::sleep(Duration::from_millis(10));
-        }
+        common::poll(&format!("{command}: no server runs in {terminal:?}"), || {
+            self.forget_ended_servers();
+            (!self.is_taken(terminal)).then_some(())
+        });
         let mut shown = common::Terminal::start(&self.entered(&format!("exec env {command}")));
         shown.wait_for(&format!("{}\n", expected.last().expect("not empty")));
         // The README's machine lets a server take all connections that it may; this one says if it
@@ -171,19 +174,8 @@ impl Room {
     }
 }
 
-impl Drop for Room {
-    fn drop(&mut self) {
-        self.servers.clear();
-        if let Some((child, _)) = &mut self.namespace {
-            // The first process of a process namespace takes the others with it.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-/// Private namespaces: user, network, processes. `None` where they cannot be made.
-fn namespace() -> Option<(Child, u32)> {
+/// `None` where namespaces cannot be made.
+fn namespace() -> Option<Namespace> {
     let mut unshare = Command::new("unshare");
     unshare.args([
         "-rnpmf",
@@ -193,19 +185,18 @@ fn namespace() -> Option<(Child, u32)> {
         "-c",
         "ip link set lo up && echo ready && exec sleep 600",
     ]);
-    let mut child = unshare.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;
+    let unshare = unshare.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;
+    let mut unshare = Program(unshare);
     let mut ready = String::new();
-    let stdout = child.stdout.take().expect("piped");
+    let stdout = unshare.0.stdout.take().expect("piped");
     std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut ready).ok()?;
     if ready != "ready\n" {
-        let _ = child.kill();
-        let _ = child.wait();
         return None;
     }
     let children =
-        std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).ok()?;
+        std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", unshare.0.id())).ok()?;
     let pid = children.split_whitespace().next()?.parse().ok()?;
-    Some((child, pid))
+    Some(Namespace { _unshare: unshare, pid })
 }
 
 #[track_caller]
