@@ -583,8 +583,8 @@ fn compaction_under_load(clients: u64, writes: u64) {
         let per_second = samples.windows(50).map(|w| w[49].1 - w[0].1).max().unwrap_or(0);
         let limit = 3 * live + (128 << 20) + per_second;
         assert!(most <= limit, "{most} bytes on disk, at most {limit} expected");
-        let compactions: u64 = field(&server, "aof_rewrites").parse().unwrap();
-        assert!(compactions > 0, "the log was long enough");
+        // The log was long enough; the compaction may end after the last write.
+        poll("a compaction", || (field(&server, "aof_rewrites") != "0").then_some(()));
         server.kill();
         let server = start(directory.path(), &[]);
         for client in 0..clients {
