@@ -63,6 +63,7 @@
 //! | `client` | `protocol` |
 //! | `peers` | `client`, `protocol`, `store` |
 //! | `replication` | `peers`, `store` |
+//! | `consensus` | `durability`, `peers`, `store` |
 //! | `node` | `durability`, `peers`, `replication`, `store` |
 //! | `web` | `node`, `protocol` |
 //! | `server` | `node`, `protocol`, `web` |
@@ -90,6 +91,7 @@ pub(crate) mod addresses;
 pub mod book;
 pub mod client;
 pub mod config;
+pub mod consensus;
 pub(crate) mod durability;
 pub mod error;
 pub(crate) mod glob;
