@@ -25,7 +25,8 @@ pub enum MemberChange {
 }
 
 impl Replica {
-    /// Appends a change of the members; its index, or why it cannot be appended now.
+    /// Appends a change of the members; its index, or why it cannot be appended now. What is so
+    /// already is not appended again.
     pub fn change_members(&mut self, change: &MemberChange, now_ms: u64) -> Result<u64, String> {
         if !self.is_ready() {
             return Err("this node does not lead, or not yet".into());
@@ -36,6 +37,9 @@ impl Replica {
             return Err("another change of the members is under way; try again".into());
         }
         let next = self.members().after(change)?;
+        if next == **self.members() {
+            return Ok(newest);
+        }
         self.check_answering(change, &next, now_ms)?;
         let (index, term) = (self.log.last().index + 1, self.term);
         let payload = Payload::Members(Arc::new(next));
@@ -53,7 +57,7 @@ impl Replica {
     ) -> Result<(), String> {
         let silent: Vec<&str> = next
             .voters()
-            .filter(|id| !self.is_answering(*id, now_ms))
+            .filter(|id| !self.has_answered(*id, now_ms))
             .filter_map(|id| next.nodes.get(&id).map(|member| member.address.as_str()))
             .collect();
         let (count, needed) = (next.voters().count(), next.majority());

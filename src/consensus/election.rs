@@ -24,7 +24,8 @@ impl Replica {
     /// (9.6).
     pub(super) fn stand(&mut self, now_ms: u64) {
         self.counts.elections += 1;
-        self.attempts += 1;
+        // The fast attempt is one more; the normal ones begin after it.
+        self.attempts += u32::from(!std::mem::take(&mut self.is_fast));
         self.leader = None;
         self.campaign(true, now_ms);
     }
@@ -69,8 +70,9 @@ impl Replica {
         self.leader = Some(self.id);
         self.counts.leader_changes += 1;
         self.attempts = 0;
-        self.push(Arc::new(Entry { index: first, term: self.term, payload: Payload::Nothing }));
+        // The first APPEND names the entry before it, which others may have.
         self.update_peers();
+        self.push(Arc::new(Entry { index: first, term: self.term, payload: Payload::Nothing }));
         self.advance_commit(now_ms);
     }
 
@@ -98,12 +100,9 @@ impl Replica {
         now_ms: u64,
     ) -> Result<VoteReply> {
         self.check_disk()?;
-        // By term, then by index (5.4.1).
-        let order = |last: EntryId| (last.term, last.index);
-        let is_current = order(request.last) >= order(self.log.last());
         if request.is_trial {
             let is_granted = request.term > self.term
-                && is_current
+                && self.is_up_to_date(request.last)
                 && !self.hears_leader(now_ms)
                 && !matches!(self.role, Role::Leader(_));
             return Ok(VoteReply { term: self.term, is_granted });
@@ -112,8 +111,11 @@ impl Replica {
             self.follow(request.term, None, now_ms);
         }
         let is_free = self.vote.is_none_or(|vote| vote == from);
-        let is_granted =
-            request.term == self.term && is_free && is_current && self.leader.is_none();
+        // A leader that has just become a follower has sealed an entry: its log counts with it.
+        let is_granted = request.term == self.term
+            && is_free
+            && self.leader.is_none()
+            && self.is_up_to_date(request.last);
         if is_granted {
             if self.vote.is_none() {
                 self.set_term(self.term, Some(from));
@@ -121,6 +123,13 @@ impl Replica {
             self.rest(now_ms);
         }
         Ok(VoteReply { term: self.term, is_granted })
+    }
+
+    /// Whether a candidate's log has all that this one may have committed: by term, then by index
+    /// (5.4.1).
+    fn is_up_to_date(&self, last: EntryId) -> bool {
+        let own = self.log.last();
+        (last.term, last.index) >= (own.term, own.index)
     }
 
     /// The answer to [`Replica::vote_request`].

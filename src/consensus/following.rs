@@ -26,7 +26,7 @@ impl Replica {
             self.follow(request.term, Some(from), now_ms);
         }
         self.hear(from, now_ms);
-        let outcome = self.take_entries(request);
+        let outcome = self.take_entries(request)?;
         if let Appended::Matches(index) = outcome {
             // Rule 5: the smaller of the leader's and the last matched index, and it never falls.
             self.commit = self.commit.max(request.commit.min(index));
@@ -36,17 +36,21 @@ impl Replica {
 
     /// Takes the entries into the log if they belong there. Rule 5: a late or repeated APPEND cuts
     /// nothing.
-    fn take_entries(&mut self, request: &AppendRequest) -> Appended {
+    fn take_entries(&mut self, request: &AppendRequest) -> Result<Appended> {
         let previous = request.previous;
         // What is committed is the same in both logs (leader completeness).
         let is_known = previous.index <= self.commit;
         if !is_known && self.log.term_at(previous.index) != Some(previous.term) {
-            return Appended::Differs(self.where_to_look(previous.index));
+            return Ok(Appended::Differs(self.where_to_look(previous.index)));
         }
         for entry in &request.entries {
             match self.log.term_at(entry.index) {
-                _ if entry.index <= self.commit => {}
                 Some(term) if term == entry.term => {}
+                // Applied, and not in memory any more.
+                None if entry.index <= self.commit => {}
+                Some(_) if entry.index <= self.commit => {
+                    return Err(Error::Corrupt("APPEND: contradicts a committed entry".into()));
+                }
                 Some(_) => {
                     self.cut(entry.index);
                     self.push(entry.clone());
@@ -54,7 +58,7 @@ impl Replica {
                 None => self.push(entry.clone()),
             }
         }
-        Appended::Matches(request.last_named())
+        Ok(Appended::Matches(request.last_named()))
     }
 
     /// Where the logs may match, when they do not at `index`: behind the end of this log, or below

@@ -43,6 +43,8 @@ pub struct Progress {
     pub(super) round: u64,
     pub(super) answered_ms: Option<u64>,
     pub(super) sent_ms: u64,
+    /// The last sign of life while it owes an answer.
+    pub(super) alive_ms: u64,
     pub(super) sent_round: u64,
     pub(super) is_in_flight: bool,
     /// Whether its last answer had all that was committed when it was asked.
@@ -119,7 +121,8 @@ impl Replica {
         let Role::Leader(leading) = &mut self.role else {
             return;
         };
-        let Some(progress) = leading.peers.get_mut(&peer).filter(|_| request.term == term) else {
+        let is_of_this_term = request.term == term && reply.term == term;
+        let Some(progress) = leading.peers.get_mut(&peer).filter(|_| is_of_this_term) else {
             return;
         };
         progress.is_in_flight = false;
@@ -133,9 +136,12 @@ impl Replica {
                 progress.matched = progress.matched.max(index);
                 progress.next = progress.next.max(progress.matched + 1);
                 progress.is_caught_up = progress.matched >= request.commit;
+                progress.is_behind = false;
             }
             Appended::Differs(index) => {
-                progress.next = index.clamp(progress.matched + 1, last + 1);
+                progress.next = index.clamp(1, last + 1);
+                // It may have lost what it had: with `--fsync everysec` a power loss takes entries.
+                progress.matched = progress.matched.min(progress.next - 1);
                 progress.is_caught_up = false;
             }
             Appended::OldTerm => {}
@@ -147,9 +153,9 @@ impl Replica {
     pub fn broken(&mut self, peer: u64) {
         match &mut self.role {
             Role::Leader(leading) => {
+                // What was sent is sent again: `next` moves only with an answer.
                 if let Some(progress) = leading.peers.get_mut(&peer) {
                     progress.is_in_flight = false;
-                    progress.next = progress.matched + 1;
                 }
             }
             Role::Candidate(campaign) => drop(campaign.asked.remove(&peer)),
@@ -202,7 +208,8 @@ impl Replica {
 
     /// Steps down when no majority has answered for an election timeout. Rule 6.
     pub(super) fn check_quorum(&mut self, now_ms: u64) {
-        let has_quorum = self.members().has_majority(|id| self.is_answering(id, now_ms));
+        let is_answering = |id| self.has_answered(id, now_ms) || self.may_answer(id, now_ms);
+        let has_quorum = self.members().has_majority(is_answering);
         let timeout_ms = self.timing.election_timeout_ms;
         let Role::Leader(leading) = &mut self.role else {
             return;
@@ -214,19 +221,24 @@ impl Replica {
         }
     }
 
-    /// Whether a member answers: lately, or it may still do so.
-    pub(super) fn is_answering(&self, id: u64, now_ms: u64) -> bool {
+    /// Whether a member has answered within the last election timeout.
+    pub(super) fn has_answered(&self, id: u64, now_ms: u64) -> bool {
         let Role::Leader(leading) = &self.role else {
             return false;
         };
-        if id == self.id {
-            return true;
-        }
+        let is_recent = |at: u64| now_ms.saturating_sub(at) < self.timing.election_timeout_ms;
+        let answered_ms = leading.peers.get(&id).and_then(|progress| progress.answered_ms);
+        id == self.id || answered_ms.is_some_and(is_recent)
+    }
+
+    /// Whether a member owes an answer, and may still give it.
+    fn may_answer(&self, id: u64, now_ms: u64) -> bool {
+        let Role::Leader(leading) = &self.role else {
+            return false;
+        };
         leading.peers.get(&id).is_some_and(|progress| {
-            let since = |at: u64| now_ms.saturating_sub(at);
-            let is_recent = |at: u64| since(at) < self.timing.election_timeout_ms;
-            progress.answered_ms.is_some_and(is_recent)
-                || progress.is_in_flight && since(progress.sent_ms) < EXCHANGE_MS_MAX
+            let since_ms = now_ms.saturating_sub(progress.sent_ms.max(progress.alive_ms));
+            progress.is_in_flight && since_ms < EXCHANGE_MS_MAX
         })
     }
 
@@ -279,6 +291,7 @@ impl Progress {
             round: 0,
             answered_ms: None,
             sent_ms: 0,
+            alive_ms: 0,
             sent_round: 0,
             is_in_flight: false,
             is_caught_up: false,

@@ -70,7 +70,7 @@ impl AppendRequest {
     pub fn check(&self) -> Result<()> {
         let mut last = self.previous;
         for entry in &self.entries {
-            if entry.index != last.index + 1 || entry.term < last.term {
+            if last.index.checked_add(1) != Some(entry.index) || entry.term < last.term {
                 return Err(Error::Corrupt("APPEND: entries that do not follow each other".into()));
             }
             last = EntryId { index: entry.index, term: entry.term };

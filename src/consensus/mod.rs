@@ -12,3 +12,4 @@ pub mod members;
 pub mod messages;
 pub mod proposing;
 pub mod replica;
+pub mod view;

@@ -133,9 +133,7 @@ impl Replica {
             Operation::Flush => {
                 encode_flush(version, &mut building.records);
                 building.count += 1;
-                // It hides all records before it.
-                pending.keys.clear();
-                pending.flushed_by = Some(index);
+                pending.flush(index);
                 return true;
             }
         };
@@ -198,6 +196,15 @@ impl Pending {
         self.bytes += bytes;
         self.order.push_back((index, Arc::clone(&key), bytes));
         self.keys.insert(key, PendingRecord { index, value });
+    }
+
+    /// `FLUSHALL`: it hides all records before it.
+    fn flush(&mut self, index: u64) {
+        self.keys.clear();
+        self.flushed_by = Some(index);
+        // No key is empty: this only counts.
+        self.bytes += PENDING_OVERHEAD_BYTES;
+        self.order.push_back((index, Arc::default(), PENDING_OVERHEAD_BYTES));
     }
 
     /// The store has everything up to this index.

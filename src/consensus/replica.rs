@@ -11,7 +11,7 @@
 //!
 //! Files: this one has the state and the clockwork; `election` who leads, `leading` what a leader
 //! sends and learns, `following` what a follower takes, `proposing` how a write becomes an entry,
-//! `changing` who is in the cluster.
+//! `changing` who is in the cluster, `view` what others may see.
 
 use std::sync::Arc;
 
@@ -61,6 +61,8 @@ pub struct Replica {
     pub(super) election_at_ms: u64,
     /// Failed attempts since a leader was heard.
     pub(super) attempts: u32,
+    /// Whether the next attempt is the one that follows a broken connection of the leader.
+    pub(super) is_fast: bool,
     /// When the leader was heard last.
     heard_ms: Option<u64>,
     /// Requests of the leader that are being handled: for so long it counts as heard.
@@ -151,6 +153,7 @@ impl Replica {
             timing,
             election_at_ms: 0,
             attempts: 0,
+            is_fast: false,
             heard_ms: None,
             handling: 0,
             random: Random(seed),
@@ -186,8 +189,7 @@ impl Replica {
             Role::Leader(_) => self.check_quorum(now_ms),
             Role::Follower | Role::Candidate(_) => {
                 let is_due = now_ms >= self.election_at_ms && self.handling == 0;
-                let may_stand = self.members().is_voter(self.id) && self.disk_failure.is_none();
-                if is_due && may_stand {
+                if is_due && self.may_stand() {
                     self.stand(now_ms);
                 } else if is_due {
                     self.rest(now_ms);
@@ -196,16 +198,33 @@ impl Replica {
         }
     }
 
+    /// Whether this node may become leader. Who is removed goes on until that is committed: it may
+    /// be the only one with the entry (4.2.2). Rule 7.
+    fn may_stand(&self) -> bool {
+        let is_voter = |members: &Members| members.is_voter(self.id);
+        self.disk_failure.is_none()
+            && (is_voter(self.members()) || is_voter(self.committed_members()))
+    }
+
     /// When [`Replica::tick`] has something to do.
     pub fn next_tick_ms(&self, now_ms: u64) -> u64 {
+        let soon_ms = now_ms + self.timing.heartbeat_ms;
         match self.role {
-            Role::Leader(_) => now_ms + self.timing.heartbeat_ms,
+            Role::Leader(_) => soon_ms,
+            // It does not stand while a request of the leader is handled.
+            _ if self.handling > 0 => self.election_at_ms.max(soon_ms),
             Role::Follower | Role::Candidate(_) => self.election_at_ms,
         }
     }
 
-    /// There was a sign of life from a node: it matters if that one leads.
+    /// There was a sign of life from a node: it matters if that one leads, or owes this leader an
+    /// answer.
     pub fn hear(&mut self, from: u64, now_ms: u64) {
+        if let Role::Leader(leading) = &mut self.role
+            && let Some(progress) = leading.peers.get_mut(&from)
+        {
+            progress.alive_ms = now_ms;
+        }
         if self.leader == Some(from) && self.id != from {
             self.heard_ms = Some(now_ms);
             self.attempts = 0;
@@ -229,6 +248,7 @@ impl Replica {
     pub fn lost(&mut self, from: u64, now_ms: u64) {
         if self.leader == Some(from) && self.id != from {
             self.heard_ms = None;
+            self.is_fast = true;
             self.election_at_ms = now_ms + 50 + self.random.below(100);
         }
     }
@@ -244,6 +264,7 @@ impl Replica {
         let doubled = self.timing.election_timeout_ms << self.attempts.min(8);
         let shortest = doubled.min(ELECTION_TIMEOUT_MS_MAX.max(self.timing.election_timeout_ms));
         self.election_at_ms = now_ms + shortest + self.random.below(shortest.max(1));
+        self.is_fast = false;
     }
 
     /// The disk failed, or takes again what it is given. Rule 10.
@@ -288,23 +309,11 @@ impl Replica {
         );
         self.applied = index;
         self.pending.applied(index);
-        self.log.forget(index, APPLIED_BYTES_MAX);
+        // What is not in memory counts as safe: an entry stays until it is.
+        self.log.forget(index.min(self.durable), APPLIED_BYTES_MAX);
         // The value in force at the applied index stays.
         while self.members_from.get(1).is_some_and(|(from, _)| *from <= index) {
             self.members_from.remove(0);
-        }
-    }
-
-    /// What a snapshot needs besides the store, which has all changes up to its base.
-    pub fn ground(&self) -> Ground {
-        let base =
-            EntryId { index: self.applied, term: self.log.term_at(self.applied).unwrap_or(0) };
-        Ground {
-            term: self.term,
-            vote: self.vote,
-            base,
-            members: Arc::clone(&self.members_from[0].1),
-            entries: self.log.from(self.applied + 1, usize::MAX),
         }
     }
 
@@ -317,18 +326,6 @@ impl Replica {
             Some(_) => Fate::Open,
             None => Fate::Unknown,
         }
-    }
-
-    /// Who is in the cluster: the newest value in the log, committed or not.
-    pub fn members(&self) -> &Arc<Members> {
-        // There is always one.
-        &self.members_from[self.members_from.len() - 1].1
-    }
-
-    /// Who is in the cluster for sure: the newest committed value.
-    pub fn committed_members(&self) -> &Arc<Members> {
-        let committed = self.members_from.iter().rev().find(|(from, _)| *from <= self.commit);
-        &committed.unwrap_or(&self.members_from[0]).1
     }
 
     /// Appends an entry to the log.
