@@ -218,7 +218,7 @@ fn newer_formats_and_damage_are_refused_and_nothing_touched() {
     check(&["0000000001.log", "offset 35", "checksum", "--salvage"]);
     let salvaged = start(directory.path(), &["--fsync", "always", "--salvage"]);
     salvaged.connect().ask("GET a\nGET b\n", "NOT_FOUND\nsecond\n");
-    salvaged.wait_for_log("bytes are lost; 1 records behind the damage are kept");
+    salvaged.wait_for_log("bytes behind the damage are kept");
     drop(salvaged);
     start(directory.path(), &[]).connect().ask("GET b\n", "second\n");
 

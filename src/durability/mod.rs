@@ -26,7 +26,7 @@
 //!   copies.
 //! - No file is removed before its replacement is on the disk under its name.
 //! - A power loss never keeps a node from starting, and damage is never served as data.
-//!   [`recovery`] tells the two apart.
+//!   [`reading`] tells the two apart.
 //! - When the disk fails, no write is acknowledged: writes are refused, reads go on from memory. A
 //!   failed fsync is never retried. The node heals by itself, but only by a snapshot of the whole
 //!   map in new files.
@@ -41,7 +41,7 @@
 //!
 //! Files: [`write_ahead_log`] brings records to the disk, `log_file` is the file that it writes,
 //! [`snapshot`] keeps the log short, and [`compactor`] decides when. [`survey`] finds out which
-//! files belong together, and [`recovery`] reads them. [`segment`] is the format of logs and
+//! files belong together, [`reading`] reads them, and [`recovery`] merges what they hold. [`segment`] is the format of logs and
 //! snapshots, [`crc32`] its checksum. [`identity`] is the file with the node's id and members,
 //! [`restamping`] repairs what a wrong clock left behind, [`private`] keeps other users out of the
 //! directory, [`files`] is what we ask of a disk.
@@ -52,6 +52,7 @@ pub mod files;
 pub mod identity;
 mod log_file;
 pub mod private;
+pub mod reading;
 pub mod recovery;
 pub mod restamping;
 pub mod segment;

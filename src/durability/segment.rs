@@ -53,7 +53,6 @@
 //! ```
 
 use std::fmt;
-use std::io::{self, BufReader, Read};
 
 use super::crc32::crc32;
 use crate::config::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
@@ -86,6 +85,21 @@ impl Kind {
         }
     }
 
+    /// Of a file name.
+    fn ending(self) -> &'static str {
+        match self {
+            Kind::Log => "log",
+            Kind::Snapshot => "snapshot",
+        }
+    }
+
+    /// The length of the record at the start of `bytes`, if there is a whole one.
+    pub fn record_len(self, bytes: &[u8]) -> Option<usize> {
+        match self {
+            Kind::Log | Kind::Snapshot => Some(Layout::of(bytes).ok()?.len),
+        }
+    }
+
     /// Bytes before the first frame.
     pub fn header_bytes(self) -> u64 {
         (self.magic().len() + HEADER_NUMBERS_BYTES) as u64
@@ -108,11 +122,7 @@ impl SegmentName {
     /// Reads a file name; `None` for files that are no segments.
     pub fn parse(name: &str) -> Option<Self> {
         let (digits, ending) = name.split_once('.')?;
-        let kind = match ending {
-            "log" => Kind::Log,
-            "snapshot" => Kind::Snapshot,
-            _ => return None,
-        };
+        let kind = [Kind::Log, Kind::Snapshot].into_iter().find(|kind| kind.ending() == ending)?;
         // Higher numbers were never used, and there must be free ones above it.
         let number = digits.parse().ok().filter(|number| *number < 1 << 60)?;
         let parsed = SegmentName { number, kind };
@@ -122,11 +132,7 @@ impl SegmentName {
 
 impl fmt::Display for SegmentName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ending = match self.kind {
-            Kind::Log => "log",
-            Kind::Snapshot => "snapshot",
-        };
-        write!(f, "{:010}.{ending}", self.number)
+        write!(f, "{:010}.{}", self.number, self.kind.ending())
     }
 }
 
@@ -252,134 +258,6 @@ impl Frame {
     }
 }
 
-/// What [`FrameReader::next`] found.
-#[derive(Debug, PartialEq, Eq)]
-pub enum FrameRead {
-    /// A frame with records, which were appended.
-    Records,
-    /// A frame without records: the end of a complete snapshot.
-    Empty,
-    /// The end of the file, behind a whole frame.
-    End,
-    /// No good frame, for this reason.
-    Bad(&'static str),
-}
-
-/// Reads a segment from its first frame on.
-pub struct FrameReader {
-    input: BufReader<Box<dyn Read + Send>>,
-    salt: u32,
-    /// Where the next frame starts in the file, in bytes.
-    pub offset: u64,
-    /// How many bytes of the segment were on the disk, according to the frames read so far.
-    pub synced: u64,
-    len: u64,
-}
-
-impl FrameReader {
-    /// `input` is at `offset` in a segment of `len` bytes.
-    pub fn new(input: Box<dyn Read + Send>, salt: u32, offset: u64, len: u64) -> Self {
-        FrameReader {
-            input: BufReader::with_capacity(READ_BYTES, input),
-            salt,
-            offset,
-            synced: offset,
-            len,
-        }
-    }
-
-    /// Whether all of the segment was read.
-    pub fn is_at_end(&self) -> bool {
-        self.offset == self.len
-    }
-
-    /// Reads a frame and appends its records to `records`. Lengths are checked against the file's
-    /// before anything is allocated for them.
-    pub fn next(&mut self, records: &mut Vec<u8>) -> io::Result<FrameRead> {
-        let left = self.len - self.offset;
-        if left == 0 {
-            return Ok(FrameRead::End);
-        }
-        if left < FRAME_HEADER_BYTES as u64 {
-            return Ok(FrameRead::Bad("cut short"));
-        }
-        let mut header = [0; FRAME_HEADER_BYTES];
-        self.input.read_exact(&mut header)?;
-        let len = u32_at(&header, 4) as usize;
-        if len > FRAME_BYTES_MAX {
-            return Ok(FrameRead::Bad("length out of range"));
-        }
-        if len as u64 > left - FRAME_HEADER_BYTES as u64 {
-            return Ok(FrameRead::Bad("cut short"));
-        }
-        let start = records.len();
-        records.resize(start + len, 0);
-        self.input.read_exact(&mut records[start..])?;
-        if !is_good(&header, &records[start..], self.salt) {
-            records.truncate(start);
-            return Ok(FrameRead::Bad("checksum does not match"));
-        }
-        // A frame that claims more than the bytes before it was not written by this program.
-        self.synced = self.synced.max(u64_at(&header, 8).min(self.offset));
-        self.offset += (FRAME_HEADER_BYTES + len) as u64;
-        Ok(if len == 0 { FrameRead::Empty } else { FrameRead::Records })
-    }
-}
-
-/// Bytes read from a file at a time.
-const READ_BYTES: usize = 256 * 1024;
-
-fn is_good(header: &[u8], records: &[u8], salt: u32) -> bool {
-    u32_at(header, 0) == crc32(crc32(salt, &header[4..]), records)
-}
-
-/// A good frame found by [`find_frames`].
-#[derive(Debug, PartialEq, Eq)]
-pub struct FoundFrame<'a> {
-    /// Where it starts.
-    pub start: usize,
-    /// What it says was on the disk.
-    pub synced: u64,
-    /// Its records.
-    pub records: &'a [u8],
-}
-
-/// Finds the good frames with records in `bytes`, wherever they start. `None` if that takes too
-/// much work, 64 times the bytes there are: values that were made to look like frames can cause it.
-pub fn find_frames(bytes: &[u8], salt: u32) -> Option<Vec<FoundFrame<'_>>> {
-    let (mut found, mut start, mut checked) = (Vec::new(), 0, 0);
-    while let Some(header) = bytes.get(start..start + FRAME_HEADER_BYTES) {
-        let len = u32_at(header, 4) as usize;
-        let rest = &bytes[start + FRAME_HEADER_BYTES..];
-        start += 1;
-        let Some(records) = rest.get(..len) else {
-            continue;
-        };
-        let walked = records_walked(records);
-        checked += walked;
-        if walked == len && len > 0 && is_good(header, records, salt) {
-            let synced = u64_at(header, 8);
-            found.push(FoundFrame { start: start - 1, synced, records });
-            start += FRAME_HEADER_BYTES + len - 1;
-        } else if checked > bytes.len().saturating_mul(SEARCH_FACTOR) {
-            return None;
-        }
-    }
-    Some(found)
-}
-
-/// See [`find_frames`].
-const SEARCH_FACTOR: usize = 64;
-
-/// How many bytes at the start have the form of records. Much cheaper than a checksum.
-fn records_walked(bytes: &[u8]) -> usize {
-    let mut walked = 0;
-    while let Ok(layout) = Layout::of(&bytes[walked..]) {
-        walked += layout.len;
-    }
-    walked
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -484,21 +362,5 @@ mod tests {
         ] {
             assert_eq!(SegmentName::parse(other), None, "{other}");
         }
-    }
-
-    #[test]
-    fn values_made_to_look_like_frames_do_not_make_the_search_endless() {
-        // Each 40 bytes: a frame header and a record whose value goes on to the end.
-        let mut bytes = Vec::new();
-        let total = 200_000;
-        while bytes.len() < total {
-            let left = (total - bytes.len()) as u32;
-            bytes.extend_from_slice(&[0; 4]);
-            bytes.extend_from_slice(&left.saturating_sub(16).to_le_bytes());
-            bytes.extend_from_slice(&[0; 8 + 16]);
-            bytes.extend_from_slice(&1u32.to_le_bytes());
-            bytes.extend_from_slice(&left.saturating_sub(41).to_le_bytes());
-        }
-        assert_eq!(find_frames(&bytes, 1), None);
     }
 }
