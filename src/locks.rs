@@ -1,4 +1,4 @@
-//! Locks without poison, and a latch.
+//! Threads: locks without poison, a latch, and how a thread starts.
 //!
 //! `std` marks a lock as poisoned when a thread panics while it holds it, because what the lock
 //! guards may be half changed. Nobody can see such a lock here: a panic in any thread ends the
@@ -7,6 +7,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, LockResult, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use std::{io, thread};
 
 /// Takes a mutex.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -16,6 +17,12 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// The guard that another way to take a lock returned: `RwLock::read`, `Condvar::wait`, ….
 pub fn unpoisoned<T>(taken: LockResult<T>) -> T {
     taken.unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Starts a thread that nobody waits for.
+pub fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    thread::Builder::new().name(name.into()).spawn(run)?;
+    Ok(())
 }
 
 /// Opens once and stays open. Threads wait for that, or poll it.
@@ -61,7 +68,6 @@ impl Latch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::thread;
 
     #[test]
     fn a_latch_opens_for_all_who_wait_and_who_come_later() {

@@ -21,26 +21,18 @@ pub struct Compactor {
     pub log: Arc<WriteAheadLog>,
     /// The map whose changes the log holds.
     pub store: Arc<KeyValueStore>,
-    /// Whether the disk had too little space to reserve for a snapshot.
-    pub lacks_room: bool,
 }
 
 impl Compactor {
     /// Runs until it is stopped.
-    pub fn run(mut self, stop: &Latch) {
+    pub fn run(self, stop: &Latch) {
         let mut failed: Option<Instant> = None;
         while !stop.wait_timeout(LOOK_INTERVAL) {
             let is_read_only = self.log.read_only_reason().is_some();
             // Nobody waits for a compaction, and each failed attempt leaves a small log behind.
             let pause = RETRY_PAUSE * if is_read_only { 1 } else { 60 };
             let is_pausing = failed.is_some_and(|when| when.elapsed() < pause);
-            if is_pausing {
-                continue;
-            }
-            if !is_read_only {
-                self.hold_room();
-            }
-            if !(is_read_only || self.lacks_room || self.is_longer_than(2.0, LOG_BYTES_MIN)) {
+            if is_pausing || !(is_read_only || self.is_due()) {
                 continue;
             }
             let counts = &self.log.counts;
@@ -53,61 +45,56 @@ impl Compactor {
             counts.is_compacting.store(false, Ordering::Relaxed);
             let is_error = result.is_err();
             counts.last_compaction_failed.store(is_error, Ordering::Relaxed);
-            self.lacks_room = false;
             if let Err(error) = result
                 && failed.is_none()
             {
-                let needed = self.needed(&error);
+                let mib = snapshot_bytes(self.store.size().bytes).div_ceil(1 << 20);
+                let needed = match &error {
+                    Error::Io(error) if error.kind() == ErrorKind::StorageFull => {
+                        format!("; it needs {mib} MiB of room in the data directory")
+                    }
+                    _ => String::new(),
+                };
                 warn!("cannot write a snapshot: {error}{needed}; trying again every {pause:?}");
             }
             failed = is_error.then(Instant::now);
         }
     }
 
-    /// For the log: what to do about a failure, if we know.
-    fn needed(&self, error: &Error) -> String {
-        let is_full = matches!(error, Error::Io(error) if error.kind() == ErrorKind::StorageFull);
-        let mib = self.snapshot_bytes().div_ceil(1 << 20);
-        if is_full {
-            format!("; it needs {mib} MiB of room in the data directory")
-        } else {
-            String::new()
+    /// Whether a compaction is due. Once one can be foreseen, reserves space for its snapshot. If
+    /// there is too little, the compaction is due now, because later there is still less.
+    fn is_due(&self) -> bool {
+        let log_bytes = self.log.counts.bytes.load(Ordering::Relaxed);
+        if log_bytes <= LOG_BYTES_MIN / 2 {
+            return false;
         }
-    }
-
-    /// A little more than the bytes of a snapshot of the store as it is now.
-    fn snapshot_bytes(&self) -> u64 {
         let bytes = self.store.size().bytes;
-        bytes + bytes / 16 + (1 << 20)
+        let lacks_room = log_bytes > bytes + bytes / 2 && !self.hold_room(snapshot_bytes(bytes));
+        lacks_room || (log_bytes > LOG_BYTES_MIN && log_bytes > 2 * bytes)
     }
 
-    /// Whether the log has more than `times` the bytes of the store, and more than `bytes_min`.
-    fn is_longer_than(&self, times: f64, bytes_min: u64) -> bool {
-        let bytes = self.log.counts.bytes.load(Ordering::Relaxed);
-        bytes > bytes_min && bytes as f64 > times * self.store.size().bytes as f64
-    }
-
-    /// Reserves space for the next snapshot once a compaction can be foreseen. It reserves all of
-    /// it at once, because the log grows meanwhile. If there is too little, the compaction is due
-    /// now, because later there is still less.
-    fn hold_room(&mut self) {
-        if !self.is_longer_than(1.5, LOG_BYTES_MIN / 2) {
-            return;
-        }
+    /// Makes the file `room` so long; false if there is too little space. It reserves all of it at
+    /// once, because the log grows meanwhile.
+    fn hold_room(&self, bytes: u64) -> bool {
         let files = self.log.files.as_ref();
         let held = files.read(ROOM, 0).map_or(0, |(_, len)| len);
-        let missing = self.snapshot_bytes().saturating_sub(held);
-        if missing == 0 {
-            return;
+        if held >= bytes {
+            return true;
         }
-        if let Err(error) = files.reserve(ROOM, missing) {
-            let mib = self.snapshot_bytes().div_ceil(1 << 20);
+        let reserved = files.reserve(ROOM, bytes - held);
+        if let Err(error) = &reserved {
+            let mib = bytes.div_ceil(1 << 20);
             info!("cannot hold {mib} MiB of room for the next snapshot: {error}; writing it now");
             // Gives back what was reserved: the log needs it while the snapshot is written.
             let _ = files.settle(ROOM, held, held);
-            self.lacks_room = true;
         }
+        reserved.is_ok()
     }
+}
+
+/// A little more than the bytes of a snapshot of a store with so many bytes.
+fn snapshot_bytes(store_bytes: u64) -> u64 {
+    store_bytes + store_bytes / 16 + (1 << 20)
 }
 
 /// Compaction starts when log and snapshot together exceed this and twice the live data: below it

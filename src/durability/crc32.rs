@@ -7,6 +7,8 @@
 //! Systematic Approach to Building High Performance Software-based CRC Generators", 2005). The
 //! log's checksums are computed while clients wait, and one byte at a time took four times as long.
 
+use crate::store::record::u64_at;
+
 /// The polynomial of IEEE 802.3, bits reversed.
 const POLYNOMIAL: u32 = 0xEDB8_8320;
 
@@ -44,15 +46,9 @@ pub fn crc32(start: u32, bytes: &[u8]) -> u32 {
     let mut register = !start;
     let mut chunks = bytes.chunks_exact(8);
     for chunk in &mut chunks {
-        let low = register ^ u32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]);
-        register = TABLES[7][(low & 0xFF) as usize]
-            ^ TABLES[6][(low >> 8 & 0xFF) as usize]
-            ^ TABLES[5][(low >> 16 & 0xFF) as usize]
-            ^ TABLES[4][(low >> 24) as usize]
-            ^ TABLES[3][chunk[4] as usize]
-            ^ TABLES[2][chunk[5] as usize]
-            ^ TABLES[1][chunk[6] as usize]
-            ^ TABLES[0][chunk[7] as usize];
+        let word = u64_at(chunk, 0) ^ u64::from(register);
+        let byte = |index: usize| (word >> (8 * index)) as usize & 0xFF;
+        register = (0..8).fold(0, |sum, index| sum ^ TABLES[7 - index][byte(index)]);
     }
     for byte in chunks.remainder() {
         register = register >> 8 ^ TABLES[0][(register as u8 ^ byte) as usize];

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use super::crc32::crc32;
 use super::files::FileLayer;
 use super::private;
-use super::snapshot::{TEMPORARY, publish};
+use super::snapshot::{publish, temporary};
 use crate::config::BANS_MAX;
 use crate::error::{Error, Result};
 
@@ -71,11 +71,10 @@ impl NodeFile {
             );
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
-        let temporary = format!("{NODE}{TEMPORARY}");
-        let file = files.create(&temporary)?;
+        let file = files.create(&temporary(NODE))?;
         file.append(text.as_bytes())?;
         file.fsync()?;
-        publish(files, &temporary, NODE)
+        publish(files, NODE)
     }
 
     fn encode(&self) -> String {

@@ -39,18 +39,18 @@
 //! encrypted. All of it must fit into memory. To read: Gray and Reuter, "Transaction Processing",
 //! 1993, chapter 9; Pillai et al., "All File Systems Are Not Created Equal", 2014.
 //!
-//! Files: [`write_ahead_log`] brings records to the disk, `log_file` is the file that it writes,
-//! [`snapshot`] keeps the log short, and [`compactor`] decides when. [`survey`] finds out which
-//! files belong together, [`reading`] reads them, and [`recovery`] merges what they hold. [`segment`] is the format of logs and
-//! snapshots, [`crc32`] its checksum. [`identity`] is the file with the node's id and members,
-//! [`restamping`] repairs what a wrong clock left behind, [`private`] keeps other users out of the
-//! directory, [`files`] is what we ask of a disk.
+//! Files: [`write_ahead_log`] brings records to the disk, [`open_segment`] is the file that it
+//! writes, [`snapshot`] keeps the log short, and [`compactor`] decides when. [`survey`] finds out
+//! which files belong together, [`reading`] reads them, and [`recovery`] merges what they hold.
+//! [`segment`] is the format of logs and snapshots, [`crc32`] its checksum. [`identity`] is the
+//! file with the node's id and members, [`restamping`] repairs what a wrong clock left behind,
+//! [`private`] keeps other users out of the directory, [`files`] is what we ask of a disk.
 
 pub mod compactor;
 pub mod crc32;
 pub mod files;
 pub mod identity;
-mod log_file;
+pub mod open_segment;
 pub mod private;
 pub mod reading;
 pub mod recovery;
@@ -64,24 +64,24 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::thread;
 use std::time::Duration;
 
-use log::info;
+use log::{error, info};
 
 use crate::config::FsyncPolicy;
 use crate::error::{Error, Result};
-use crate::locks::Latch;
+use crate::locks::{Latch, spawn};
 use crate::random::random_id;
 use crate::store::KeyValueStore;
 use crate::store::version::wall_clock_ms;
 use compactor::Compactor;
 use files::{DiskFiles, FileLayer};
 use identity::NodeFile;
+use open_segment::Ground;
 use recovery::Recovered;
+use segment::Kind;
 use survey::{Directory, Survey};
-use write_ahead_log::{Ground, WriteAheadLog};
+use write_ahead_log::WriteAheadLog;
 
 /// How a data directory is opened.
 #[derive(Clone, Copy, Debug, Default)]
@@ -125,7 +125,7 @@ impl Durability {
             let (log, stop) = (log.clone(), stop.clone());
             spawn("log-sync", move || fsync_regularly(&log, &stop))?;
         }
-        let compactor = Compactor { log: log.clone(), store: store.clone(), lacks_room: false };
+        let compactor = Compactor { log: log.clone(), store: store.clone() };
         let durability =
             Durability { log, recovered, node_file, files, stop: stop.clone(), _lock: lock };
         spawn("compaction", move || compactor.run(&stop))?;
@@ -170,8 +170,6 @@ fn open_files(
             file
         }
     };
-    let snapshot_bytes = &log.counts.snapshot_bytes;
-    snapshot_bytes.store(recovered.snapshot_bytes, Ordering::Relaxed);
     let now = (wall_clock_ms(), options.clock_skew_max);
     let is_restamped = restamping::check_times(store, &mut recovered, now, options.restamp)?;
     let Survey { damaged, is_incomplete, .. } = &recovered.survey;
@@ -195,41 +193,39 @@ fn start_log(
     is_old: bool,
     recovered: &mut Recovered,
 ) -> Result<WriteAheadLog> {
-    let Survey { next_number, snapshot, .. } = recovered.survey;
-    let ground = Ground { directory, next_number, snapshot, bytes: recovered.bytes };
-    let started = match recovered.unsettled.take() {
-        Some(error) => Err(error),
-        None => WriteAheadLog::start(Arc::clone(files), policy, ground),
+    let Recovered { bytes, snapshot_bytes, survey, unsettled, .. } = recovered;
+    let Survey { next_number, snapshot, .. } = *survey;
+    let ground = Ground {
+        kind: Kind::Log,
+        directory,
+        next_number,
+        snapshot,
+        bytes: *bytes,
+        snapshot_bytes: *snapshot_bytes,
     };
-    match started {
-        Ok(log) => {
-            recovered.survey.empty.drain(..).try_for_each(|name| files.remove(&name))?;
-            Ok(log)
+    let created = unsettled.take().map_or_else(|| ground.create_segment(files.as_ref()), Err);
+    let segment = match created {
+        Ok(segment) => {
+            survey.empty.drain(..).try_for_each(|name| files.remove(&name))?;
+            Ok(segment)
         }
         // A wrong owner is a mistake in how the server was started. A new directory has no data
         // that could be served.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied || !is_old => {
-            Err(error.into())
+            return Err(error.into());
         }
         Err(error) => {
             let reason = format!("cannot write at the start: {error}");
-            Ok(WriteAheadLog::start_read_only(Arc::clone(files), policy, ground, reason))
+            error!("{reason}; read-only until a snapshot into new files succeeds");
+            Err(reason)
         }
-    }
+    };
+    Ok(WriteAheadLog::start(Arc::clone(files), policy, ground, segment))
 }
 
 fn in_directory(directory: &Path, error: Error) -> Error {
-    let directory = directory.display();
-    match error {
-        Error::Corrupt(message) => Error::Corrupt(format!("{directory}: {message}")),
-        Error::Fatal(message) => Error::Fatal(format!("{directory}: {message}")),
-        other => Error::Fatal(format!("{directory}: cannot read or write: {other}")),
-    }
-}
-
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    thread::Builder::new().name(name.into()).spawn(run)?;
-    Ok(())
+    let what = if matches!(error, Error::Io(_)) { "cannot read or write: " } else { "" };
+    Error::Fatal(format!("{}: {what}{error}", directory.display()))
 }
 
 /// The thread `log-sync`.

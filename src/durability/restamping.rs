@@ -33,15 +33,6 @@ use crate::store::version::{COUNTER_BITS, Version, latest_plausible};
 /// starts at 1970, or at the date of the firmware.
 const CLOCK_MS_MIN: u64 = 1_735_689_600_000;
 
-/// How many records other nodes would refuse.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Ahead {
-    /// Records that are too far ahead.
-    count: usize,
-    /// All records.
-    all: usize,
-}
-
 /// Looks for records that are more than `skew_max` ahead of the machine's clock. With `restamp` it
 /// stamps them again and returns true: then the whole map must be stored anew.
 pub fn check_times(
@@ -66,7 +57,16 @@ pub fn check_times(
         }
         return Ok(false);
     }
-    let Ahead { count, all } = ahead(store, limit);
+    let (mut count, mut all, mut time_max) = (0, 0, 0);
+    for shard in 0..SHARDS {
+        store.for_each_in_shard(shard, |entry| {
+            let time = entry.version().time;
+            all += 1;
+            count += usize::from(time > limit);
+            // Of the others.
+            time_max = if time > limit { time_max } else { time_max.max(time) };
+        });
+    }
     let distance = (recovered.time_max >> COUNTER_BITS).saturating_sub(wall_ms) / 1_000;
     let found =
         format!("{count} of {all} records lie up to {distance} s ahead of this machine's clock");
@@ -81,29 +81,10 @@ pub fn check_times(
     }
     let version = Version { time: wall_ms << COUNTER_BITS, origin: random_id() };
     store.restamp_after(limit, version);
-    recovered.time_max = time_max(store);
+    recovered.time_max = time_max.max(version.time);
     warn!(
         "--restamp: {found} and are stamped again with the time of now; they win over what other \
          nodes wrote to these keys before. The next start needs no --restamp"
     );
     Ok(true)
-}
-
-fn ahead(store: &KeyValueStore, limit: u64) -> Ahead {
-    let mut ahead = Ahead::default();
-    for shard in 0..SHARDS {
-        store.for_each_in_shard(shard, |entry| {
-            ahead.all += 1;
-            ahead.count += usize::from(entry.version().time > limit);
-        });
-    }
-    ahead
-}
-
-fn time_max(store: &KeyValueStore) -> u64 {
-    let mut max = 0;
-    for shard in 0..SHARDS {
-        store.for_each_in_shard(shard, |entry| max = max.max(entry.version().time));
-    }
-    max
 }

@@ -119,6 +119,13 @@ pub struct SegmentName {
 }
 
 impl SegmentName {
+    /// The segments among these files, in order.
+    pub fn all(names: &[String]) -> Vec<SegmentName> {
+        let mut all: Vec<_> = names.iter().filter_map(|name| SegmentName::parse(name)).collect();
+        all.sort_unstable();
+        all
+    }
+
     /// Reads a file name; `None` for files that are no segments.
     pub fn parse(name: &str) -> Option<Self> {
         let (digits, ending) = name.split_once('.')?;

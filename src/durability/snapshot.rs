@@ -22,11 +22,11 @@ use std::sync::atomic::Ordering;
 
 use log::{info, warn};
 
-use super::files::{AppendFile, FileLayer};
-use super::segment::{Frame, Header, Kind, SegmentName};
+use super::files::FileLayer;
+use super::open_segment::OpenSegment;
+use super::segment::{Frame, Kind, SegmentName};
 use super::write_ahead_log::{Rotation, WriteAheadLog};
 use crate::error::Result;
-use crate::random::random_id;
 use crate::store::KeyValueStore;
 use crate::store::digest::SHARDS;
 
@@ -79,9 +79,7 @@ fn replaced(log: &WriteAheadLog, rotation: Rotation, bytes: u64, kept: &[Segment
 /// Removes all segments with a lower number, but renames those in `kept` to `….damaged`. The newest
 /// snapshot among them becomes the room for the next one.
 pub fn remove_below(files: &dyn FileLayer, number: u64, kept: &[SegmentName]) -> io::Result<()> {
-    let names = files.names()?;
-    let mut segments: Vec<SegmentName> =
-        names.iter().filter_map(|name| SegmentName::parse(name)).collect();
+    let mut segments = SegmentName::all(&files.names()?);
     segments.retain(|segment| segment.number < number);
     let snapshots =
         segments.iter().filter(|segment| segment.kind == Kind::Snapshot && !kept.contains(segment));
@@ -102,38 +100,33 @@ pub fn remove_below(files: &dyn FileLayer, number: u64, kept: &[SegmentName]) ->
 /// Writes a snapshot of the map as it is now or a little later; returns its size in bytes. It is
 /// complete and safe, or not there.
 pub fn write(log: &WriteAheadLog, number: u64, store: &KeyValueStore) -> io::Result<u64> {
-    let (files, kind) = (log.files.as_ref(), Kind::Snapshot);
-    let name = SegmentName { number, kind }.to_string();
-    let temporary = format!("{name}{TEMPORARY}");
-    let written = write_temporary(files, &temporary, log.directory, store).and_then(|bytes| {
-        publish(files, &temporary, &name)?;
-        Ok(bytes)
-    });
-    if written.is_err() {
-        // It may fill the disk. If removing it fails, the next start does it.
-        let _ = files.remove(&temporary);
-    }
-    written
+    let (files, name) = (log.files.as_ref(), SegmentName { number, kind: Kind::Snapshot });
+    let written = write_temporary(files, name, log.directory, store);
+    let published = written.and_then(|bytes| publish(files, &name.to_string()).map(|()| bytes));
+    // It may fill the disk. If removing it fails, the next start does it.
+    published.inspect_err(|_| drop(files.remove(&temporary(&name.to_string()))))
+}
+
+/// What the unfinished file of this name is called.
+pub fn temporary(name: &str) -> String {
+    format!("{name}{TEMPORARY}")
 }
 
 /// Gives a finished file its name.
-pub fn publish(files: &dyn FileLayer, temporary: &str, name: &str) -> io::Result<()> {
-    files.rename(temporary, name)?;
+pub fn publish(files: &dyn FileLayer, name: &str) -> io::Result<()> {
+    files.rename(&temporary(name), name)?;
     files.fsync_directory()
 }
 
 /// Writes and fsyncs a snapshot under a temporary name.
 pub fn write_temporary(
     files: &dyn FileLayer,
-    name: &str,
+    name: SegmentName,
     directory: u64,
     store: &KeyValueStore,
 ) -> io::Result<u64> {
-    let salt = random_id() as u32;
-    let file = files.create_over(ROOM, name)?;
-    let header = Header { salt, directory, stands_on: 0 }.encode(Kind::Snapshot);
-    file.append(&header)?;
-    let mut output = Output { file: file.as_ref(), salt, bytes: header.len() as u64, synced: 0 };
+    let file = files.create_over(ROOM, &temporary(&name.to_string()))?;
+    let mut output = OpenSegment::begin(file, name, directory, 0)?;
     let (mut frame, mut full) = (Frame::default(), Vec::new());
     for shard in 0..SHARDS {
         // Copied under the shard's lock, written without it.
@@ -144,35 +137,20 @@ pub fn write_temporary(
             frame.push(entry.bytes());
         });
         for mut frame in full.drain(..) {
-            output.write(&mut frame)?;
+            write_frame(&mut output, &mut frame)?;
         }
         if frame.records_len() >= FRAME_BYTES || (shard == SHARDS - 1 && !frame.is_empty()) {
-            output.write(&mut frame)?;
+            write_frame(&mut output, &mut frame)?;
             frame.clear(2 * FRAME_BYTES);
         }
     }
     // An empty frame marks the snapshot as complete.
-    output.write(&mut Frame::default())?;
-    file.finish(output.bytes)?;
-    Ok(output.bytes)
+    write_frame(&mut output, &mut Frame::default())?;
+    output.file.finish(output.len)?;
+    Ok(output.len)
 }
 
-struct Output<'f> {
-    file: &'f dyn AppendFile,
-    salt: u32,
-    bytes: u64,
-    synced: u64,
-}
-
-impl Output<'_> {
-    fn write(&mut self, frame: &mut Frame) -> io::Result<()> {
-        let bytes = frame.seal(self.salt, self.synced);
-        self.file.append(bytes)?;
-        self.bytes += bytes.len() as u64;
-        if self.bytes - self.synced >= SYNC_BYTES {
-            self.file.fsync()?;
-            self.synced = self.bytes;
-        }
-        Ok(())
-    }
+fn write_frame(output: &mut OpenSegment, frame: &mut Frame) -> io::Result<()> {
+    output.append(frame)?;
+    if output.len - output.synced >= SYNC_BYTES { output.fsync() } else { Ok(()) }
 }

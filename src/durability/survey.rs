@@ -146,9 +146,6 @@ pub fn survey(files: &dyn FileLayer, directory: &Directory) -> Result<Survey> {
 const STANDS_ON_OFFSET: u64 = 23;
 
 fn read_headers(files: &dyn FileLayer, names: &[String]) -> Result<Vec<HeaderRead>> {
-    let mut segments: Vec<SegmentName> =
-        names.iter().filter_map(|name| SegmentName::parse(name)).collect();
-    segments.sort_unstable();
     let read = |name: SegmentName| {
         let (input, len) = files.read(&name.to_string(), 0)?;
         let mut start = Vec::new();
@@ -159,7 +156,7 @@ fn read_headers(files: &dyn FileLayer, names: &[String]) -> Result<Vec<HeaderRea
         };
         Ok(HeaderRead { name, len, header })
     };
-    segments.into_iter().map(read).collect()
+    SegmentName::all(names).into_iter().map(read).collect()
 }
 
 impl Survey {

@@ -20,10 +20,9 @@ use std::thread;
 
 use log::{error, info};
 
-use super::files::{AppendFile, FileLayer};
-pub use super::log_file::Counts;
-use super::log_file::LogFile;
-use super::segment::Frame;
+use super::files::FileLayer;
+use super::open_segment::{Ground, OpenSegment};
+use super::segment::{Frame, Kind, SegmentName};
 use crate::config::FsyncPolicy;
 use crate::error::{Error, Result};
 use crate::locks::{lock, unpoisoned};
@@ -44,6 +43,8 @@ use crate::locks::{lock, unpoisoned};
 pub struct WriteAheadLog {
     /// Where the segments are.
     pub(super) files: Arc<dyn FileLayer>,
+    /// What they are for.
+    kind: Kind,
     /// The id of their directory.
     pub(super) directory: u64,
     policy: FsyncPolicy,
@@ -77,7 +78,7 @@ struct Buffer {
 #[derive(Debug)]
 struct Current {
     /// The youngest segment; or, after a failure, why nothing can be written.
-    segment: std::result::Result<LogFile, String>,
+    segment: std::result::Result<OpenSegment, String>,
     next_number: u64,
     /// The number of the newest snapshot that is on the disk; 0: none.
     snapshot: u64,
@@ -85,17 +86,18 @@ struct Current {
     spare: Frame,
 }
 
-/// What a log starts on top of.
-#[derive(Clone, Copy, Debug)]
-pub struct Ground {
-    /// The id of the directory.
-    pub directory: u64,
-    /// The number for the next segment.
-    pub next_number: u64,
-    /// The number of the newest snapshot; 0: none.
-    pub snapshot: u64,
-    /// Bytes of the older segments.
-    pub bytes: u64,
+/// What a log did so far, for `INFO` and the page.
+#[derive(Debug, Default)]
+#[allow(missing_docs)] // The names say it.
+pub struct Counts {
+    /// Bytes of all segments that recovery would read.
+    pub bytes: AtomicU64,
+    pub snapshot_bytes: AtomicU64,
+    pub frames: AtomicU64,
+    pub fsyncs: AtomicU64,
+    pub compactions: AtomicU64,
+    pub is_compacting: AtomicBool,
+    pub last_compaction_failed: AtomicBool,
 }
 
 /// Where the log goes on in a new segment, so that a snapshot can replace the older ones.
@@ -115,43 +117,25 @@ const FRAME_BYTES_KEPT: usize = 1024 * 1024;
 const YIELDS_MAX: u32 = 5;
 
 impl WriteAheadLog {
-    /// Starts a new segment.
+    /// Starts to write to the first segment; or, where there is a reason why it could not be
+    /// created, read-only until it has healed.
     pub fn start(
         files: Arc<dyn FileLayer>,
         policy: FsyncPolicy,
         ground: Ground,
-    ) -> io::Result<Self> {
-        let segment =
-            LogFile::create(files.as_ref(), ground.next_number, ground.directory, ground.snapshot)?;
-        Ok(WriteAheadLog::with(files, policy, ground, Ok(segment)))
-    }
-
-    /// Starts without a segment: read-only until it has healed.
-    pub fn start_read_only(
-        files: Arc<dyn FileLayer>,
-        policy: FsyncPolicy,
-        ground: Ground,
-        reason: String,
+        segment: std::result::Result<OpenSegment, String>,
     ) -> Self {
-        error!("{reason}; read-only until a snapshot into new files succeeds");
-        WriteAheadLog::with(files, policy, ground, Err(reason))
-    }
-
-    fn with(
-        files: Arc<dyn FileLayer>,
-        policy: FsyncPolicy,
-        ground: Ground,
-        segment: std::result::Result<LogFile, String>,
-    ) -> Self {
-        let counts = Counts::default();
         let is_read_only = segment.is_err().into();
-        let segment_bytes = segment.as_ref().map_or(0, |segment| segment.len);
-        counts.bytes.store(ground.bytes + segment_bytes, Ordering::Relaxed);
-        let next_number = ground.next_number + 1;
-        let current =
-            Current { segment, next_number, snapshot: ground.snapshot, spare: Frame::default() };
+        let bytes = ground.bytes + segment.as_ref().map_or(0, |segment| segment.len);
+        let current = Current {
+            segment,
+            next_number: ground.next_number + 1,
+            snapshot: ground.snapshot,
+            spare: Frame::default(),
+        };
         WriteAheadLog {
             files,
+            kind: ground.kind,
             directory: ground.directory,
             policy,
             buffer: Mutex::default(),
@@ -162,7 +146,11 @@ impl WriteAheadLog {
             written: AtomicU64::default(),
             synced: AtomicU64::default(),
             is_read_only,
-            counts,
+            counts: Counts {
+                bytes: bytes.into(),
+                snapshot_bytes: ground.snapshot_bytes.into(),
+                ..Counts::default()
+            },
         }
     }
 
@@ -246,7 +234,8 @@ impl WriteAheadLog {
         let position = self.written.load(Ordering::Acquire);
         // Other threads may write from here on. This fsync does not cover what they write.
         drop(current);
-        let result = self.fsync_file(file.as_ref());
+        self.counts.fsyncs.fetch_add(1, Ordering::Relaxed);
+        let result = file.fsync();
         let mut current = lock(&self.file);
         if let Err(error) = result {
             return Err(self.fail(&mut current, "fsync", &error));
@@ -283,12 +272,12 @@ impl WriteAheadLog {
     fn go_on_in(&self, number: u64, stands_on: u64) -> Result<u64> {
         // Most of the fsync happens here, while other threads write. So the pause below is short.
         self.fsync()?;
-        let next = LogFile::create(self.files.as_ref(), number, self.directory, stands_on)?;
+        let next = self.create_segment(number, stands_on)?;
         let _one_at_a_time = lock(&self.fsyncing);
         let mut current = lock(&self.file);
         let segment = self.write_out(&mut current)?;
-        let file = Arc::clone(&segment.file);
-        if let Err(error) = self.fsync_file(file.as_ref()) {
+        self.counts.fsyncs.fetch_add(1, Ordering::Relaxed);
+        if let Err(error) = segment.fsync() {
             return Err(self.fail(&mut current, "fsync", &error));
         }
         self.synced.fetch_max(self.written.load(Ordering::Acquire), Ordering::AcqRel);
@@ -318,8 +307,7 @@ impl WriteAheadLog {
     /// Heals: the map is safe in this snapshot up to `position`, and the log goes on in a new
     /// segment.
     pub fn heal(&self, snapshot_number: u64, position: u64) -> io::Result<()> {
-        let files = self.files.as_ref();
-        let segment = LogFile::create(files, snapshot_number + 1, self.directory, snapshot_number)?;
+        let segment = self.create_segment(snapshot_number + 1, snapshot_number)?;
         let _one_at_a_time = lock(&self.fsyncing);
         let mut current = lock(&self.file);
         self.counts.bytes.fetch_add(segment.len, Ordering::Relaxed);
@@ -341,7 +329,7 @@ impl WriteAheadLog {
     }
 
     /// Writes the buffer to the current segment, and returns the segment.
-    fn write_out<'c>(&self, current: &'c mut Current) -> Result<&'c mut LogFile> {
+    fn write_out<'c>(&self, current: &'c mut Current) -> Result<&'c mut OpenSegment> {
         // Checked before the buffer is taken: records that cannot be written stay in it.
         if let Err(reason) = &current.segment {
             return Err(Error::Fatal(reason.clone()));
@@ -354,9 +342,12 @@ impl WriteAheadLog {
         let mut result = Ok(());
         if let Ok(segment) = &mut current.segment {
             let frames = frames.iter_mut().chain([&mut current.spare]);
-            result = frames
-                .filter(|frame| !frame.is_empty())
-                .try_for_each(|frame| segment.append(frame, &self.counts));
+            result = frames.filter(|frame| !frame.is_empty()).try_for_each(|frame| {
+                let len = segment.append(frame)?;
+                self.counts.frames.fetch_add(1, Ordering::Relaxed);
+                self.counts.bytes.fetch_add(len, Ordering::Relaxed);
+                Ok(())
+            });
         }
         current.spare.clear(FRAME_BYTES_KEPT);
         if let Err(error) = result {
@@ -366,10 +357,9 @@ impl WriteAheadLog {
         current.segment.as_mut().map_err(|reason| Error::Fatal(reason.clone()))
     }
 
-    /// The caller holds `fsyncing`.
-    fn fsync_file(&self, file: &dyn AppendFile) -> io::Result<()> {
-        self.counts.fsyncs.fetch_add(1, Ordering::Relaxed);
-        file.fsync()
+    fn create_segment(&self, number: u64, stands_on: u64) -> io::Result<OpenSegment> {
+        let name = SegmentName { number, kind: self.kind };
+        OpenSegment::create_log(self.files.as_ref(), name, self.directory, stands_on)
     }
 
     /// Makes the log read-only; returns the reason, or the earlier one if it was read-only.

@@ -50,7 +50,6 @@ mod opening;
 pub mod peers;
 
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
@@ -61,7 +60,7 @@ use crate::durability::Durability;
 use crate::durability::write_ahead_log::WriteAheadLog;
 use crate::error::{Error, Result};
 use crate::guard::{Guard, same_in_constant_time};
-use crate::locks::Latch;
+use crate::locks::{Latch, spawn};
 use crate::metrics::Metrics;
 use crate::passwords::Passwords;
 use crate::replication::ReplicationManager;
@@ -160,7 +159,7 @@ impl Node {
         }
         let (node, (done, result)) = (Arc::clone(self), bounded(1));
         // In a thread, because an fsync on a dying disk may take for ever.
-        thread::Builder::new().name("shutdown".into()).spawn(move || {
+        spawn("shutdown", move || {
             let _ = done.send(node.log().map_or(Ok(()), WriteAheadLog::fsync));
         })?;
         result.recv_timeout(SHUTDOWN_TIMEOUT).unwrap_or_else(|_| {

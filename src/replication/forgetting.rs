@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use super::shared::Shared;
 use crate::error::Result;
-use crate::locks::lock;
+use crate::locks::{lock, spawn};
 use crate::metrics;
 
 /// How long a node waits for others to introduce themselves before it counts as alone. If its
@@ -29,13 +29,11 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Starts the thread that forgets tombstones when they are not needed.
 pub(super) fn start(shared: &Arc<Shared>) -> Result<()> {
     let shared = Arc::clone(shared);
-    thread::Builder::new().name("tombstones".into()).spawn(move || {
-        loop {
-            thread::sleep(INTERVAL);
-            shared.forget_deletes();
-        }
-    })?;
-    Ok(())
+    let forget = move || loop {
+        thread::sleep(INTERVAL);
+        shared.forget_deletes();
+    };
+    Ok(spawn("tombstones", forget)?)
 }
 
 impl Shared {

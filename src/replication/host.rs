@@ -1,12 +1,12 @@
 //! What replication needs of the machine: clocks, and threads that drive conversations.
 
 use std::fmt::Debug;
-use std::thread;
 use std::time::Instant;
 
 use super::conversation::EventualConversation;
 use crate::config::Configuration;
 use crate::error::Result;
+use crate::locks::spawn;
 use crate::peers::caller::Caller;
 use crate::peers::wire::WireOptions;
 use crate::peers::worker;
@@ -62,9 +62,7 @@ impl Host for Threads {
     fn start(&self, caller: Caller<EventualConversation>) -> Result<()> {
         let (wire, began) = (self.wire.clone(), self.began);
         let now_ms = move || began.elapsed().as_millis() as u64;
-        thread::Builder::new()
-            .name(format!("link-{}", caller.peer().number))
-            .spawn(move || worker::run(caller, &wire, now_ms))?;
-        Ok(())
+        let name = format!("link-{}", caller.peer().number);
+        Ok(spawn(&name, move || worker::run(caller, &wire, now_ms))?)
     }
 }

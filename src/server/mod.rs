@@ -49,6 +49,7 @@ use log::warn;
 
 use crate::error::{Error, Result};
 use crate::guard::{LogLimiter, Stranger};
+use crate::locks::spawn;
 use crate::metrics;
 use crate::node::Node;
 
@@ -77,12 +78,8 @@ impl NodeServer {
         let node = Arc::new(node);
         let (sender, receiver) = bounded(STARTING_CONNECTIONS_MAX);
         let (accepting, starting) = (Arc::clone(&node), Arc::clone(&node));
-        thread::Builder::new()
-            .name("accept".into())
-            .spawn(move || accept(&listener, &accepting, &sender))?;
-        thread::Builder::new()
-            .name("start".into())
-            .spawn(move || start_threads(&receiver, &starting, address))?;
+        spawn("accept", move || accept(&listener, &accepting, &sender))?;
+        spawn("start", move || start_threads(&receiver, &starting, address))?;
         // Peers are served from here on, clients once the seeds have answered: two nodes that start
         // at the same time and name each other must not wait for each other.
         node.start(address)?;

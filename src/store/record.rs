@@ -177,13 +177,6 @@ impl Entry {
         self
     }
 
-    /// The same record under another version.
-    pub fn restamped(mut self, version: Version) -> Self {
-        self.0[0..8].copy_from_slice(&version.time.to_le_bytes());
-        self.0[8..16].copy_from_slice(&version.origin.to_le_bytes());
-        self
-    }
-
     /// The encoded record.
     pub fn bytes(&self) -> &[u8] {
         &self.0

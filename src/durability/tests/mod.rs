@@ -52,8 +52,7 @@ fn recovered_map(disk: &ModelDisk) -> Result<Map> {
 /// What the file `node` says; where a test put segments alone, it is as if there were one that
 /// fits.
 fn directory_of(disk: &ModelDisk) -> Directory {
-    let segments: Vec<SegmentName> =
-        disk.names().unwrap().iter().filter_map(|name| SegmentName::parse(name)).collect();
+    let segments = SegmentName::all(&disk.names().unwrap());
     let headers = segments.iter().map(|name| Header::decode(name.kind, &header_bytes(disk, *name)));
     let stored = NodeFile::load(disk).ok().flatten().map(|file| file.node_id);
     let id = stored.or(headers.flatten().map(|header| header.directory).next()).or(Some(DIRECTORY));
@@ -145,10 +144,10 @@ impl Driver {
         }
         let cut = self.log.rotate()?;
         let number = cut.snapshot_number;
-        let name = SegmentName { number, kind: Kind::Snapshot }.to_string();
-        snapshot::write_temporary(&self.disk, "temporary", self.log.directory, &self.store)?;
+        let name = SegmentName { number, kind: Kind::Snapshot };
+        snapshot::write_temporary(&self.disk, name, self.log.directory, &self.store)?;
         snapshot::remove_below(&self.disk, number, &[])?;
-        Ok(snapshot::publish(&self.disk, "temporary", &name)?)
+        Ok(snapshot::publish(&self.disk, &name.to_string())?)
     }
 
     /// `kill -9` and a new start, without a power loss: everything committed is there.
