@@ -101,12 +101,8 @@ pub struct ReplicationOptions {
     #[arg(value_parser = parse_host_port)]
     pub seeds: Vec<String>,
     /// Address under which the other nodes reach this one
-    #[arg(
-        long,
-        env = "KVSTORE_ADVERTISE",
-        value_name = "HOST:PORT",
-        value_parser = parse_host_port
-    )]
+    #[arg(long, env = "KVSTORE_ADVERTISE", value_name = "HOST:PORT")]
+    #[arg(value_parser = parse_host_port)]
     pub advertise: Option<String>,
     /// Name of the cluster; nodes of another one are refused
     #[arg(long, env = "KVSTORE_CLUSTER", value_name = "NAME", default_value = "kvstore")]

@@ -152,7 +152,7 @@ fn run_client(options: ClientOptions) -> Result<bool> {
         return Err(Error::Usage(format!("wrong number of words. Usage: {usage}")));
     }
     let addresses = std::iter::once(options.target.address()).chain(options.also).collect();
-    let mut client = Client::connect_within(
+    let mut client = Client::connect_any(
         addresses,
         options.target.password()?,
         options.target.silence_timeout(),

@@ -187,12 +187,16 @@ pub fn resident_bytes() -> u64 {
     pages.unwrap_or(0) * 4096
 }
 
-/// Open files of this process and how many it may open, from `/proc`; `None` where there is none.
-pub fn open_files() -> Option<(u64, u64)> {
-    let open = std::fs::read_dir("/proc/self/fd").ok()?.count() as u64;
+/// Open files of this process, from `/proc`; `None` where there is none.
+pub fn open_files() -> Option<usize> {
+    Some(std::fs::read_dir("/proc/self/fd").ok()?.count())
+}
+
+/// How many files this process may open, from `/proc`; `None` where there is none.
+pub fn open_files_max() -> Option<usize> {
     let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
     let line = limits.lines().find(|line| line.starts_with("Max open files"))?;
-    Some((open, line.split_whitespace().nth(3)?.parse().ok()?))
+    line.split_whitespace().nth(3)?.parse().ok()
 }
 
 #[cfg(test)]

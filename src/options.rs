@@ -12,7 +12,7 @@ use crate::config::{
     Configuration, DEFAULT_HOST, DEFAULT_PORT, FsyncPolicy, SILENCE_TIMEOUT, VALUE_BYTES_MAX,
 };
 use crate::error::{Error, Result};
-use crate::metrics::open_files;
+use crate::metrics::open_files_max;
 use crate::passwords::{Passwords, warn_if_readable};
 
 /// `kvstore server`: what a person can say about a node. Every option also as a `KVSTORE_…`
@@ -44,13 +44,9 @@ pub struct Target {
     #[arg(long, env = "KVSTORE_PASSWORD_FILE", value_name = "FILE")]
     pub password_file: Option<PathBuf>,
     /// A server that owes a reply and is silent for so long counts as lost
-    #[arg(
-        long,
-        env = "KVSTORE_TIMEOUT",
-        value_name = "SECS",
-        default_value_t = SILENCE_TIMEOUT.as_secs() as u32,
-        value_parser = clap::value_parser!(u32).range(1..=86_400),
-    )]
+    #[arg(long, env = "KVSTORE_TIMEOUT", value_name = "SECS")]
+    #[arg(default_value_t = SILENCE_TIMEOUT.as_secs() as u32)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub timeout: u32,
 }
 
@@ -79,12 +75,8 @@ pub struct ClientOptions {
     #[allow(missing_docs)] // Would be taken for a text of the help.
     pub target: Target,
     /// Another server to try when the first cannot be reached; may be repeated
-    #[arg(
-        long,
-        env = "KVSTORE_ALSO",
-        value_name = "HOST:PORT",
-        value_delimiter = ',', value_parser = parse_host_port,
-    )]
+    #[arg(long, env = "KVSTORE_ALSO", value_name = "HOST:PORT", value_delimiter = ',')]
+    #[arg(value_parser = parse_host_port)]
     pub also: Vec<String>,
     /// One command to carry out instead of the prompt: all that follows, hyphens included
     #[arg(value_name = "COMMAND ARG", trailing_var_arg = true, allow_hyphen_values = true)]
@@ -98,55 +90,31 @@ pub struct BenchOptions {
     #[allow(missing_docs)] // Would be taken for a text of the help.
     pub target: Target,
     /// Connections
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 50,
-        value_parser = clap::value_parser!(u32).range(1..=10_000),
-    )]
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub connections: u32,
     /// Requests that a connection sends before it waits for their replies
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 1,
-        value_parser = clap::value_parser!(u32).range(1..=10_000),
-    )]
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub pipeline: u32,
     /// Bytes of a value
-    #[arg(
-        long,
-        value_name = "BYTES",
-        default_value_t = 64,
-        value_parser = clap::value_parser!(u32).range(0..=VALUE_BYTES_MAX as i64),
-    )]
+    #[arg(long, value_name = "BYTES", default_value_t = 64)]
+    #[arg(value_parser = clap::value_parser!(u32).range(0..=VALUE_BYTES_MAX as i64))]
     pub value_bytes: u32,
     /// Keys; all are written before the load begins, and each request picks one by chance
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 100_000,
-        value_parser = clap::value_parser!(u64).range(1..),
-    )]
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     pub keys: u64,
     /// Share of reads, in percent; the others are writes
-    #[arg(
-        long,
-        value_name = "PERCENT",
-        default_value_t = 50,
-        value_parser = clap::value_parser!(u32).range(0..=100),
-    )]
+    #[arg(long, value_name = "PERCENT", default_value_t = 50)]
+    #[arg(value_parser = clap::value_parser!(u32).range(0..=100))]
     pub reads: u32,
     /// Requests per second of all connections together; 0, the default: as fast as replies come
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub rate: u64,
     /// Length of a round
-    #[arg(
-        long,
-        value_name = "SECS",
-        default_value_t = 5,
-        value_parser = clap::value_parser!(u64).range(1..),
-    )]
+    #[arg(long, value_name = "SECS", default_value_t = 5)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     pub seconds: u64,
     /// Rounds; the figures are medians of them [default: 1, with --compare 5]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -202,10 +170,9 @@ fn parse_port_of_server(text: &str) -> std::result::Result<u16, String> {
 
 /// As many connections as were asked for, or as the machine allows.
 fn fitting_connections(wanted: usize) -> usize {
-    let descriptors = open_files().map(|(_, max)| max as usize);
     let mappings = std::fs::read_to_string("/proc/sys/vm/max_map_count");
     let mappings = mappings.ok().and_then(|text| text.trim().parse().ok());
-    let (fitting, reason) = fit(wanted, descriptors, mappings);
+    let (fitting, reason) = fit(wanted, open_files_max(), mappings);
     if let Some(reason) = reason {
         warn!("at most {fitting} connections instead of {wanted}, because of {reason}");
     }

@@ -40,17 +40,9 @@ impl GentleStop {
         self.asked.wait_timeout(timeout)
     }
 
-    /// Refuses a write that was not begun.
-    pub fn check_not_stored(&self) -> Result<()> {
-        self.check("not stored")
-    }
-
-    /// Refuses to acknowledge a write that the drain may have missed.
-    pub fn check_outcome(&self) -> Result<()> {
-        self.check("outcome unknown")
-    }
-
-    fn check(&self, outcome: &str) -> Result<()> {
+    /// Refuses to begin a write, or to acknowledge one that the drain may have missed. `outcome`
+    /// says what became of the write.
+    pub fn check(&self, outcome: &str) -> Result<()> {
         if self.is_asked() {
             return Err(Error::refused_as(
                 Code::ReadOnly,

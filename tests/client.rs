@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Server, binary, poll};
-use kvstore::client::{Client, Response};
+use kvstore::client::{Client, Response, SILENCE_TIMEOUT};
 use kvstore::error::Error;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
@@ -30,7 +30,8 @@ fn put_get_delete_and_any_bytes() {
 fn the_next_address_is_tried() {
     let (mut first, second) = (Server::start(&[]), Server::start(&[]));
     let mut client =
-        Client::connect_any(vec![first.address(), second.address()], None).expect("connects");
+        Client::connect_any(vec![first.address(), second.address()], None, SILENCE_TIMEOUT)
+            .expect("connects");
     client.put("where", "first").expect("stored");
     first.kill();
     // Even a write works: the loss is seen before anything is sent.
@@ -139,7 +140,7 @@ const SHORT: Duration = Duration::from_millis(300);
 fn a_silent_server_counts_as_lost() {
     let (silent, other) = (silent_server(), Server::start(&[]));
     let addresses = vec![silent.clone(), silent_server(), other.address()];
-    let ask = || Client::connect_within(addresses.clone(), None, SHORT).expect("connects");
+    let ask = || Client::connect_any(addresses.clone(), None, SHORT).expect("connects");
     // A read is asked of each in turn.
     let mut client = ask();
     assert_eq!(client.get("k").expect("answered by the third"), None);
@@ -159,8 +160,7 @@ fn a_silent_server_counts_as_lost() {
     let mut client = ask();
     assert!(matches!(client.request(&[b"PARTITION", b"*"]), Err(Error::OutcomeUnknown(_))));
     // A password is given to the first that answers.
-    let mut client =
-        Client::connect_within(vec![silent, other.address()], Some(b"x".to_vec()), SHORT);
+    let mut client = Client::connect_any(vec![silent, other.address()], Some(b"x".to_vec()), SHORT);
     let error = client.as_mut().expect_err("that one has no password").to_string();
     assert!(error.starts_with(&other.address()), "{error}");
 }
@@ -169,7 +169,7 @@ fn a_silent_server_counts_as_lost() {
 fn all_silent_is_said_once_for_each() {
     let (first, second) = (silent_server(), silent_server());
     let mut client =
-        Client::connect_within(vec![first.clone(), second.clone()], None, SHORT).expect("connects");
+        Client::connect_any(vec![first.clone(), second.clone()], None, SHORT).expect("connects");
     let start = Instant::now();
     let error = client.get("k").expect_err("nobody answers").to_string();
     assert!(error.contains(&first) && error.contains(&second), "{error}");
@@ -179,7 +179,7 @@ fn all_silent_is_said_once_for_each() {
 #[test]
 fn what_takes_long_by_design_is_waited_for() {
     let server = Server::start(&[]);
-    let mut client = Client::connect_within(vec![server.address()], None, SHORT).expect("connects");
+    let mut client = Client::connect_any(vec![server.address()], None, SHORT).expect("connects");
     client.put("k", "v").expect("stored");
     // Nobody is there to hold the write, so it takes its whole time.
     assert_eq!(client.request(&[b"WAIT", b"1", b"900"]).expect("answered"), Response::Integer(0));
@@ -204,7 +204,7 @@ fn bytes_that_go_on_arriving_are_no_silence() {
             stream.write_all(&[*byte]).expect("taken");
         }
     });
-    let mut client = Client::connect_within(vec![address], None, SHORT).expect("connects");
+    let mut client = Client::connect_any(vec![address], None, SHORT).expect("connects");
     assert_eq!(client.get("k").expect("answered"), Some(b"0123456789".to_vec()));
     served.join().expect("it ran");
 }

@@ -83,23 +83,25 @@ pub struct Client {
 impl Client {
     /// Connects to a server at `host:port`.
     pub fn connect(address: &str) -> Result<Client> {
-        Client::connect_any(vec![address.into()], None)
+        Client::connect_any(vec![address.into()], None, SILENCE_TIMEOUT)
     }
 
-    /// Connects to the first of `addresses` that answers, with a password if there is one.
-    pub fn connect_any(addresses: Vec<String>, password: Option<Vec<u8>>) -> Result<Client> {
-        Client::connect_within(addresses, password, SILENCE_TIMEOUT)
-    }
-
-    /// As [`Client::connect_any`], to servers that may be silent for so long.
-    pub fn connect_within(
+    /// Connects to the first of `addresses` that answers, with a password if there is one. A server
+    /// may be silent for `silence_timeout`.
+    pub fn connect_any(
         addresses: Vec<String>,
         password: Option<Vec<u8>>,
         silence_timeout: Duration,
     ) -> Result<Client> {
-        let (current, connection, loss, notice) = (0, None, None, None);
-        let mut client =
-            Client { addresses, current, password, silence_timeout, connection, loss, notice };
+        let mut client = Client {
+            addresses,
+            current: 0,
+            password,
+            silence_timeout,
+            connection: None,
+            loss: None,
+            notice: None,
+        };
         client.reconnect()?;
         Ok(client)
     }

@@ -6,8 +6,8 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use log::warn;
@@ -29,17 +29,6 @@ const MEMORY: Duration = Duration::from_secs(60);
 const LINE_PAUSE: Duration = Duration::from_secs(60);
 /// Addresses remembered. When they are more, the one that has been quiet for longest is forgotten.
 const ADDRESSES_MAX: usize = 4_096;
-
-/// When a try may be looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
-    /// At once.
-    Now,
-    /// After this time.
-    After(Duration),
-    /// Not at all: there are too many before it.
-    Never,
-}
 
 /// Who has given wrong passwords lately.
 #[derive(Debug, Default)]
@@ -66,35 +55,36 @@ struct Record {
 }
 
 impl Attempts {
-    /// When a try from `address` may be looked at. The turn is taken by asking.
-    pub fn turn(&self, address: IpAddr) -> Turn {
+    /// How long a try from `address` waits for its turn. `None` refuses it, because too many are
+    /// before it. Asking takes the turn.
+    pub fn turn(&self, address: IpAddr) -> Option<Duration> {
         if self.addresses.load(Ordering::Relaxed) == 0 {
-            return Turn::Now;
+            return Some(Duration::ZERO);
         }
         let turn = self.turn_at(address, Instant::now());
-        metrics::add(&self.delayed, u64::from(turn != Turn::Now));
+        metrics::add(&self.delayed, u64::from(turn != Some(Duration::ZERO)));
         turn
     }
 
-    fn turn_at(&self, address: IpAddr, now: Instant) -> Turn {
-        let mut table = self.lock();
+    fn turn_at(&self, address: IpAddr, now: Instant) -> Option<Duration> {
+        let mut table = lock(&self.table);
         let Some(record) =
             table.get_mut(&network(address)).filter(|record| record.failures >= FREE_TRIES)
         else {
-            return Turn::Now;
+            return Some(Duration::ZERO);
         };
         let wait = record.next_turn.saturating_duration_since(now);
         if wait > WAIT_MAX {
-            return Turn::Never;
+            return None;
         }
         record.next_turn = record.next_turn.max(now) + PAUSE;
-        if wait.is_zero() { Turn::Now } else { Turn::After(wait) }
+        Some(wait)
     }
 
     /// A try from `address` had the right password.
     pub fn succeeded(&self, address: IpAddr) {
         if self.addresses.load(Ordering::Relaxed) > 0 {
-            let mut table = self.lock();
+            let mut table = lock(&self.table);
             table.remove(&network(address));
             self.addresses.store(table.len(), Ordering::Relaxed);
         }
@@ -108,7 +98,7 @@ impl Attempts {
 
     fn failed_at(&self, address: IpAddr, now: Instant) {
         let network = network(address);
-        let mut table = self.lock();
+        let mut table = lock(&self.table);
         make_room(&mut table, &network, now);
         let record = table.entry(network).or_insert(Record {
             failures: 0,
@@ -139,10 +129,6 @@ impl Attempts {
                  there wait for one second each"
             );
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, Record>> {
-        lock(&self.table)
     }
 }
 
@@ -188,19 +174,19 @@ mod tests {
     #[test]
     fn after_the_third_failure_there_is_one_try_a_second() {
         let (attempts, start) = (Attempts::default(), Instant::now());
+        let after = |seconds| Some(Duration::from_secs(seconds));
         let at = |ms| start + Duration::from_millis(ms);
         for _ in 0..3 {
-            assert_eq!(attempts.turn_at(address(1), start), Turn::Now);
+            assert_eq!(attempts.turn_at(address(1), start), after(0));
             attempts.failed_at(address(1), start);
         }
-        let turns: Vec<Turn> = (0..5).map(|_| attempts.turn_at(address(1), start)).collect();
-        let after = |seconds| Turn::After(Duration::from_secs(seconds));
-        assert_eq!(turns, [after(1), after(2), after(3), Turn::Never, Turn::Never]);
-        assert_eq!(attempts.turn_at(address(2), start), Turn::Now, "others are free");
-        assert_eq!(attempts.turn_at(address(1), at(4_500)), Turn::Now);
+        let turns: Vec<_> = (0..5).map(|_| attempts.turn_at(address(1), start)).collect();
+        assert_eq!(turns, [after(1), after(2), after(3), None, None]);
+        assert_eq!(attempts.turn_at(address(2), start), after(0), "others are free");
+        assert_eq!(attempts.turn_at(address(1), at(4_500)), after(0));
         assert_eq!(attempts.turn_at(address(1), at(4_500)), after(1));
         attempts.succeeded(address(1));
-        assert_eq!(attempts.turn_at(address(1), at(4_500)), Turn::Now, "a right password forgives");
+        assert_eq!(attempts.turn_at(address(1), at(4_500)), after(0), "a right password forgives");
     }
 
     #[test]
@@ -208,12 +194,12 @@ mod tests {
         let (attempts, start) = (Attempts::default(), Instant::now());
         (0..4).for_each(|_| attempts.failed_at(address(1), start));
         attempts.failed_at(address(1), start + MEMORY);
-        assert_eq!(attempts.lock()[&address(1)].failures, 1);
+        assert_eq!(lock(&attempts.table)[&address(1)].failures, 1);
         (0..2 * ADDRESSES_MAX as u32).for_each(|number| {
             attempts
                 .failed_at(address(number), start + MEMORY + Duration::from_millis(number.into()));
         });
-        assert_eq!(attempts.lock().len(), ADDRESSES_MAX);
+        assert_eq!(lock(&attempts.table).len(), ADDRESSES_MAX);
     }
 
     #[test]

@@ -30,7 +30,7 @@ mod words;
 
 use std::sync::Arc;
 
-pub use attempts::{Attempts, Turn};
+pub use attempts::Attempts;
 pub use limiter::LogLimiter;
 pub use reply_memory::{Holding, LARGE_BYTES, ReplyMemory};
 pub use strangers::{Stranger, Strangers};

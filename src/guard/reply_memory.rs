@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 
 use log::warn;
 
@@ -66,21 +66,17 @@ impl ReplyMemory {
 
     /// Bytes that wait for clients now.
     pub fn bytes(&self) -> u64 {
-        self.lock().bytes
+        lock(&self.table).bytes
     }
 
     /// Counts a connection that holds nothing yet.
     pub fn holder(self: &Arc<Self>, socket: &Arc<TcpStream>) -> Holding {
-        let mut table = self.lock();
+        let mut table = lock(&self.table);
         let number = table.next_number;
         table.next_number += 1;
         table.holders.insert(number, Holder { bytes: 0, socket: Arc::clone(socket) });
         drop(table);
         Holding { number, memory: Arc::clone(self) }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Table> {
-        lock(&self.table)
     }
 }
 
@@ -89,7 +85,7 @@ impl Holding {
     /// now or earlier.
     pub fn set(&mut self, bytes: usize) -> Result<()> {
         let memory = &self.memory;
-        let mut table = memory.lock();
+        let mut table = lock(&memory.table);
         let Some(holder) = table.holders.get_mut(&self.number) else {
             return Err(memory.exceeded());
         };
@@ -148,7 +144,7 @@ impl ReplyMemory {
 
 impl Drop for Holding {
     fn drop(&mut self) {
-        let mut table = self.memory.lock();
+        let mut table = lock(&self.memory.table);
         if let Some(holder) = table.holders.remove(&self.number) {
             table.bytes -= holder.bytes;
         }

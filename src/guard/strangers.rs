@@ -58,12 +58,12 @@ impl Strangers {
 
     /// How many there are.
     pub fn count(&self) -> usize {
-        self.lock().sockets.len()
+        lock(&self.table).sockets.len()
     }
 
     /// Gives a place to a connection. Closes the oldest stranger when there is none left.
     pub fn enter(self: &Arc<Self>, socket: &Arc<TcpStream>) -> Stranger {
-        let mut table = self.lock();
+        let mut table = lock(&self.table);
         let number = table.next_number;
         table.next_number += 1;
         table.sockets.insert(number, Arc::clone(socket));
@@ -77,7 +77,7 @@ impl Strangers {
 
     /// Closes the stranger that has been here for longest; `false` when there is none.
     pub fn close_oldest(&self) -> bool {
-        let oldest = self.lock().sockets.pop_first();
+        let oldest = lock(&self.table).sockets.pop_first();
         let Some((_, socket)) = oldest else {
             return false;
         };
@@ -93,22 +93,18 @@ impl Strangers {
         }
         true
     }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Table> {
-        lock(&self.table)
-    }
 }
 
 impl Stranger {
     /// Whether its connection was closed to make room.
     pub fn was_closed(&self) -> bool {
-        !self.strangers.lock().sockets.contains_key(&self.number)
+        !lock(&self.strangers.table).sockets.contains_key(&self.number)
     }
 }
 
 impl Drop for Stranger {
     fn drop(&mut self) {
-        self.strangers.lock().sockets.remove(&self.number);
+        lock(&self.strangers.table).sockets.remove(&self.number);
     }
 }
 

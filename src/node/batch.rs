@@ -60,10 +60,8 @@ pub(super) enum Changed {
 }
 
 /// What a request wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// Nothing of the data; only that the node serves clients.
-    Service,
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
     /// To look at the data.
     Read,
     /// To change the data.
@@ -81,17 +79,22 @@ impl Node {
     /// Admits a request, before it looks at anything or changes anything. The first one of a
     /// connection waits until the node serves clients. A write is refused while the node stops or
     /// the disk fails.
-    pub fn admit(&self, access: Access, batch: &mut Batch) -> Result<()> {
-        if !batch.is_served {
-            self.wait_until_serving();
-            batch.is_served = true;
+    pub(super) fn admit(&self, access: Access, batch: &mut Batch) -> Result<()> {
+        self.wait_until_serving(batch);
+        if access == Access::Write {
+            self.stop.check("not stored")?;
+            self.check_writable()?;
         }
-        match access {
-            Access::Service | Access::Read => Ok(()),
-            Access::Write => {
-                self.stop.check_not_stored()?;
-                self.check_writable()
-            }
+        Ok(())
+    }
+
+    /// Returns when the node serves clients: when it has links to all it knows of, and each of them
+    /// has answered or failed, at most a second after its start. A delete that was served before
+    /// would leave no tombstone.
+    pub fn wait_until_serving(&self, batch: &mut Batch) {
+        if !batch.is_served {
+            self.serving.wait();
+            batch.is_served = true;
         }
     }
 
@@ -124,7 +127,7 @@ impl Node {
         trace!("committed up to position {position}: {}", self.promise());
         if changed == Changed::ForClient {
             // Last: see `stopping`.
-            self.stop.check_outcome()?;
+            self.stop.check("outcome unknown")?;
         }
         Ok(())
     }

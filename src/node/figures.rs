@@ -5,14 +5,13 @@
 //! `redis_exporter`, so that its dashboards need one replacement; what only grows ends in `_total`.
 
 use std::cell::LazyCell;
-use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{Node, PeerStatus};
 use crate::config::REDIS_VERSION;
-use crate::metrics::{Histogram, open_files, read, resident_bytes};
+use crate::metrics::{Histogram, open_files, open_files_max, read, resident_bytes};
 
 /// Something that is shown of a node.
 #[derive(Debug)]
@@ -22,7 +21,7 @@ pub struct Figure {
     /// Its metric.
     pub metric: Option<Metric>,
     /// What it is now.
-    pub value: Value,
+    pub value: String,
 }
 
 /// How a figure stands in `/metrics`.
@@ -32,15 +31,6 @@ pub struct Metric {
     name: &'static str,
     /// What it means.
     pub help: &'static str,
-}
-
-/// The value of a figure.
-#[derive(Debug)]
-pub enum Value {
-    /// A count or an amount.
-    Number(u64),
-    /// Words; a metric has none.
-    Text(String),
 }
 
 /// The figures of one section of `INFO`.
@@ -65,53 +55,14 @@ impl Metric {
     }
 }
 
-impl fmt::Display for Value {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Value::Number(number) => number.fmt(f),
-            Value::Text(text) => text.fmt(f),
-        }
-    }
-}
-
-impl From<u64> for Value {
-    fn from(number: u64) -> Self {
-        Value::Number(number)
-    }
-}
-
-impl From<usize> for Value {
-    fn from(number: usize) -> Self {
-        Value::Number(number as u64)
-    }
-}
-
-impl From<bool> for Value {
-    fn from(is_so: bool) -> Self {
-        Value::Number(u64::from(is_so))
-    }
-}
-
-impl From<&str> for Value {
-    fn from(text: &str) -> Self {
-        Value::Text(text.into())
-    }
-}
-
-impl From<String> for Value {
-    fn from(text: String) -> Self {
-        Value::Text(text)
-    }
-}
-
 /// A figure that only `INFO` shows.
-fn info(field: &'static str, value: impl Into<Value>) -> Figure {
-    Figure { field: Some(field), metric: None, value: value.into() }
+fn info(field: &'static str, value: impl ToString) -> Figure {
+    Figure { field: Some(field), metric: None, value: value.to_string() }
 }
 
 /// A figure that is a metric only.
-fn metric(name: &'static str, help: &'static str, value: impl Into<Value>) -> Figure {
-    Figure { field: None, metric: Some(Metric { name, help }), value: value.into() }
+fn metric(name: &'static str, help: &'static str, value: impl ToString) -> Figure {
+    Figure { field: None, metric: Some(Metric { name, help }), value: value.to_string() }
 }
 
 /// A figure that is shown everywhere.
@@ -119,7 +70,7 @@ fn both(
     field: &'static str,
     name: &'static str,
     help: &'static str,
-    value: impl Into<Value>,
+    value: impl ToString,
 ) -> Figure {
     Figure { field: Some(field), ..metric(name, help, value) }
 }
@@ -191,15 +142,18 @@ impl Node {
 
     /// No figure of `INFO`.
     fn about_process(&self, peers: &[PeerStatus]) -> Vec<Figure> {
-        let is_ready = self.reasons_not_ready(peers).is_empty();
+        let is_ready = u8::from(self.reasons_not_ready(peers).is_empty());
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let began = now.saturating_sub(self.started.elapsed()).as_secs();
-        let (open_fds, max_fds) = open_files().unwrap_or_default();
         vec![
             metric("ready", "1 while /readyz is green.", is_ready),
             metric("process_start_time_seconds", "When it started, in Unix time.", began),
-            metric("process_open_fds", "Open files and sockets.", open_fds),
-            metric("process_max_fds", "Open files and sockets at most.", max_fds),
+            metric("process_open_fds", "Open files and sockets.", open_files().unwrap_or(0)),
+            metric(
+                "process_max_fds",
+                "Open files and sockets at most.",
+                open_files_max().unwrap_or(0),
+            ),
         ]
     }
 
@@ -211,7 +165,7 @@ impl Node {
             info("used_memory_human", human_bytes(bytes)),
             both("used_memory_rss", "process_resident_memory_bytes", "Memory that is in RAM.",
                  resident_bytes()),
-            info("maxmemory", 0_u64),
+            info("maxmemory", 0),
             both("reply_memory", "reply_memory_bytes", "Replies that wait for clients.", replies),
             info("reply_memory_max", self.configuration.reply_memory_bytes),
         ]
@@ -221,17 +175,18 @@ impl Node {
     #[rustfmt::skip]
     fn about_persistence(&self) -> Vec<Figure> {
         let mut figures = vec![
-            info("loading", 0_u64),
-            both("aof_enabled", "aof_enabled", "1 with a data directory.", self.is_durable()),
+            info("loading", 0),
+            both("aof_enabled", "aof_enabled", "1 with a data directory.",
+                 u8::from(self.is_durable())),
             metric("aof_last_write_status", "1 while the log takes writes.",
-                   self.read_only().is_none()),
+                   u8::from(self.read_only().is_none())),
         ];
         let Some(durability) = &self.durability else {
             figures.extend([
-                metric("aof_current_size_bytes", CURRENT_SIZE, 0_u64),
-                metric("log_frames_total", FRAMES, 0_u64),
-                metric("log_fsyncs_total", FSYNCS, 0_u64),
-                metric("log_compactions_total", COMPACTIONS, 0_u64),
+                metric("aof_current_size_bytes", CURRENT_SIZE, 0),
+                metric("log_frames_total", FRAMES, 0),
+                metric("log_fsyncs_total", FSYNCS, 0),
+                metric("log_compactions_total", COMPACTIONS, 0),
             ]);
             return figures;
         };
@@ -241,7 +196,7 @@ impl Node {
         let is_compacting = counts.is_compacting.load(Ordering::Relaxed);
         let compaction_failed = counts.last_compaction_failed.load(Ordering::Relaxed);
         figures.extend([
-            info("aof_rewrite_in_progress", is_compacting),
+            info("aof_rewrite_in_progress", u8::from(is_compacting)),
             info("aof_last_bgrewrite_status", status(compaction_failed)),
             both("aof_rewrites", "log_compactions_total", COMPACTIONS, read(&counts.compactions)),
             info("aof_last_write_status", status(reason.is_some())),
@@ -250,8 +205,8 @@ impl Node {
             info("fsync_policy", self.configuration.fsync.name()),
             both("log_frames_written", "log_frames_total", FRAMES, read(&counts.frames)),
             both("log_fsyncs", "log_fsyncs_total", FSYNCS, read(&counts.fsyncs)),
-            info("log_unsynced", !log.is_synced(log.end())),
-            info("read_only", reason.is_some()),
+            info("log_unsynced", u8::from(!log.is_synced(log.end()))),
+            info("read_only", u8::from(reason.is_some())),
             info("read_only_reason", reason.unwrap_or_default()),
             info("recovered_records", recovered.records),
             info("recovery_ms", recovered.duration.as_millis() as u64),

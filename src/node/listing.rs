@@ -1,6 +1,7 @@
 //! Listings of keys: `SCAN`, `KEYS` and the pages of HTTP.
 
-use super::{Access, Batch, Node};
+use super::batch::Access;
+use super::{Batch, Node};
 use crate::error::{Error, Result};
 use crate::store::scan::{STEP_WORK_MAX, Step};
 

@@ -69,7 +69,7 @@ use crate::stopping::GentleStop;
 pub use crate::store::prefetch::PREFETCH_KEYS_MAX;
 use crate::store::version::{HybridClock, wall_clock_ms};
 use crate::store::{KeyValueStore, Size};
-pub use batch::{Access, Batch};
+pub use batch::Batch;
 
 /// One process of the cluster.
 #[derive(Debug)]
@@ -177,13 +177,6 @@ impl Node {
     /// Whether the node serves clients.
     pub fn is_serving(&self) -> bool {
         self.serving.is_open()
-    }
-
-    /// Returns when the node serves clients: when it has links to all it knows of, and each of them
-    /// has answered or failed, at most a second after its start. A delete that was served before
-    /// would leave no tombstone.
-    fn wait_until_serving(&self) {
-        self.serving.wait();
     }
 
     /// Whether `password` is a valid one; without a configured password nothing is.

@@ -27,35 +27,25 @@ use crate::error::{Code, Error, Refusal, Result};
 ///
 /// Invariants:
 /// - `requests_are_the_same_however_the_bytes_are_split` (in `tests/parsers.rs`).
-/// - `position` is at the start of an element's header or of its content, within the bytes seen.
+/// - `position` is at the start of an element, within the bytes seen.
 /// - `spans` grows by one for each complete element, which is at least six bytes long.
 #[derive(Debug, Default)]
 pub struct Parser {
-    state: State,
-    /// Where to go on, from the start of the request.
+    /// Where to go on, from the start of the request; 0 before its first line.
     position: usize,
+    /// Elements that are still to come.
+    left: usize,
     /// The complete elements so far.
     spans: Vec<Span>,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-enum State {
-    /// Before the `*` of a request.
-    #[default]
-    Start,
-    /// Before a request that is a line of words.
-    Inline,
-    /// Before the `$` of an element; so many are still to come, this one included.
-    Header { left: usize },
-    /// In the content of an element of `len` bytes.
-    Content { left: usize, len: usize },
+    /// The request is a line of words.
+    is_inline: bool,
 }
 
 impl Parser {
     /// A parser that takes the first line as a request: words with white space between them,
     /// without quotes.
     pub fn with_inline_request() -> Self {
-        Parser { state: State::Inline, ..Parser::default() }
+        Parser { is_inline: true, ..Parser::default() }
     }
 
     /// Length of the first request in `bytes`, or `None` until it is all there. `bytes` starts at
@@ -67,29 +57,28 @@ impl Parser {
         limits: &Limits,
         authenticated: bool,
     ) -> Result<Option<usize>> {
-        loop {
-            let progress = match self.state {
-                State::Start => {
-                    self.spans.clear();
-                    // An empty line between requests asks for nothing, as in Redis.
-                    let skipped = super::empty_lines(bytes);
-                    if skipped > 0 {
-                        return Ok(Some(skipped));
-                    }
-                    self.start(bytes, limits, authenticated)?
-                }
-                State::Inline => self.inline(bytes, limits, authenticated)?,
-                State::Header { left: 0 } => {
-                    self.state = State::Start;
-                    return Ok(Some(std::mem::take(&mut self.position)));
-                }
-                State::Header { left } => self.header(bytes, left, limits, authenticated)?,
-                State::Content { left, len } => self.content(bytes, left, len)?,
+        if self.position == 0 {
+            self.spans.clear();
+            // An empty line between requests asks for nothing, as in Redis.
+            let skipped = super::empty_lines(bytes);
+            if skipped > 0 {
+                return Ok(Some(skipped));
+            }
+            let is_begun = if self.is_inline {
+                self.inline(bytes, limits, authenticated)?
+            } else {
+                self.start(bytes, limits, authenticated)?
             };
-            if !progress {
+            if !is_begun {
                 return Ok(None);
             }
         }
+        while self.left > 0 {
+            if !self.element(bytes, limits, authenticated)? {
+                return Ok(None);
+            }
+        }
+        Ok(Some(std::mem::take(&mut self.position)))
     }
 
     /// The words of the request that [`Parser::parse`] found at the start of `bytes`.
@@ -110,19 +99,19 @@ impl Parser {
                 )));
             }
         }
-        let Some((len, after)) = header_line(bytes, 0, "too big mbulk count string")? else {
+        let (too_long, invalid) = ("too big mbulk count string", "invalid multibulk length");
+        let Some((len, after)) = header_line(bytes, 0, too_long, invalid)? else {
             return Ok(false);
         };
         // A negative count asks for nothing, as in Redis.
-        let len = len.ok_or_else(|| Error::protocol("invalid multibulk length"))?.max(0) as u64;
-        if len > limits.request_elements_max as u64 {
-            return Err(Error::protocol("invalid multibulk length"));
+        let len = len.max(0) as usize;
+        if len > limits.request_elements_max {
+            return Err(Error::protocol(invalid));
         }
-        if !authenticated && len > UNAUTHENTICATED_ELEMENTS_MAX as u64 {
+        if !authenticated && len > UNAUTHENTICATED_ELEMENTS_MAX {
             return Err(Error::Protocol(no_auth()));
         }
-        self.position = after;
-        self.state = State::Header { left: len as usize };
+        (self.position, self.left) = (after, len);
         Ok(true)
     }
 
@@ -148,18 +137,13 @@ impl Parser {
             }
             start += word.len() + 1;
         }
-        self.position = end + 1;
-        self.state = State::Header { left: 0 };
+        (self.position, self.is_inline) = (end + 1, false);
         Ok(true)
     }
 
-    fn header(
-        &mut self,
-        bytes: &[u8],
-        left: usize,
-        limits: &Limits,
-        authenticated: bool,
-    ) -> Result<bool> {
+    /// Reads the next element; `false` until all of it is there. Until then each call reads its
+    /// header again, which is short.
+    fn element(&mut self, bytes: &[u8], limits: &Limits, authenticated: bool) -> Result<bool> {
         match bytes.get(self.position) {
             None => return Ok(false),
             Some(b'$') => {}
@@ -170,31 +154,40 @@ impl Parser {
                 )));
             }
         }
-        let Some((len, after)) = header_line(bytes, self.position, "too big bulk count string")?
-        else {
+        let (too_long, invalid) = ("too big bulk count string", "invalid bulk length");
+        let Some((len, start)) = header_line(bytes, self.position, too_long, invalid)? else {
             return Ok(false);
         };
-        let len = len.and_then(|len| usize::try_from(len).ok());
-        let len_max = if self.is_merge(bytes, left) { MERGE_BYTES_MAX } else { VALUE_BYTES_MAX };
-        let len = len
-            .filter(|len| *len <= len_max)
-            .ok_or_else(|| Error::protocol("invalid bulk length"))?;
-        if !authenticated && after + len > limits.unauthenticated_bytes_max {
+        let len_max = if self.is_merge(bytes) { MERGE_BYTES_MAX } else { VALUE_BYTES_MAX };
+        let len = usize::try_from(len).ok().filter(|len| *len <= len_max);
+        let end = start + len.ok_or_else(|| Error::protocol(invalid))?;
+        if !authenticated && end > limits.unauthenticated_bytes_max {
             return Err(Error::Protocol(no_auth()));
         }
-        if after + len > limits.request_bytes_max {
+        if end > limits.request_bytes_max {
             let message = format!("request too long: at most {} bytes", limits.request_bytes_max);
             return Err(Error::protocol(message));
         }
-        self.position = after;
-        self.state = State::Content { left, len };
+        let Some(line_end) = bytes.get(end..end + 2) else {
+            return Ok(false);
+        };
+        if line_end != b"\r\n" {
+            return Err(Error::protocol(format!(
+                "expected CR LF after {} bytes, got '{}'",
+                end - start,
+                line_end.escape_ascii()
+            )));
+        }
+        self.spans.push(Span::new(start, end));
+        self.position = end + 2;
+        self.left -= 1;
         Ok(true)
     }
 
-    /// Whether what comes next are the records of a `PEER MERGE`: the one string that may hold a
+    /// Whether the next element is the records of a `PEER MERGE`: the one string that may hold a
     /// longest value and more.
-    fn is_merge(&self, bytes: &[u8], left: usize) -> bool {
-        if left != 1 || self.spans.len() != 2 {
+    fn is_merge(&self, bytes: &[u8]) -> bool {
+        if self.left != 1 || self.spans.len() != 2 {
             return false;
         }
         let words = self.words(bytes);
@@ -204,29 +197,11 @@ impl Parser {
     /// How many bytes of the records of a `PEER MERGE` are in `bytes`, while they are coming;
     /// `None` when there are less than `len_min` of them in all.
     pub fn merge_bytes(&self, bytes: &[u8], len_min: usize) -> Option<usize> {
-        match self.state {
-            State::Content { left: 1, len } if len >= len_min && self.is_merge(bytes, 1) => {
-                Some(bytes.len().saturating_sub(self.position))
-            }
-            _ => None,
+        if !self.is_merge(bytes) {
+            return None;
         }
-    }
-
-    fn content(&mut self, bytes: &[u8], left: usize, len: usize) -> Result<bool> {
-        let end = self.position + len;
-        let Some(line_end) = bytes.get(end..end + 2) else {
-            return Ok(false);
-        };
-        if line_end != b"\r\n" {
-            return Err(Error::protocol(format!(
-                "expected CR LF after {len} bytes, got '{}'",
-                line_end.escape_ascii()
-            )));
-        }
-        self.spans.push(Span::new(self.position, end));
-        self.position = end + 2;
-        self.state = State::Header { left: left - 1 };
-        Ok(true)
+        let (len, start) = header_line(bytes, self.position, "", "").ok()??;
+        (len >= len_min as i64).then(|| bytes.len() - start)
     }
 }
 
@@ -240,22 +215,28 @@ const INLINE_BYTES_MAX: usize = 64 * 1024;
 /// Spans kept between requests, enough for everyday ones: 2 KiB.
 const SPANS_KEPT: usize = 256;
 
-/// Reads the header line at `start`: the number behind its first byte (`None` if it is no number)
-/// and where the next line starts. `None` until the line is complete.
-fn header_line(bytes: &[u8], start: usize, too_long: &str) -> Result<Option<(Option<i64>, usize)>> {
-    if let Some((number, after)) = short_header_line(bytes, start) {
-        return Ok(Some((Some(number), after)));
+/// Reads the header line at `start`: the number behind its first byte, and where the next line
+/// starts. `None` until the line is complete. The two messages are those of the errors.
+fn header_line(
+    bytes: &[u8],
+    start: usize,
+    too_long: &str,
+    invalid: &str,
+) -> Result<Option<(i64, usize)>> {
+    if let Some(read) = short_header_line(bytes, start) {
+        return Ok(Some(read));
     }
     let line = &bytes[start..bytes.len().min(start + HEADER_BYTES_MAX)];
     let Some(end) = line.iter().position(|&byte| byte == b'\r') else {
         let full = line.len() == HEADER_BYTES_MAX;
         return if full { Err(Error::protocol(too_long)) } else { Ok(None) };
     };
-    match bytes.get(start + end + 1) {
-        None => Ok(None),
-        Some(b'\n') => Ok(Some((decimal(&line[1..end]), start + end + 2))),
-        Some(_) => Ok(Some((None, start + end + 2))),
-    }
+    let number = match bytes.get(start + end + 1) {
+        None => return Ok(None),
+        Some(b'\n') => decimal(&line[1..end]),
+        Some(_) => None,
+    };
+    Ok(Some((number.ok_or_else(|| Error::protocol(invalid))?, start + end + 2)))
 }
 
 /// A whole header line of a few digits, as nearly all are, read in one pass: 8 % of the

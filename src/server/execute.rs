@@ -5,12 +5,11 @@
 //! below, the others in `handshake`, `transaction` and `peer`.
 
 use super::session::{Outcome, Session};
-use super::transaction::{self, Transaction};
-use super::{handshake, info, peer};
+use super::{handshake, info, peer, transaction};
 use crate::error::{Error, Result};
 use crate::guard::LARGE_BYTES;
+use crate::node::Node;
 use crate::node::listing::reply_too_long;
-use crate::node::{Access, Node};
 use crate::protocol::command::{DataCommand, NodeCommand, PeerCommand, SessionCommand};
 use crate::protocol::resp::no_auth;
 use crate::protocol::{Command, Reply, Words};
@@ -33,12 +32,12 @@ pub fn execute<R: Reply>(
     }
     let ends_transaction =
         matches!(command, Command::Session(SessionCommand::Quit | SessionCommand::Reset));
-    if session.transaction == Transaction::Open && !ends_transaction {
+    if session.is_in_transaction && !ends_transaction {
         transaction::inside(&command, session, reply)?;
         return Ok(Outcome::Continue);
     }
     if !command.is_for_peers() {
-        node.admit(Access::Service, &mut session.batch)?;
+        node.wait_until_serving(&mut session.batch);
     }
     match command {
         Command::Data(command) => on_data(command, node, session, reply)?,

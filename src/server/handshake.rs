@@ -5,10 +5,12 @@
 //! node-redis 6 need a real `HELLO 3`, ioredis needs `INFO`, `redis-cli` shows `COMMAND DOCS` as
 //! hints.
 
+use std::time::Duration;
+
 use crate::config::{REDIS_VERSION, VALUE_BYTES_MAX};
 use crate::error::{Code, Error, Result};
 use crate::glob;
-use crate::guard::{Turn, shown};
+use crate::guard::shown;
 use crate::node::Node;
 use crate::protocol::command::{Row, SessionCommand, TABLE, row};
 use crate::protocol::{Reply, Words};
@@ -101,8 +103,8 @@ fn authenticate(
 /// trusted from then on.
 pub fn check_password(password: &[u8], node: &Node, session: &mut Session) -> Result<bool> {
     let attempts = &node.guard.attempts;
-    let turn = session.client.map_or(Turn::Now, |client| attempts.turn(client));
-    if turn == Turn::Never || matches!(turn, Turn::After(wait) if !session.wait_for_turn(wait)) {
+    let turn = session.client.map_or(Some(Duration::ZERO), |client| attempts.turn(client));
+    if !turn.is_some_and(|wait| session.wait_for_turn(wait)) {
         return Err(Error::refused_as(
             Code::WrongPassword,
             "too many wrong passwords from this address, this one was not looked at; try again in \

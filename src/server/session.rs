@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use super::transaction::Transaction;
 use crate::error::Result;
 use crate::guard::{Holding, Stranger};
 use crate::node::{Batch, Greeted, Node};
@@ -61,7 +60,8 @@ pub struct Session {
     pub(super) authenticated: bool,
     /// 2, or 3 after `HELLO 3`.
     pub(super) resp_version: u8,
-    pub(super) transaction: Transaction,
+    /// Whether commands are answered with `+QUEUED`: from `MULTI` to `EXEC`, `DISCARD` or `RESET`.
+    pub(super) is_in_transaction: bool,
 }
 
 /// Longest sleep while a password waits for its turn. After each sleep the thread checks whether
@@ -71,9 +71,8 @@ const TURN_SLICE: Duration = Duration::from_millis(100);
 impl Session {
     /// A new connection.
     pub fn new(id: u64, address: SocketAddr, authenticated: bool) -> Self {
-        let batch = Batch::default();
         Session {
-            batch,
+            batch: Batch::default(),
             id,
             address,
             socket: None,
@@ -84,7 +83,7 @@ impl Session {
             name: Vec::new(),
             authenticated,
             resp_version: 2,
-            transaction: Transaction::None,
+            is_in_transaction: false,
         }
     }
 

@@ -14,16 +14,6 @@ use crate::error::{Code, Error, Result};
 use crate::protocol::command::{NodeCommand, TransactionCommand};
 use crate::protocol::{Command, Reply};
 
-/// Whether a connection has sent `MULTI`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Transaction {
-    /// Commands are executed.
-    #[default]
-    None,
-    /// Commands are answered with `+QUEUED` until `EXEC`, `DISCARD` or `RESET`.
-    Open,
-}
-
 /// Why no transaction is executed, and what to do instead.
 const NONE_EXECUTED: &str = "this server executes no transactions, and nothing was changed; \
                              send the commands without MULTI, as a plain pipeline";
@@ -34,14 +24,14 @@ const NONE_EXECUTED: &str = "this server executes no transactions, and nothing w
 pub fn inside<R: Reply>(command: &Command, session: &mut Session, reply: &mut R) -> Result<()> {
     match command {
         Command::Transaction(TransactionCommand::Exec) => {
-            session.transaction = Transaction::None;
+            session.is_in_transaction = false;
             return Err(Error::refused_as(
                 Code::TransactionAborted,
                 format!("Transaction discarded: {NONE_EXECUTED}"),
             ));
         }
         Command::Transaction(TransactionCommand::Discard) => {
-            session.transaction = Transaction::None;
+            session.is_in_transaction = false;
             reply.ok();
         }
         Command::Transaction(TransactionCommand::Multi) => {
@@ -65,7 +55,7 @@ pub fn outside<R: Reply>(
     reply: &mut R,
 ) -> Result<()> {
     match command {
-        TransactionCommand::Multi => session.transaction = Transaction::Open,
+        TransactionCommand::Multi => session.is_in_transaction = true,
         TransactionCommand::Exec => return Err(Error::refused("EXEC without MULTI")),
         TransactionCommand::Discard => return Err(Error::refused("DISCARD without MULTI")),
         // A client that watches a key relies on `EXEC` to notice a change: refuse before it does

@@ -18,7 +18,7 @@ const STEP: &[u8] = b"100";
 /// Writes all data of a server to `output`, progress to stderr. An error means that the stream is
 /// incomplete.
 pub fn run(target: &Target, output: &mut impl Write) -> Result<()> {
-    let client = &mut Client::connect_within(
+    let client = &mut Client::connect_any(
         vec![target.address()],
         target.password()?,
         target.silence_timeout(),

@@ -13,7 +13,7 @@ fn metrics(node: &Node, address: SocketAddr, batch: &mut Batch) -> Vec<(Metric, 
     let figures = node.figures(address, |_| true).into_iter().flat_map(|section| section.figures);
     // After they were read: the reply waits for all that they show.
     node.shows_everything(batch);
-    figures.filter_map(|figure| Some((figure.metric?, figure.value.to_string()))).collect()
+    figures.filter_map(|figure| Some((figure.metric?, figure.value))).collect()
 }
 
 /// `/status.json`: the figures without their prefix, and what has no number.
@@ -81,10 +81,30 @@ pub fn prometheus(node: &Node, address: SocketAddr, batch: &mut Batch) -> String
     latency(&mut text, node);
     let peers = node.peers();
     let label = |peer: &PeerStatus| format!("{{peer={}}}", json::string(peer.address.as_bytes()));
-    for PeerMetric { name, help, value } in PEER_METRICS {
+    let mut of_peers = |name, help, value: fn(&PeerStatus) -> f64| {
         let samples = peers.iter().map(|peer| (label(peer), value(peer).to_string()));
         family(&mut text, name, kind_of(name), help, samples);
-    }
+    };
+    of_peers("kvstore_replication_up", "1 while the link is live.", |peer| {
+        f64::from(u8::from(peer.state == "live"))
+    });
+    of_peers(
+        "kvstore_replication_lag_seconds",
+        "Age of the oldest change the peer lacks.",
+        |peer| peer.lag_ms as f64 / 1000.0,
+    );
+    of_peers("kvstore_replication_queue_keys", "Changed keys that wait for the peer.", |peer| {
+        peer.queued_keys as f64
+    });
+    of_peers("kvstore_replication_sent_bytes_total", "Bytes sent to the peer.", |peer| {
+        peer.sent_bytes as f64
+    });
+    of_peers("kvstore_replication_received_bytes_total", "Bytes of its answers.", |peer| {
+        peer.received_bytes as f64
+    });
+    of_peers("kvstore_clock_skew_seconds", "How far the peer's clock is ahead.", |peer| {
+        peer.clock_ahead_ms as f64 / 1000.0
+    });
     text
 }
 
@@ -92,46 +112,6 @@ pub fn prometheus(node: &Node, address: SocketAddr, batch: &mut Batch) -> String
 fn kind_of(name: &str) -> &'static str {
     if name.ends_with("_total") { "counter" } else { "gauge" }
 }
-
-/// What `/metrics` shows of each peer.
-struct PeerMetric {
-    name: &'static str,
-    help: &'static str,
-    value: fn(&PeerStatus) -> f64,
-}
-
-const PEER_METRICS: [PeerMetric; 6] = [
-    PeerMetric {
-        name: "kvstore_replication_up",
-        help: "1 while the link is live.",
-        value: |peer| f64::from(u8::from(peer.state == "live")),
-    },
-    PeerMetric {
-        name: "kvstore_replication_lag_seconds",
-        help: "Age of the oldest change the peer lacks.",
-        value: |peer| peer.lag_ms as f64 / 1000.0,
-    },
-    PeerMetric {
-        name: "kvstore_replication_queue_keys",
-        help: "Changed keys that wait for the peer.",
-        value: |peer| peer.queued_keys as f64,
-    },
-    PeerMetric {
-        name: "kvstore_replication_sent_bytes_total",
-        help: "Bytes sent to the peer.",
-        value: |peer| peer.sent_bytes as f64,
-    },
-    PeerMetric {
-        name: "kvstore_replication_received_bytes_total",
-        help: "Bytes of its answers.",
-        value: |peer| peer.received_bytes as f64,
-    },
-    PeerMetric {
-        name: "kvstore_clock_skew_seconds",
-        help: "How far the peer's clock is ahead.",
-        value: |peer| peer.clock_ahead_ms as f64 / 1000.0,
-    },
-];
 
 /// All samples of one name stand together, behind their description.
 fn family(

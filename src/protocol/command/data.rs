@@ -6,48 +6,23 @@ use crate::error::{Error, Result};
 use crate::glob::PATTERN_BYTES_MAX;
 use crate::protocol::Words;
 
-/// Reads or writes keys. Keys, values and patterns in it have an allowed length.
+/// Reads or writes keys. Keys, values and patterns in it have an allowed length; `pairs` are keys
+/// and values in turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // TABLE describes them, with their arguments.
 pub enum DataCommand<'a> {
-    Get {
-        key: &'a [u8],
-    },
-    Put {
-        key: &'a [u8],
-        value: &'a [u8],
-    },
-    Delete {
-        key: &'a [u8],
-    },
-    Del {
-        keys: Words<'a>,
-    },
-    MGet {
-        keys: Words<'a>,
-    },
-    /// Keys and values in turn: an even number of words.
-    MSet {
-        pairs: Words<'a>,
-    },
-    Exists {
-        keys: Words<'a>,
-    },
-    StrLen {
-        key: &'a [u8],
-    },
-    Type {
-        key: &'a [u8],
-    },
+    Get { key: &'a [u8] },
+    Put { key: &'a [u8], value: &'a [u8] },
+    Delete { key: &'a [u8] },
+    Del { keys: Words<'a> },
+    MGet { keys: Words<'a> },
+    MSet { pairs: Words<'a> },
+    Exists { keys: Words<'a> },
+    StrLen { key: &'a [u8] },
+    Type { key: &'a [u8] },
     DbSize,
-    Scan {
-        cursor: u64,
-        pattern: Option<&'a [u8]>,
-        count: usize,
-    },
-    Keys {
-        pattern: &'a [u8],
-    },
+    Scan { cursor: u64, pattern: Option<&'a [u8]>, count: usize },
+    Keys { pattern: &'a [u8] },
     FlushAll,
 }
 

@@ -53,26 +53,15 @@ pub enum TransactionCommand {
     Unwatch,
 }
 
-/// From another node. See [`crate::peers`].
+/// From another node. See [`crate::peers`]. `Digests` asks for the digests of all shards or of the
+/// buckets of one, `Versions` for what a bucket holds behind the key `after`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // The chapter describes them.
 pub enum PeerCommand<'a> {
-    Hello {
-        words: Words<'a>,
-    },
-    /// Digests of all shards, or of the buckets of one.
-    Digests {
-        shard: Option<usize>,
-    },
-    /// What a bucket holds, from behind a key on.
-    Versions {
-        shard: usize,
-        bucket: usize,
-        after: Option<&'a [u8]>,
-    },
-    Merge {
-        records: &'a [u8],
-    },
+    Hello { words: Words<'a> },
+    Digests { shard: Option<usize> },
+    Versions { shard: usize, bucket: usize, after: Option<&'a [u8]> },
+    Merge { records: &'a [u8] },
 }
 
 /// The command of this name, which is in capitals; `None` if there is none with so many words.
