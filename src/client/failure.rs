@@ -1,6 +1,5 @@
 //! Why a request had no reply, and how the client reports it.
 
-use std::fmt;
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 
@@ -9,78 +8,73 @@ use crate::error::{Error, Result};
 
 /// Why an exchange had no reply.
 #[derive(Debug)]
-pub(super) enum Failure {
-    /// Nothing came in this time.
-    Silent(Duration),
+pub(super) struct Failure {
+    pub(super) cause: Cause,
+    /// The cause in words.
+    pub(super) reason: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// Nothing came in time.
+    Silent,
     /// The connection ended.
-    HungUp(String),
+    HungUp,
     /// The address is not a kvstore or Redis server. It cannot have executed anything.
-    Foreign(String),
+    Foreign,
     /// The bytes that came are not a reply.
-    Nonsense(String),
+    Nonsense,
 }
 
 impl Failure {
     /// `timeout` is what the connection's reads and writes were limited to.
     pub(super) fn new(error: &io::Error, timeout: Duration) -> Failure {
-        match error.kind() {
-            ErrorKind::WouldBlock | ErrorKind::TimedOut => Failure::Silent(timeout),
-            ErrorKind::UnexpectedEof => Failure::HungUp("it closed the connection".into()),
-            ErrorKind::Unsupported => Failure::Foreign(error.to_string()),
-            ErrorKind::InvalidData => Failure::Nonsense(error.to_string()),
-            _ => Failure::HungUp(error.to_string()),
-        }
-    }
-
-    pub(super) fn is_hang_up(&self) -> bool {
-        matches!(self, Failure::HungUp(_))
+        let (cause, reason) = match error.kind() {
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => {
+                (Cause::Silent, format!("silent for {} s", timeout.as_secs()))
+            }
+            ErrorKind::UnexpectedEof => (Cause::HungUp, "it closed the connection".into()),
+            ErrorKind::Unsupported => (Cause::Foreign, error.to_string()),
+            ErrorKind::InvalidData => (Cause::Nonsense, error.to_string()),
+            _ => (Cause::HungUp, error.to_string()),
+        };
+        Failure { cause, reason }
     }
 
     /// What happened to the connection.
     pub(super) fn loss(&self, address: &str) -> String {
-        match self {
-            Failure::HungUp(_) => format!("Connection to {address} lost"),
-            failure => format!("Connection to {address} lost ({failure})"),
+        match self.cause {
+            Cause::HungUp => format!("Connection to {address} lost"),
+            _ => format!("Connection to {address} lost ({})", self.reason),
         }
     }
 
     /// Of a read that had no reply.
     pub(super) fn of_read(&self, address: &str) -> String {
-        match self {
-            Failure::Silent(_) => {
-                format!(
-                    "no reply from {address}: {self}; is it busy, or no kvstore or Redis server?"
-                )
-            }
-            Failure::Foreign(answer) => format!("{address} {answer}"),
-            failure => format!("no reply from {address}: {failure}"),
+        let reason = &self.reason;
+        match self.cause {
+            Cause::Silent => format!(
+                "no reply from {address}: {reason}; is it busy, or no kvstore or Redis server?"
+            ),
+            Cause::Foreign => format!("{address} {reason}"),
+            _ => format!("no reply from {address}: {reason}"),
         }
     }
 
     /// Of a command that must not be sent again: what is known of its outcome.
     pub(super) fn of_command(&self, name: &str, address: &str) -> Result<Response> {
-        match (self, name) {
+        let reason = &self.reason;
+        match (self.cause, name) {
             // The end of the connection is the reply.
-            (Failure::HungUp(_), "SHUTDOWN") => Ok(Response::Simple("OK".into())),
-            (Failure::Foreign(answer), _) => Err(Error::Corrupt(format!("{address} {answer}"))),
-            (failure, "WAIT") => Err(Error::Unreachable(format!(
-                "no reply from {address} ({failure}): how many peers hold the writes is unknown"
+            (Cause::HungUp, "SHUTDOWN") => Ok(Response::Simple("OK".into())),
+            (Cause::Foreign, _) => Err(Error::Corrupt(format!("{address} {reason}"))),
+            (_, "WAIT") => Err(Error::Unreachable(format!(
+                "no reply from {address} ({reason}): how many peers hold the writes is unknown"
             ))),
-            (failure, _) => Err(Error::OutcomeUnknown(format!(
-                "no reply from {address} ({failure}): whether {name} was carried out is unknown; \
+            _ => Err(Error::OutcomeUnknown(format!(
+                "no reply from {address} ({reason}): whether {name} was carried out is unknown; \
                  it was not sent again"
             ))),
-        }
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Failure::Silent(time) => write!(f, "silent for {} s", time.as_secs()),
-            Failure::HungUp(reason) | Failure::Foreign(reason) | Failure::Nonsense(reason) => {
-                f.write_str(reason)
-            }
         }
     }
 }

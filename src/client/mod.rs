@@ -46,7 +46,7 @@ use std::io::{self, BufReader, ErrorKind, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
-use failure::Failure;
+use failure::{Cause, Failure};
 pub use failure::{cannot_connect, with_hint};
 pub use response::{Response, foreign, is_reply};
 
@@ -146,7 +146,7 @@ impl Client {
             self.connection = None;
             self.loss = Some(failure.loss(&address));
             // A server that hung up may have been started again: it is asked once more.
-            if !failure.is_hang_up() || !reasons.is_empty() {
+            if failure.cause != Cause::HungUp || !reasons.is_empty() {
                 self.current = (self.current + 1) % self.addresses.len();
                 addresses_left -= 1;
             }
@@ -226,7 +226,7 @@ impl Client {
             Ok(_) => Ok(None),
             Err(error) => {
                 self.connection = None;
-                Ok(Some(io::Error::other(Failure::new(&error, self.silence_timeout).to_string())))
+                Ok(Some(io::Error::other(Failure::new(&error, self.silence_timeout).reason)))
             }
         }
     }

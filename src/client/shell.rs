@@ -17,11 +17,10 @@ const BANNER: &str = "Commands: PUT <key> <value>, GET <key>, DELETE <key>, QUIT
 pub fn run(client: &mut Client) -> Result<bool> {
     let input = io::stdin();
     let interactive = input.is_terminal();
-    let mut shell = Shell { client, failed: false };
     if interactive {
-        print(&format!("Connected to server at {}\n{BANNER}\n", shell.client.address()))?;
+        print(&format!("Connected to server at {}\n{BANNER}\n", client.address()))?;
     }
-    let mut input = input.lock();
+    let (mut input, mut all_worked) = (input.lock(), true);
     loop {
         if interactive {
             print("> ")?;
@@ -29,17 +28,20 @@ pub fn run(client: &mut Client) -> Result<bool> {
         let Some(line) = read_line(&mut input)? else {
             break;
         };
-        match shell.line(&line) {
-            Ok(true) => {}
-            Ok(false) => break,
+        match carry_out(client, &line) {
+            Ok(Some(worked)) => all_worked &= worked,
+            Ok(None) => break,
             Err(Error::Io(error)) => return Err(error.into()),
-            Err(error) => shell.fail(&error),
+            Err(error) => {
+                all_worked = false;
+                complain(&format!("Error: {error}"));
+            }
         }
     }
     if interactive {
         print("Goodbye!\n")?;
     }
-    Ok(interactive || !shell.failed)
+    Ok(interactive || all_worked)
 }
 
 /// How to write a command that has too few or too many words; `None` if it has enough, or is the
@@ -89,58 +91,37 @@ pub fn run_once(client: &mut Client, words: &[Vec<u8>]) -> Result<bool> {
     Ok(false)
 }
 
-struct Shell<'c> {
-    client: &'c mut Client,
-    failed: bool,
-}
-
-impl Shell<'_> {
-    /// Carries out one line; `false` to leave.
-    fn line(&mut self, line: &[u8]) -> Result<bool> {
-        let words = split(line).map_err(|fault| Error::Fatal(fault.into()))?;
-        let words: Vec<&[u8]> = words.iter().map(|word| word.as_ref()).collect();
-        let name = words[0].to_ascii_uppercase();
-        match (name.as_slice(), words.len()) {
-            (b"", 1) => {}
-            (b"QUIT" | b"EXIT", _) => return Ok(false),
-            (b"HELP", _) => print(&help())?,
-            (b"PUT", 3) if !words[1].is_empty() => self.request(&words, "Response: ")?,
-            (b"GET", 2) => self.request(&words, "Value: ")?,
-            (b"DELETE", 2) => self.request(&words, "Response: ")?,
-            _ => match row(&name) {
-                Some(row) if matches!(row.name, "PUT" | "GET" | "DELETE") => self.usage(row)?,
-                Some(_) => self.request(&words, "Response: ")?,
-                None => {
-                    self.failed = true;
-                    print(&format!("Unknown command: {}\n", escaped(&name)))?;
-                }
-            },
-        }
-        Ok(true)
-    }
-
-    fn request(&mut self, words: &[&[u8]], label: &str) -> Result<()> {
-        let response = self.client.request(words);
-        show_notice(self.client);
-        match response {
-            Ok(Response::Error(code, message)) => {
-                self.failed = true;
-                show_error(&code, &message);
+/// Carries out one line and returns whether it worked; `None` to leave.
+fn carry_out(client: &mut Client, line: &[u8]) -> Result<Option<bool>> {
+    let words = split(line).map_err(|fault| Error::Fatal(fault.into()))?;
+    let words: Vec<&[u8]> = words.iter().map(|word| word.as_ref()).collect();
+    let name = words[0].to_ascii_uppercase();
+    let label = match (name.as_slice(), words.len()) {
+        (b"", 1) => return Ok(Some(true)),
+        (b"QUIT" | b"EXIT", _) => return Ok(None),
+        (b"HELP", _) => return print(&help()).map(|()| Some(true)),
+        (b"GET", 2) => "Value: ",
+        (b"PUT", 3) if !words[1].is_empty() => "Response: ",
+        (b"DELETE", 2) => "Response: ",
+        _ => match row(&name) {
+            Some(row) if matches!(row.name, "PUT" | "GET" | "DELETE") => {
+                return print(&format!("Usage: {}\n", usage_of(row))).map(|()| Some(false));
             }
-            Ok(response) => print(&format!("{label}{}\n", shown(&response, "")))?,
-            Err(error) => self.fail(&error),
+            Some(_) => "Response: ",
+            None => {
+                let name = escaped(&name);
+                return print(&format!("Unknown command: {name}\n")).map(|()| Some(false));
+            }
+        },
+    };
+    let response = client.request(&words);
+    show_notice(client);
+    match response? {
+        Response::Error(code, message) => {
+            show_error(&code, &message);
+            Ok(Some(false))
         }
-        Ok(())
-    }
-
-    fn usage(&mut self, row: &Row) -> Result<()> {
-        self.failed = true;
-        print(&format!("Usage: {}\n", usage_of(row)))
-    }
-
-    fn fail(&mut self, error: &Error) {
-        self.failed = true;
-        complain(&format!("Error: {error}"));
+        response => print(&format!("{label}{}\n", shown(&response, ""))).map(|()| Some(true)),
     }
 }
 

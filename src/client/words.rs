@@ -62,7 +62,9 @@ fn take_quoted(mut rest: &[u8], quote: u8) -> Taken<'_> {
                 return if is_end { Ok((Cow::Owned(word), behind)) } else { Err(CONTINUED) };
             }
             [b'\\', b'\'', ..] if quote == b'\'' => (b'\'', 2),
-            [b'\\', b'x', high, low, ..] if quote == b'"' && is_hex(high) && is_hex(low) => {
+            [b'\\', b'x', high, low, ..]
+                if quote == b'"' && high.is_ascii_hexdigit() && low.is_ascii_hexdigit() =>
+            {
                 (hex(high) * 16 + hex(low), 4)
             }
             [b'\\', escaped, ..] if quote == b'"' => (unescaped(escaped), 2),
@@ -86,10 +88,6 @@ fn unescaped(byte: u8) -> u8 {
         b'a' => 7,
         other => other,
     }
-}
-
-fn is_hex(digit: u8) -> bool {
-    digit.is_ascii_hexdigit()
 }
 
 fn hex(digit: u8) -> u8 {

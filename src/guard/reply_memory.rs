@@ -86,36 +86,28 @@ impl Holding {
     pub fn set(&mut self, bytes: usize) -> Result<()> {
         let memory = &self.memory;
         let mut table = lock(&memory.table);
-        let Some(holder) = table.holders.get_mut(&self.number) else {
-            return Err(memory.exceeded());
-        };
-        let before = std::mem::replace(&mut holder.bytes, bytes as u64);
-        table.bytes = table.bytes - before + bytes as u64;
-        let mut was_me = false;
+        if let Some(holder) = table.holders.get_mut(&self.number) {
+            let before = std::mem::replace(&mut holder.bytes, bytes as u64);
+            table.bytes = table.bytes - before + bytes as u64;
+        }
         while table.bytes > memory.bytes_max {
-            let largest = table
-                .holders
-                .iter()
-                .max_by_key(|(_, holder)| holder.bytes)
-                .map(|(number, _)| *number);
-            let Some((number, holder)) =
-                largest.and_then(|number| table.holders.remove_entry(&number))
-            else {
+            let largest = table.holders.iter().max_by_key(|(_, holder)| holder.bytes);
+            let Some(number) = largest.map(|(number, _)| *number) else {
                 break;
             };
-            table.bytes -= holder.bytes;
-            memory.close(&holder, number == self.number);
-            was_me |= number == self.number;
+            if let Some(holder) = table.holders.remove(&number) {
+                table.bytes -= holder.bytes;
+                // This connection stays open, so that it can send the reason.
+                memory.close(&holder, number != self.number);
+            }
         }
-        if was_me { Err(memory.exceeded()) } else { Ok(()) }
+        if table.holders.contains_key(&self.number) { Ok(()) } else { Err(memory.exceeded()) }
     }
 }
 
 impl ReplyMemory {
-    /// Closes the socket of another connection. The calling connection stays open, so that it can
-    /// send the reason.
-    fn close(&self, holder: &Holder, is_caller: bool) {
-        if !is_caller {
+    fn close(&self, holder: &Holder, shut_down: bool) {
+        if shut_down {
             let _ = holder.socket.shutdown(Shutdown::Both);
         }
         metrics::add(&self.closed, 1);
@@ -134,8 +126,7 @@ impl ReplyMemory {
             code: Code::General,
             message: format!(
                 "replies not yet taken exceed {} bytes, and this connection holds most of them; \
-                 ask for less at a time, \
-                 or start the server with a larger --reply-memory",
+                 ask for less at a time, or start the server with a larger --reply-memory",
                 self.bytes_max
             ),
         })

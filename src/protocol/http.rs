@@ -172,13 +172,11 @@ impl<'a> HttpRequest<'a> {
         if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
             return Err(closing("400", "Content-Length is not a number"));
         }
-        let max = VALUE_BYTES_MAX;
         // Digits that do not parse are a number beyond all limits.
-        let len =
-            decimal(value).and_then(|len| usize::try_from(len).ok()).filter(|len| *len <= max);
-        self.content_length = Some(
-            len.ok_or_else(|| closing("413", format!("value too long: at most {max} bytes")))?,
-        );
+        let len = decimal(value).filter(|len| *len <= VALUE_BYTES_MAX as i64).ok_or_else(|| {
+            closing("413", format!("value too long: at most {VALUE_BYTES_MAX} bytes"))
+        })?;
+        self.content_length = Some(len as usize);
         Ok(())
     }
 

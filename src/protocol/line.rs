@@ -224,10 +224,6 @@ impl Reply for LineReply<'_> {
         self.line(len.to_string().as_bytes());
     }
 
-    fn map(&mut self, len: usize) {
-        self.line(len.to_string().as_bytes());
-    }
-
     fn buffer(&mut self) -> &mut Vec<u8> {
         self.0
     }

@@ -69,7 +69,9 @@ pub trait Reply {
         values.iter().for_each(|value| self.value(Some(value.as_ref())));
     }
     /// The next `2 * len` results are keys and values in turn.
-    fn map(&mut self, len: usize);
+    fn map(&mut self, len: usize) {
+        self.array(2 * len);
+    }
     /// The client chose another version of the protocol, from this reply on.
     fn set_version(&mut self, _version: u8) {}
     /// The buffer written to.

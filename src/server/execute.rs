@@ -104,7 +104,7 @@ fn on_data<R: Reply>(
     Ok(())
 }
 
-/// `MGET`. Its reply is taken back when it grows too long, or holds too much memory.
+/// `MGET`. Fails when its reply grows too long, or holds too much memory.
 fn get_all<R: Reply>(keys: Words, node: &Node, session: &mut Session, reply: &mut R) -> Result<()> {
     let max = node.configuration.limits.reply_bytes_max;
     let start = reply.buffer().len();
@@ -113,14 +113,12 @@ fn get_all<R: Reply>(keys: Words, node: &Node, session: &mut Session, reply: &mu
     for key in node.prefetching(keys.iter()) {
         node.get(key, &mut session.batch, |value| reply.value(value))?;
         let len = reply.buffer().len();
-        let mut fits = if len - start > max { Err(reply_too_long(max)) } else { Ok(()) };
-        if fits.is_ok() && len >= counted + LARGE_BYTES {
-            counted = len;
-            fits = session.hold(len, node);
+        if len - start > max {
+            return Err(reply_too_long(max));
         }
-        if fits.is_err() {
-            reply.buffer().truncate(start);
-            return fits;
+        if len >= counted + LARGE_BYTES {
+            counted = len;
+            session.hold(len, node)?;
         }
     }
     Ok(())

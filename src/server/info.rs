@@ -7,14 +7,11 @@ use crate::node::{Batch, Node};
 
 /// All sections, or the one that is named (`all`, `everything` and `default` are all).
 pub fn text(node: &Node, address: SocketAddr, section: Option<&[u8]>, batch: &mut Batch) -> String {
-    let wanted = section.map(|name| String::from_utf8_lossy(name).to_lowercase());
-    let wanted = wanted.filter(|name| !matches!(name.as_str(), "all" | "everything" | "default"));
+    let wanted = section.map_or("all".into(), |name| String::from_utf8_lossy(name).to_lowercase());
+    let shows_all = matches!(wanted.as_str(), "all" | "everything" | "default");
+    let is_wanted = |name: &str| !name.is_empty() && (shows_all || name.to_lowercase() == wanted);
     let mut text = String::new();
-    let is_wanted = |name: &str| match &wanted {
-        Some(wanted) => *wanted == name.to_lowercase(),
-        None => true,
-    };
-    for section in node.figures(address, |name| !name.is_empty() && is_wanted(name)) {
+    for section in node.figures(address, is_wanted) {
         let separator = if text.is_empty() { "" } else { "\r\n" };
         // Writing to a String cannot fail.
         let _ = write!(text, "{separator}# {}\r\n", section.name);

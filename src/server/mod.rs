@@ -89,13 +89,8 @@ impl NodeServer {
     /// The gentle stop, once [`crate::stopping::GentleStop::ask`] was called: takes no more
     /// connections, brings to the peers and to the disk what they lack.
     pub fn stop(&self) -> Result<()> {
-        self.wake_accept();
-        self.node.close()
-    }
-
-    /// Connects to our own port: `accept` waits without a time limit, and closes the listener when
-    /// it looks at the flag.
-    fn wake_accept(&self) {
+        // Connects to our own port: `accept` waits without a time limit, and reads the flag after
+        // each connection.
         let mut address = self.address;
         if address.ip().is_unspecified() {
             address.set_ip(if address.is_ipv4() {
@@ -106,6 +101,7 @@ impl NodeServer {
         }
         // If it fails, the next client's connection does it.
         drop(TcpStream::connect_timeout(&address, WAKE_TIMEOUT));
+        self.node.close()
     }
 }
 
@@ -161,12 +157,12 @@ fn has_place(node: &Node) -> bool {
 }
 
 fn accept(listener: &TcpListener, node: &Arc<Node>, starting: &Sender<Accepted>) {
-    let mut trouble = Trouble::new();
+    let mut trouble = Trouble::default();
     loop {
         match listener.accept() {
             Ok(_) if node.stop.is_asked() => return,
             Ok((stream, client)) => {
-                trouble.over();
+                trouble.pause = Duration::ZERO;
                 metrics::add(&node.metrics.connections_accepted, 1);
                 metrics::add(&node.metrics.connections_open, 1);
                 let place = Place(Arc::clone(node));
@@ -198,7 +194,7 @@ fn accept(listener: &TcpListener, node: &Arc<Node>, starting: &Sender<Accepted>)
 }
 
 fn start_threads(accepted: &Receiver<Accepted>, node: &Arc<Node>, address: SocketAddr) {
-    let mut trouble = Trouble::new();
+    let mut trouble = Trouble::default();
     let mut number: u64 = 0;
     for connection in accepted {
         number += 1;
@@ -212,7 +208,7 @@ fn start_threads(accepted: &Receiver<Accepted>, node: &Arc<Node>, address: Socke
             .stack_size(STACK_BYTES)
             .spawn(serve)
         {
-            Ok(_) => trouble.over(),
+            Ok(_) => trouble.pause = Duration::ZERO,
             Err(error) => {
                 metrics::add(&node.metrics.accept_errors, 1);
                 trouble
@@ -238,26 +234,20 @@ const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_millis(100);
 
 /// Backs off while something keeps failing, and says so once a second.
+#[derive(Default)]
 struct Trouble {
+    /// The last pause; zero after a success.
     pause: Duration,
     lines: LogLimiter,
 }
 
 impl Trouble {
-    fn new() -> Self {
-        Trouble { pause: PAUSE_MIN, lines: LogLimiter::default() }
-    }
-
-    fn over(&mut self) {
-        self.pause = PAUSE_MIN;
-    }
-
     fn pause(&mut self, message: &str) {
         if let Some(left_out) = self.lines.admit() {
             warn!("{message}{left_out}");
         }
+        self.pause = (self.pause * 2).clamp(PAUSE_MIN, PAUSE_MAX);
         thread::sleep(self.pause);
-        self.pause = (self.pause * 2).min(PAUSE_MAX);
     }
 }
 

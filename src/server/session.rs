@@ -122,12 +122,9 @@ impl Session {
     /// Counts replies of so many bytes until they are taken. Fails when the connection must be
     /// closed because all clients together hold too many.
     pub(super) fn hold(&mut self, bytes: usize, node: &Node) -> Result<()> {
-        match (&mut self.holding, &self.socket) {
-            (Some(holding), _) => holding.set(bytes),
-            (none @ None, Some(socket)) => {
-                none.insert(node.guard.replies.holder(socket)).set(bytes)
-            }
-            (None, None) => Ok(()),
-        }
+        let Some(socket) = &self.socket else {
+            return Ok(());
+        };
+        self.holding.get_or_insert_with(|| node.guard.replies.holder(socket)).set(bytes)
     }
 }

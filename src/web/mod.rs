@@ -118,11 +118,8 @@ pub fn answer(
         b"/livez" => reply.content("200", content::TEXT, b"alive\n"),
         b"/readyz" => {
             let reasons = node.reasons_not_ready(&node.peers()).into_iter();
-            match reasons
-                .map(|reason| format!("not ready: {reason}\n"))
-                .collect::<String>()
-                .as_str()
-            {
+            let text: String = reasons.map(|reason| format!("not ready: {reason}\n")).collect();
+            match text.as_str() {
                 "" => reply.content("200", content::TEXT, b"ready\n"),
                 text => reply.content("503", content::TEXT, text.as_bytes()),
             }

@@ -174,9 +174,12 @@ fn answer<R: Reply>(
     reply: &mut R,
 ) -> Outcome {
     session.batch.commands += 1;
+    let start = reply.buffer().len();
     match command.and_then(|command| execute(command, node, session, reply)) {
         Ok(outcome) => outcome,
         Err(error) => {
+            // The error takes the place of what was already written.
+            reply.buffer().truncate(start);
             reply.error(&error.refusal());
             if matches!(error, Error::Protocol(_)) { Outcome::Close } else { Outcome::Continue }
         }
