@@ -139,7 +139,7 @@ impl Default for Configuration {
 impl Configuration {
     /// Which addresses this node connects to when others name them.
     pub fn dials(&self) -> Dials {
-        let is_trusted = self.passwords.first.is_some() || self.insecure;
+        let is_trusted = self.passwords.is_set() || self.insecure;
         if is_trusted { Dials::Everybody } else { Dials::ThisMachineAndSeeds }
     }
 }

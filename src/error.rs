@@ -55,13 +55,15 @@ pub enum Code {
     ReadOnly,
     /// A status of HTTP, in a request that exists only there.
     Http(&'static str),
+    /// HTTP's 405, with the methods that the resource has.
+    HttpMethod(&'static str),
 }
 
 impl Code {
     /// The first word of an error reply in RESP, as Redis has it.
     pub fn word(self) -> &'static str {
         match self {
-            Code::General | Code::Http(_) => "ERR",
+            Code::General | Code::Http(_) | Code::HttpMethod(_) => "ERR",
             Code::NoPassword => "NOAUTH",
             Code::WrongPassword => "WRONGPASS",
             Code::NoSuchVersion => "NOPROTO",
@@ -70,10 +72,11 @@ impl Code {
         }
     }
 
-    /// The status of an HTTP response. After 405 follow the methods that are allowed.
+    /// The status of an HTTP response.
     pub fn http_status(self) -> &'static str {
         match self {
             Code::Http(status) => status,
+            Code::HttpMethod(_) => "405",
             Code::NoPassword | Code::WrongPassword => "401",
             Code::ReadOnly => "503",
             Code::General | Code::NoSuchVersion | Code::TransactionAborted => "400",

@@ -1,9 +1,8 @@
-//! What a node did and how long it took: counters and a latency histogram, for `INFO`, Prometheus
-//! and the page.
+//! Counters and a latency histogram, for `INFO`, Prometheus and the page.
 //!
-//! Connections count for themselves while they work and add up here once per batch of replies
-//! ([`crate::node::Batch`]), so counting costs a `GET` one addition, and threads do not contend for
-//! the counters.
+//! Each connection counts in its own [`crate::node::Batch`] and adds the sums to the shared
+//! counters once per batch of replies. So counting costs a `GET` one addition, and threads seldom
+//! contend for the counters.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -12,7 +11,7 @@ use std::time::Duration;
 
 use crate::locks::lock;
 
-/// Counts from the start of the process; they only grow, but for [`Metrics::connections_open`].
+/// Counts since the start of the process. All but [`Metrics::connections_open`] only grow.
 #[derive(Debug, Default)]
 #[allow(missing_docs)] // The names say it.
 pub struct Metrics {
@@ -28,13 +27,13 @@ pub struct Metrics {
     pub input_bytes: AtomicU64,
     pub output_bytes: AtomicU64,
     /// Time from the arrival of a command's last byte to its settled reply, in nanoseconds.
-    /// Commands that arrived together wait for each other, so they all get the time of their batch.
-    /// A sample: one batch in 16 is timed and stands for those before it.
+    /// Commands that arrived together wait for each other, so each counts with the time of their
+    /// batch. One batch in 16 is timed and counts also for the batches before it.
     pub latency: Histogram,
     history: Mutex<History>,
 }
 
-/// The last minutes, for charts, with what the counters were at the newest sample.
+/// The samples of the last minutes, and the counters as they were at the newest one.
 #[derive(Debug, Default)]
 struct History {
     samples: VecDeque<Sample>,
@@ -43,7 +42,7 @@ struct History {
     latency: Histogram,
 }
 
-/// What went on between two looks at the counters.
+/// The work between two readings of the counters.
 #[derive(Clone, Copy, Debug)]
 pub struct Sample {
     /// Commands per second.
@@ -53,7 +52,7 @@ pub struct Sample {
 }
 
 impl Metrics {
-    /// Notes what has happened since the last sample, and keeps `samples_max` of them.
+    /// Takes a sample of the work since the last one, and keeps the newest `samples_max`.
     pub fn take_sample(&self, uptime: Duration, samples_max: usize) {
         let mut history = lock(&self.history);
         let (commands, seconds) = (read(&self.commands), (uptime - history.uptime).as_secs_f64());
@@ -76,8 +75,8 @@ impl Metrics {
     }
 }
 
-/// How often which value was seen, for quantiles: 32 buckets for each doubling, so that a
-/// bucket is at most 3.2 % wide, as in HdrHistogram (<https://hdrhistogram.org>).
+/// Counts values in buckets, for quantiles. There are 32 buckets for each doubling, so a bucket is
+/// at most 3.2 % wide, as in HdrHistogram (<https://hdrhistogram.org>).
 ///
 /// Invariants:
 /// - `a_bucket_contains_its_values`: every value is above the bound of the bucket before its own,

@@ -131,7 +131,7 @@ impl ServerOptions {
         configuration.passwords = Passwords::read(password_file.as_deref())?;
         password_file.as_deref().into_iter().for_each(warn_if_readable);
         let (bind, replication) = (configuration.bind, &configuration.replication);
-        let has_password = configuration.passwords.first.is_some();
+        let has_password = configuration.passwords.is_set();
         if !bind.is_loopback() && !has_password && !configuration.insecure {
             return Err(Error::Usage(format!(
                 "{bind} can be reached from other machines, and there is no password. Set one with \

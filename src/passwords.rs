@@ -27,6 +27,11 @@ pub struct Passwords {
 }
 
 impl Passwords {
+    /// Whether clients must give a password.
+    pub fn is_set(&self) -> bool {
+        self.first.is_some()
+    }
+
     /// Those of this file, or else of `KVSTORE_PASSWORD`, which holds one.
     pub fn read(file: Option<&Path>) -> Result<Passwords> {
         let Some(file) = file else {

@@ -41,7 +41,7 @@ impl Failure {
         Failure { cause, reason }
     }
 
-    /// What happened to the connection.
+    /// The message about the lost connection.
     pub(super) fn loss(&self, address: &str) -> String {
         match self.cause {
             Cause::HungUp => format!("Connection to {address} lost"),
@@ -49,7 +49,7 @@ impl Failure {
         }
     }
 
-    /// Of a read that had no reply.
+    /// The error message for a read without a reply.
     pub(super) fn of_read(&self, address: &str) -> String {
         let reason = &self.reason;
         match self.cause {
@@ -61,7 +61,7 @@ impl Failure {
         }
     }
 
-    /// Of a command that must not be sent again: what is known of its outcome.
+    /// The result of a command that must not be sent again: what is known of its outcome.
     pub(super) fn of_command(&self, name: &str, address: &str) -> Result<Response> {
         let reason = &self.reason;
         match (self.cause, name) {
@@ -79,7 +79,7 @@ impl Failure {
     }
 }
 
-/// None of these addresses can be used.
+/// The error when no address accepts a connection.
 pub fn cannot_connect(failures: &[(String, io::Error)]) -> Error {
     let reasons =
         failures.iter().map(|(address, error)| format!("cannot connect to {address}: {error}"));
@@ -89,7 +89,7 @@ pub fn cannot_connect(failures: &[(String, io::Error)]) -> Error {
     Error::Unreachable(reasons.collect::<Vec<_>>().join("; ") + way_out)
 }
 
-/// The message of an error reply, with what to do where the client knows more than the server.
+/// The message of an error reply, with a hint about the client's own options.
 pub fn with_hint(code: &str, message: &str) -> String {
     let hint = if code == "NOAUTH" {
         " Give it with --password-file FILE or KVSTORE_PASSWORD."

@@ -1,22 +1,22 @@
 //! # Asking: the client
 //!
-//! [`Client`] is a connection to one server of several, for programs; [`shell`] is what a person
-//! types into. Both speak RESP, so keys and values may hold any bytes.
+//! [`Client`] is a connection to one server of several, for programs. [`shell`] is the user
+//! interface. Both speak RESP, so keys and values may hold any bytes.
 //!
-//! **The problem.** Connections break. A client that was cut off after it sent a write does not
-//! know whether the write happened, and one that quietly sends it again may undo somebody else's
-//! later write.
+//! **The problem.** Connections break. A client that loses its connection after it sent a write
+//! does not know whether the server executed it. A client that silently sends it again may
+//! overwrite a later write of another client.
 //!
 //! **The rules.**
-//! - A lost connection is made again, to the next address if need be ([`Client::notice`] says so).
-//! - A server that says nothing for [`SILENCE_TIMEOUT`] counts as lost. Silence counts, not the
-//!   whole time: a long reply may take as long as it likes while its bytes arrive. Commands that
-//!   block by design are allowed for.
-//! - A read without a reply is asked of the other addresses in turn, and once more of a server that
-//!   hung up. A write that was sent and not answered is [`Error::OutcomeUnknown`], and never
-//!   repeated by itself.
-//! - A connection that broke while nothing was under way is noticed before the next request, so the
-//!   first write after a server's restart simply works.
+//! - The client reconnects when a connection is lost, if necessary to the next address
+//!   ([`Client::notice`] reports it).
+//! - A server that owes a reply and sends nothing for [`SILENCE_TIMEOUT`] counts as lost. A long
+//!   reply may take longer while its bytes arrive. Commands that block by design get more time.
+//! - A read without a reply is sent to the other addresses in turn, and once more to a server that
+//!   closed the connection. A write without a reply is [`Error::OutcomeUnknown`]. The client never
+//!   repeats it by itself.
+//! - The client checks before each request whether the server has closed the connection. So the
+//!   first write after a server's restart works.
 //!
 //! ```
 //! use kvstore::client::Client;
@@ -57,11 +57,10 @@ use crate::protocol::resp::decimal;
 
 /// Longest wait for one address to accept a connection.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Added to the silence timeout for commands that visit all keys, or that settle everything before
-/// the server ends.
+/// Added to the silence timeout for commands that visit all keys, and for `SHUTDOWN`.
 const LONG_COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
-/// Added for a request that the kernel has taken and a slow network still carries: Linux
-/// keeps at most 4 MiB.
+/// The silence timeout grows with the bytes of a request that the kernel may still hold for a slow
+/// network. Linux holds at most 4 MiB.
 const BYTES_UNDER_WAY_MAX: usize = 4 * 1024 * 1024;
 const SLOW_BYTES_PER_SECOND: usize = 128 * 1024;
 
@@ -75,7 +74,7 @@ pub struct Client {
     password: Option<Vec<u8>>,
     silence_timeout: Duration,
     connection: Option<BufReader<TcpStream>>,
-    /// How the last connection was lost, for a person to read; `None` while there is one.
+    /// Why the last connection was lost, as a message; `None` while the client is connected.
     loss: Option<String>,
     notice: Option<String>,
 }
@@ -145,7 +144,7 @@ impl Client {
             let address = self.address().to_string();
             self.connection = None;
             self.loss = Some(failure.loss(&address));
-            // A server that hung up may have been started again: it is asked once more.
+            // A server that closed the connection may have been restarted: try it once more.
             if failure.cause != Cause::HungUp || !reasons.is_empty() {
                 self.current = (self.current + 1) % self.addresses.len();
                 addresses_left -= 1;
@@ -165,7 +164,7 @@ impl Client {
         &self.addresses[self.current]
     }
 
-    /// What happened to the connection since the last call, for a person to read.
+    /// A message about a lost or new connection since the last call.
     pub fn notice(&mut self) -> Option<String> {
         self.notice.take()
     }
@@ -181,7 +180,7 @@ impl Client {
         }
     }
 
-    /// Tries every address once, the current one first.
+    /// Connects to the first address that answers. Tries each once, the current one first.
     fn reconnect(&mut self) -> Result<()> {
         self.connection = None;
         let mut failures = Vec::new();
@@ -212,8 +211,8 @@ impl Client {
         Ok(())
     }
 
-    /// Sends the password, if there is one. A refused password is an error. The result is why the
-    /// server did not reply, if it did not.
+    /// Sends the password, if there is one. A refused password is an error. Without a reply the
+    /// result is the reason.
     fn authenticate(&mut self) -> Result<Option<io::Error>> {
         let Some(password) = self.password.clone() else {
             return Ok(None);
@@ -231,7 +230,7 @@ impl Client {
         }
     }
 
-    /// Whether the server closed the connection while nothing was under way.
+    /// Whether the server has closed the connection since the last reply.
     fn is_lost(&self) -> bool {
         self.connection.as_ref().is_none_or(|reader| has_ended(reader.get_ref()))
     }
@@ -245,18 +244,18 @@ impl Client {
     }
 }
 
-/// Whether a command that had no reply may be asked again, also of another server: those that
-/// change nothing, neither data nor a server, and ask about no connection of their own.
+/// Whether a command without a reply may be sent again, also to another server. It must change
+/// neither data nor a server, and must not depend on its connection.
 fn is_repeatable(name: &str) -> bool {
     let is_of_one_server = matches!(name, "SHUTDOWN" | "PARTITION" | "HEAL" | "PEER" | "CONFIG");
     let is_of_one_connection =
         matches!(name, "WAIT" | "MULTI" | "EXEC" | "DISCARD" | "RESET" | "QUIT");
-    // What is not known to be a read may be a write.
+    // An unknown command may be a write.
     let is_read = command::row(name.as_bytes()).is_some_and(|row| !row.writes);
     is_read && !is_of_one_server && !is_of_one_connection
 }
 
-/// How much longer than others a server may be silent after this request; `None`: for ever.
+/// How much longer than the silence timeout a server may need for this request; `None`: no limit.
 fn extra_time(words: &[&[u8]]) -> Option<Duration> {
     let bytes: usize = words.iter().map(|word| word.len()).sum();
     let on_its_way =
@@ -284,7 +283,7 @@ pub fn encode(words: &[&[u8]]) -> Vec<u8> {
     bytes
 }
 
-/// Whether the other side closed a blocking connection, or sent what nobody asked for.
+/// Whether the other side closed a blocking connection, or sent bytes without a request.
 pub fn has_ended(stream: &TcpStream) -> bool {
     let peeked = stream.set_nonblocking(true).and_then(|()| stream.peek(&mut [0]));
     let is_silent = peeked.is_err_and(|error| error.kind() == ErrorKind::WouldBlock);

@@ -7,7 +7,7 @@ use crate::protocol::resp::decimal;
 /// A reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Response {
-    /// A short word of the server's: `OK`, `PONG`.
+    /// A status word, such as `OK` or `PONG`.
     Simple(String),
     /// A refused request: the code word (`ERR`, `NOAUTH`, …) and the reason.
     Error(String, String),
@@ -15,19 +15,17 @@ pub enum Response {
     Integer(i64),
     /// A value.
     Bulk(Vec<u8>),
-    /// Not there.
+    /// The key does not exist.
     Null,
-    /// A list.
+    /// A list; a map is one of keys and values in turn.
     Array(Vec<Response>),
-    /// Keys and values in turn.
-    Map(Vec<Response>),
 }
 
 /// Longest header line: an error message, with what the client sent in it.
 const LINE_BYTES_MAX: u64 = 64 * 1024;
 /// Longest string; the server's values are at most an eighth of it.
 const BULK_BYTES_MAX: u64 = 512 * 1024 * 1024;
-/// Arrays in arrays. Replies have one level of them, so a deeper one is no reply of ours.
+/// Deepest nesting of arrays; a kvstore server nests less deeply.
 const DEPTH_MAX: u32 = 8;
 
 impl Response {
@@ -36,8 +34,7 @@ impl Response {
         Response::read_within(reader, u64::MAX)
     }
 
-    /// Reads one reply that may take this many bytes of memory: a server that sends more is not
-    /// listened to.
+    /// Reads one reply of at most `bytes_max` bytes of memory. A longer one is an error.
     pub fn read_within(reader: &mut impl BufRead, bytes_max: u64) -> io::Result<Response> {
         Response::read_nested(reader, DEPTH_MAX, &mut { bytes_max })
     }
@@ -72,9 +69,10 @@ impl Response {
                 spend(bytes_left, len.saturating_add(2))?;
                 Response::Bulk(read_bulk(reader, len)?)
             }
-            b'*' => Response::Array(read_list(reader, number()?, depth, bytes_left)?),
-            b'%' => {
-                Response::Map(read_list(reader, number()?.saturating_mul(2), depth, bytes_left)?)
+            b'*' | b'%' => {
+                let per_entry = if *kind == b'%' { 2 } else { 1 };
+                let len = number()?.saturating_mul(per_entry);
+                Response::Array(read_list(reader, len, depth, bytes_left)?)
             }
             _ => return Err(bad("a kind of reply that this client does not know")),
         })
@@ -123,19 +121,19 @@ fn read_list(
     Ok(list)
 }
 
-/// Takes this many bytes from those that a reply may still have.
+/// Subtracts `bytes` from the memory that a reply may still take.
 fn spend(bytes_left: &mut u64, bytes: impl TryInto<u64>) -> io::Result<()> {
     let rest = bytes_left.checked_sub(bytes.try_into().unwrap_or(u64::MAX));
     *bytes_left = rest.ok_or_else(|| bad("a longer reply than this request can have"))?;
     Ok(())
 }
 
-/// Whether a reply in RESP2 or RESP3 can begin so.
+/// Whether a reply in RESP2 or RESP3 can begin with this byte.
 pub fn is_reply(first: u8) -> bool {
     b"+-:$*_#,(!=%~>|".contains(&first)
 }
 
-/// The error for what no kvstore and no Redis server says, such as the answer of a web server.
+/// The error for an answer that no kvstore or Redis server sends, such as that of a web server.
 pub fn foreign(answer: &[u8]) -> io::Error {
     let line = answer.split(|&byte| byte == b'\n').next().unwrap_or_default().trim_ascii();
     let shown = line[..line.len().min(FOREIGN_BYTES_SHOWN)].escape_ascii();
@@ -145,7 +143,7 @@ pub fn foreign(answer: &[u8]) -> io::Error {
     )
 }
 
-/// Enough to know a web server by.
+/// Enough to recognize a web server.
 const FOREIGN_BYTES_SHOWN: usize = 60;
 
 fn bad(what: &str) -> io::Error {
@@ -172,7 +170,7 @@ mod tests {
             ("$-1\r\n", Response::Null),
             ("_\r\n", Response::Null),
             ("*2\r\n$1\r\na\r\n$-1\r\n", Response::Array(vec![bulk("a"), Response::Null])),
-            ("%1\r\n$1\r\na\r\n:1\r\n", Response::Map(vec![bulk("a"), Response::Integer(1)])),
+            ("%1\r\n$1\r\na\r\n:1\r\n", Response::Array(vec![bulk("a"), Response::Integer(1)])),
         ] {
             assert_eq!(read(bytes.as_bytes()).expect("a reply"), expected);
         }

@@ -1,6 +1,7 @@
-//! What a person types into: the original's `> ` prompt, a pipe, or one command.
+//! The user interface of the client: the original's `> ` prompt, commands from a pipe, or one
+//! command from the command line.
 //!
-//! At the prompt and in a pipe words may be quoted (`words`).
+//! At the prompt and in a pipe words may be quoted (see `words`).
 
 use std::io::{self, BufRead, IsTerminal, Read, Write};
 
@@ -44,8 +45,8 @@ pub fn run(client: &mut Client) -> Result<bool> {
     Ok(interactive || all_worked)
 }
 
-/// How to write a command that has too few or too many words; `None` if it has enough, or is the
-/// server's to judge.
+/// The usage of a command with too few or too many words. `None` if the number is right, or if only
+/// the server can check it.
 pub fn usage(words: &[Vec<u8>]) -> Option<String> {
     let row = row(words.first()?)?;
     let fits = match row.arity {
@@ -139,14 +140,14 @@ fn read_line(input: &mut impl BufRead) -> Result<Option<Vec<u8>>> {
     Ok((len > 0).then_some(line))
 }
 
-/// Prints at once, and without the panic of `print!` when nobody reads.
+/// Prints and flushes. Unlike `print!` it returns an error when the output is closed.
 pub fn print(text: &str) -> Result<()> {
     let mut output = io::stdout().lock();
     output.write_all(text.as_bytes())?;
     Ok(output.flush()?)
 }
 
-/// Says something on stderr, and without the panic of `eprintln!` when nobody reads.
+/// Prints a line to stderr. Unlike `eprintln!` it does not panic when stderr is closed.
 pub fn complain(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
@@ -161,19 +162,19 @@ fn show_error(code: &str, message: &str) {
     complain(&format!("Error: {}", with_hint(code, message)));
 }
 
-/// A response for a person: control characters escaped, lists one element a line.
+/// Formats a response for a person: control characters escaped, one list element per line.
 fn shown(response: &Response, indent: &str) -> String {
     match response {
         Response::Simple(word) => word.clone(),
         Response::Error(code, message) => format!("{code} {message}"),
         Response::Integer(number) => number.to_string(),
         Response::Null => "NOT_FOUND".into(),
-        // INFO is the one value that is meant as text of several lines.
+        // Only the reply to INFO is text of several lines.
         Response::Bulk(bytes) if bytes.starts_with(b"# ") && bytes.ends_with(b"\r\n") => {
             format!("\n{}", String::from_utf8_lossy(bytes).trim_end().replace('\r', ""))
         }
         Response::Bulk(bytes) => escaped(bytes),
-        Response::Array(list) | Response::Map(list) => {
+        Response::Array(list) => {
             let indent = format!("{indent}  ");
             let lines = list.iter().enumerate();
             let lines = lines
@@ -183,8 +184,8 @@ fn shown(response: &Response, indent: &str) -> String {
     }
 }
 
-/// Text as it is, but control characters and bytes that are no text escaped: a stored value must
-/// not be able to command a terminal.
+/// Escapes control characters and bytes that are not UTF-8, so that a stored value cannot send
+/// commands to the terminal.
 fn escaped(bytes: &[u8]) -> String {
     let mut text = String::new();
     for chunk in bytes.utf8_chunks() {
@@ -196,10 +197,10 @@ fn escaped(bytes: &[u8]) -> String {
     text
 }
 
-/// A response for a script: bytes as they are, one line each.
+/// Formats a response for a script: raw bytes, one line for each value.
 fn write_bare(response: &Response, out: &mut Vec<u8>) {
     match response {
-        Response::Array(list) | Response::Map(list) => {
+        Response::Array(list) => {
             list.iter().for_each(|one| write_bare(one, out));
             return;
         }

@@ -1,8 +1,8 @@
 //! The words of a line that a person typed, quoted as in `redis-cli`.
 //!
-//! A word that begins with `"` goes on to the next `"` and may hold `\n`, `\r`, `\t`, `\b`, `\a`,
-//! `\xHH` (a byte), `\"` and `\\`; one that begins with `'` goes on to the next `'`, and only `\'`
-//! is special in it. A quote within an unquoted word stands for itself, as in `it's`.
+//! A word that begins with `"` ends at the next `"` and may hold `\n`, `\r`, `\t`, `\b`, `\a`,
+//! `\xHH` (a byte), `\"` and `\\`. One that begins with `'` ends at the next `'`, and only `\'` is
+//! special in it. A quote within an unquoted word has no meaning, as in `it's`.
 
 use std::borrow::Cow;
 

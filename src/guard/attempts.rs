@@ -1,8 +1,8 @@
 //! Wrong passwords: after the third, an address has one try a second.
 //!
-//! A try beyond that waits for its turn before the password is looked at, so it does not help to
-//! try on many connections. A right password forgives: behind a proxy all clients have one address,
-//! and one of them with an old password must not lock the others out for longer than their turn.
+//! A further try waits for its turn before the password is compared, so many connections do not
+//! allow more tries. A right password resets the count of its address: behind a proxy all clients
+//! share one address, and one with an old password must not lock the others out.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -20,20 +20,20 @@ use crate::metrics;
 const FREE_TRIES: u32 = 3;
 /// Time between two tries of an address after that.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Longest wait for a turn. A try that would wait longer is refused at once; less than a link's
-/// patience of 5 s.
+/// Longest wait for a turn, less than the 5 s that a link waits for a reply. A try that would wait
+/// longer is refused at once.
 const WAIT_MAX: Duration = Duration::from_secs(3);
 /// An address is forgotten after so long without a wrong password.
 const MEMORY: Duration = Duration::from_secs(60);
 /// Time between two lines of log about one address.
 const LINE_PAUSE: Duration = Duration::from_secs(60);
-/// Addresses remembered. When they are more, the one that has been quiet for longest is forgotten.
+/// Addresses remembered. Beyond it the one with the oldest wrong password is forgotten.
 const ADDRESSES_MAX: usize = 4_096;
 
-/// Who has given wrong passwords lately.
+/// The addresses that gave wrong passwords lately.
 #[derive(Debug, Default)]
 pub struct Attempts {
-    /// Addresses in the table: as long as there are none, nobody needs its lock.
+    /// Addresses in the table. While there are none, no thread takes its lock.
     addresses: AtomicUsize,
     table: Mutex<HashMap<IpAddr, Record>>,
     lines: LogLimiter,
@@ -116,7 +116,7 @@ impl Attempts {
         let is_quiet =
             record.logged.is_none_or(|logged| now.saturating_duration_since(logged) >= LINE_PAUSE);
         let count = record.unlogged;
-        // Many addresses together must not fill the log either.
+        // The lines about many addresses are limited together, too.
         let left_out = if is_quiet { self.lines.admit() } else { None };
         if left_out.is_some() {
             (record.logged, record.unlogged) = (Some(now), 0);
@@ -151,7 +151,7 @@ fn make_room(table: &mut HashMap<IpAddr, Record>, newcomer: &IpAddr, now: Instan
     }
 }
 
-/// Whom an address counts for: whoever has one IPv6 address usually has all that share its first 64
+/// The network of an address: an owner of one IPv6 address usually has all that share its first 64
 /// bits.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {

@@ -1,4 +1,4 @@
-//! At most one line of log a second for what others can cause.
+//! At most one line of log a second for messages that others can cause.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use crate::locks::lock;
 /// Shortest time between two lines.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Decides whether a line may be logged, and counts those that may not.
+/// Decides whether a line may be logged, and counts the lines that may not.
 #[derive(Debug, Default)]
 pub struct LogLimiter(Mutex<State>);
 

@@ -1,26 +1,27 @@
-//! # Guarding: what strangers and greedy clients may take
+//! # Guarding: limits for strangers and greedy clients
 //!
-//! **The problem.** Whoever reaches the port can send bytes, before any password. Those bytes must
-//! not fill the memory, the log or the table of open files, must not pass for the server's own
-//! words, and must not keep others out. Who has the password is trusted with the data, but a client
-//! that asks for more than it takes must not end the process.
+//! **The problem.** Everybody who reaches the port can send bytes before the password. These bytes
+//! must not fill the memory, the log or the table of open files, must not forge lines of the log,
+//! and must not keep other clients out. A client with the password is trusted with the data. But a
+//! client that requests more than it reads must not end the process.
 //!
 //! **The rules.**
-//! - The password is the boundary. A stranger has not given it: see [`Strangers`] for its place and
-//!   `server::connection` for its 10 s, 16 KiB a request and 64 KiB in all. Without a password
-//!   everybody who can connect is trusted, which is why only loopback goes without one.
+//! - The password is the boundary. A stranger is a connection that has not given it. [`Strangers`]
+//!   limits their number. `server::connection` limits each to 10 s, 16 KiB a request and 64 KiB in
+//!   all. A server without a password trusts everybody who can connect, so by default it listens on
+//!   loopback only.
 //! - Wrong passwords are counted and delayed ([`Attempts`]).
-//! - Replies not yet taken are counted, all connections together ([`ReplyMemory`]).
-//! - Words of others are escaped and cut ([`shown`], [`sentence`]) before they reach the log, a
-//!   state or a message about somebody else. What others can cause to be logged is limited to a
-//!   line a second ([`LogLimiter`]), and counted.
+//! - The bytes of replies that clients have not taken are counted, all connections together
+//!   ([`ReplyMemory`]).
+//! - Text from others is escaped and cut ([`shown`], [`sentence`]) before it is logged or shown.
+//!   Messages that others can cause are limited to one line of log a second ([`LogLimiter`]).
 //!
-//! **What is left out.** Requests that are on their way are not counted together: a connection with
-//! the password may send one of 512 MiB, and it is gone 10 minutes later at the latest. Whoever may
-//! do that may also store as much.
+//! **What is left out.** Incomplete requests are not counted together: a connection with the
+//! password may send one of 512 MiB, which must be complete within 10 minutes. A client that may do
+//! so may also store as much.
 //!
-//! Everything here is a leaf: it knows no node, store or protocol. Only HTTP requests with
-//! a password use it per request.
+//! This chapter knows no node, store or protocol. Only HTTP requests with a password use it per
+//! request.
 
 mod attempts;
 mod limiter;
@@ -36,8 +37,8 @@ pub use reply_memory::{Holding, LARGE_BYTES, ReplyMemory};
 pub use strangers::{Stranger, Strangers};
 pub use words::{sentence, shown};
 
-/// Compares without stopping at the first difference, so that the time taken says nothing about
-/// how much of a guess is right.
+/// Compares without stopping at the first difference, so that the time taken does not depend on how
+/// much of a guess is right.
 pub fn same_in_constant_time(expected: &[u8], given: &[u8]) -> bool {
     let mut difference = expected.len() ^ given.len();
     for (index, byte) in given.iter().enumerate() {

@@ -1,9 +1,9 @@
-//! Memory of replies that were not taken yet, all connections together.
+//! The memory of replies that clients have not taken, all connections together.
 //!
-//! A request of a few bytes can have a reply of hundreds of megabytes. So what waits for clients is
-//! counted, and when it exceeds `--reply-memory`, the connection that holds most is closed. Most
-//! replies are never counted: only those that a client does not take at once, and those longer than
-//! [`LARGE_BYTES`].
+//! A request of a few bytes can have a reply of hundreds of megabytes. So the server counts the
+//! bytes that wait for clients. When they exceed `--reply-memory`, it closes the connection that
+//! holds most of them. It counts only replies that a client does not take at once, and those longer
+//! than [`LARGE_BYTES`]. Most replies are neither.
 
 use std::collections::BTreeMap;
 use std::net::{Shutdown, TcpStream};
@@ -21,7 +21,7 @@ use crate::metrics;
 /// once.
 pub const LARGE_BYTES: usize = 1024 * 1024;
 
-/// What waits for clients.
+/// The replies that wait for clients.
 ///
 /// Invariant: `who_holds_most_is_closed`: after each call the sum is at most `bytes_max`.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ struct Holder {
     socket: Arc<TcpStream>,
 }
 
-/// What one connection holds; given back when this is dropped.
+/// The bytes that one connection holds, until this is dropped.
 #[derive(Debug)]
 pub struct Holding {
     number: u64,

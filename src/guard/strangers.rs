@@ -1,9 +1,8 @@
-//! Places of connections whose client has not given the password: at most half of all.
+//! Connections whose client has not given the password may take at most half of all places.
 //!
-//! When they would be more, the *oldest* stranger is closed, not the newcomer. A client of ours
-//! gives its password at once, so the oldest is the one that has had the most time for it; and
-//! whoever holds connections in silence cannot keep new clients out. Without a password nobody is a
-//! stranger.
+//! A newcomer beyond that closes the *oldest* stranger. An honest client gives its password at
+//! once, and the oldest stranger has had the most time for it. So an attacker with many silent
+//! connections cannot keep new clients out. A server without a password has no strangers.
 
 use std::collections::BTreeMap;
 use std::net::{Shutdown, TcpStream};
@@ -25,7 +24,7 @@ pub struct Strangers {
     places: usize,
     table: Mutex<Table>,
     lines: LogLimiter,
-    /// How many were closed for want of a place since the start.
+    /// How many were closed to make room since the start.
     pub closed: AtomicU64,
 }
 
@@ -36,7 +35,8 @@ struct Table {
     sockets: BTreeMap<u64, Arc<TcpStream>>,
 }
 
-/// A stranger's place, free again when this is dropped: at its password or its end.
+/// A stranger's place, free again when this is dropped: at the password, or at the connection's
+/// end.
 #[derive(Debug)]
 pub struct Stranger {
     number: u64,
@@ -81,7 +81,7 @@ impl Strangers {
         let Some((_, socket)) = oldest else {
             return false;
         };
-        // Its thread notices at its next read or write.
+        // The next read or write of its thread fails.
         let _ = socket.shutdown(Shutdown::Both);
         metrics::add(&self.closed, 1);
         if let Some(left_out) = self.lines.admit() {

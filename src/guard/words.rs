@@ -1,11 +1,10 @@
-//! Escaping what others said before it is logged or shown.
+//! Escapes text from others before it is logged or shown.
 
-/// Bytes of another's words that are shown: more than an address of any sense needs.
+/// Longest text that is shown whole, in bytes: more than an honest address needs.
 const SHOWN_BYTES_MAX: usize = 120;
 
-/// The words of others as they may stand inside quotes in a log or a message: printable ASCII
-/// stays, everything else and both quotes are escaped as in Rust, and what is long is cut and its
-/// length given.
+/// Text from others for use inside quotes in a log or message. Printable ASCII stays. Everything
+/// else and both quotes are escaped as in Rust. A long text is cut and followed by its length.
 ///
 /// ```
 /// use kvstore::guard::shown;
@@ -23,12 +22,12 @@ pub fn shown(words: impl AsRef<[u8]>) -> String {
     }
 }
 
-/// Bytes of another's sentence that are shown: the server's own refusals are shorter.
+/// Longest sentence that is shown whole, in bytes: the server's own refusals are shorter.
 const SENTENCE_BYTES_MAX: usize = 500;
 
-/// A sentence of another program, such as a peer's refusal, as it may stand in a log, a state or a
-/// row of `PEERS`: quotes stay, since it stands outside of any; everything but printable ASCII is
-/// escaped, and what is long is cut.
+/// A sentence from another program, such as a peer's refusal, for use outside quotes in a log or a
+/// row of `PEERS`. Quotes and printable ASCII stay, everything else is escaped. A long sentence is
+/// cut.
 pub fn sentence(words: impl AsRef<[u8]>) -> String {
     let words = words.as_ref();
     let end = words.len().min(SENTENCE_BYTES_MAX);

@@ -1,10 +1,10 @@
-//! HTTP/1.1, as far as a browser, `curl`, a probe and Prometheus need it (RFC 9110, RFC 9112).
+//! The part of HTTP/1.1 that a browser, `curl`, a probe and Prometheus need (RFC 9110, RFC 9112).
 //!
 //! A request is a head (request line and headers, up to an empty line) and a body of
-//! `Content-Length` bytes. Everything that two readers could understand differently is refused,
-//! because a difference is how one request is smuggled inside another: two lengths, a length beside
-//! a transfer coding, folded headers, a space before the colon. Transfer codings themselves are not
-//! spoken (501).
+//! `Content-Length` bytes. The parser refuses what another reader could understand differently: two
+//! lengths, a length beside a transfer coding, folded headers, a space before the colon. Such a
+//! difference lets an attacker smuggle one request inside another. Transfer codings are not
+//! supported (501).
 //!
 //! A connection that began with HTTP stays HTTP until it ends, so a body is never read as a
 //! command. Errors are a [`Refusal`] with their status as its [`Code::Http`]; those of the framing
@@ -15,13 +15,13 @@ use super::resp::decimal;
 use crate::config::{Limits, VALUE_BYTES_MAX};
 use crate::error::{Code, Error, Refusal, Result};
 
-/// Reads requests from the unread bytes. A head is short, so it is simply read again when more of
+/// Reads requests from the unread bytes. A head is short, so the parser reads it again when more of
 /// it has arrived.
 ///
 /// Invariant: `pieces_do_not_matter`: the result depends on the bytes, not on how they arrived.
 #[derive(Debug, Default)]
 pub struct Parser {
-    /// Bytes at the front after which the head was not complete.
+    /// Bytes of an incomplete head that were already searched for line ends.
     scanned: usize,
     /// Bytes of the request, once its head was returned and its body is awaited.
     awaited: usize,
@@ -34,7 +34,7 @@ pub struct HttpRequest<'a> {
     pub method: &'a [u8],
     /// Path and query as they were sent: starts with `/`.
     pub target: &'a [u8],
-    /// `Host`: always there in HTTP/1.1.
+    /// `Host`: HTTP/1.1 requires it.
     pub host: Option<&'a [u8]>,
     /// `Origin`: the site whose page sends the request.
     pub origin: Option<&'a [u8]>,
@@ -42,7 +42,7 @@ pub struct HttpRequest<'a> {
     pub fetch_site: Option<&'a [u8]>,
     /// `Authorization`.
     pub authorization: Option<&'a [u8]>,
-    /// The body; `None` until all of it is there.
+    /// The body; `None` until it is complete.
     pub body: Option<&'a [u8]>,
     /// Bytes of the whole request.
     pub len: usize,
@@ -56,9 +56,9 @@ pub struct HttpRequest<'a> {
 }
 
 impl Parser {
-    /// The request at the start of `bytes`: once when its head is there, if its body is not, and
-    /// once when all of it is. `None` in between. Once it was returned with its body, the next call
-    /// is about the next request.
+    /// The request at the start of `bytes`. If the head is complete before the body, the request is
+    /// returned twice: first without its body, then with it. `None` while bytes are missing. After
+    /// the request with its body the next call parses the next request.
     pub fn parse<'a>(
         &mut self,
         bytes: &'a [u8],
@@ -90,8 +90,8 @@ impl Parser {
 }
 
 impl<'a> HttpRequest<'a> {
-    /// Reads lines up to the empty one: what they say, and where the body begins. `None` if it is
-    /// not there.
+    /// Reads the lines up to the empty one. Returns the request and where its body begins; `None`
+    /// if the head is incomplete.
     fn read_head(bytes: &'a [u8]) -> Result<Option<(Self, usize)>> {
         let (mut request, mut start) = (HttpRequest::default(), 0);
         for line in
@@ -180,7 +180,7 @@ impl<'a> HttpRequest<'a> {
         Ok(())
     }
 
-    /// What can only be said of the head as a whole.
+    /// Checks that need the whole head.
     fn checked(self) -> Result<Self> {
         match (self.has_transfer_encoding, self.content_length) {
             (true, Some(_)) => Err(closing("400", "both Content-Length and Transfer-Encoding")),
@@ -205,16 +205,16 @@ fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// A refusal after which the connection cannot be followed.
+/// A refusal that closes the connection, because nobody knows where the next request starts.
 fn closing(status: &'static str, message: impl Into<String>) -> Error {
     Error::Protocol(Refusal { code: Code::Http(status), message: message.into() })
 }
 
-/// Tells a client that asked to go on with its body.
+/// The answer to `Expect: 100-continue`: the client may send the body.
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// The kinds of content that are sent. A stored value is bytes, and nothing for a browser to show
-/// or run.
+/// The content types of responses. A stored value is sent as bytes, so that a browser neither shows
+/// nor runs it.
 #[allow(missing_docs)] // The names say it.
 pub mod content {
     pub const BYTES: &str = "application/octet-stream";
@@ -224,48 +224,50 @@ pub mod content {
     pub const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 }
 
-/// Where nothing else is said: nothing in the content may run, load or be framed.
+/// The default content security policy: nothing in the content may run, load or be framed.
 const INERT: &str = "sandbox; default-src 'none'; frame-ancestors 'none'";
 
 const AUTHENTICATE: &str =
     "WWW-Authenticate: Basic realm=\"kvstore, user default\", charset=\"UTF-8\"\r\n";
 
-/// Writes responses. A status is three digits; after 405 the methods follow that are allowed.
+/// Writes responses. A status is three digits.
 #[derive(Debug)]
 pub struct HttpReply<'a> {
-    /// Where to.
+    /// The buffer to write to.
     pub out: &'a mut Vec<u8>,
-    /// `HEAD`: the head of what `GET` would answer.
+    /// `HEAD`: write only the head of the response to `GET`.
     pub head_only: bool,
-    /// Whether to say that the connection goes on.
+    /// Whether the connection stays open.
     pub keep_alive: bool,
 }
 
 impl HttpReply<'_> {
     /// A response with a body.
     pub fn content(&mut self, status: &str, content_type: &str, body: &[u8]) {
-        self.guarded(status, content_type, INERT, body);
+        self.respond(status, content_type, INERT, "", body);
     }
 
-    /// A response with a body and a content security policy.
-    pub fn guarded(&mut self, status: &str, content_type: &str, policy: &str, body: &[u8]) {
-        let mut headers = format!(
+    /// A response with a body, a content security policy, and more headers, each with its line end.
+    pub fn respond(
+        &mut self,
+        status: &str,
+        content_type: &str,
+        policy: &str,
+        more_headers: &str,
+        body: &[u8],
+    ) {
+        let headers = format!(
             "Content-Type: {content_type}\r\nContent-Length: {}\r\n\
-             Content-Security-Policy: {policy}\r\n",
+             Content-Security-Policy: {policy}\r\n{more_headers}",
             body.len()
         );
-        match status.split_once(' ') {
-            Some(("405", allowed)) => headers.push_str(&format!("Allow: {allowed}\r\n")),
-            _ if status == "401" => headers.push_str(AUTHENTICATE),
-            _ => {}
-        }
-        self.head(&status[..3], &headers);
+        self.head(status, &headers);
         if !self.head_only {
             self.out.extend_from_slice(body);
         }
     }
 
-    /// Done, nothing to say.
+    /// A response without a body.
     pub fn no_content(&mut self) {
         self.head("204", "");
     }
@@ -273,12 +275,18 @@ impl HttpReply<'_> {
     /// A refusal, with the status of its code.
     pub fn error(&mut self, refusal: &Refusal) {
         let status = refusal.code.http_status();
-        self.content(status, content::TEXT, format!("{}\n", refusal.message).as_bytes());
+        let more_headers = match refusal.code {
+            Code::HttpMethod(allowed) => format!("Allow: {allowed}\r\n"),
+            _ if status == "401" => AUTHENTICATE.into(),
+            _ => String::new(),
+        };
+        let body = format!("{}\n", refusal.message);
+        self.respond(status, content::TEXT, INERT, &more_headers, body.as_bytes());
     }
 
     fn head(&mut self, status: &str, headers: &str) {
         let connection = if self.keep_alive { "keep-alive" } else { "close" };
-        // Nothing here may be kept, guessed to be another type, or put into another site's page.
+        // A browser must not cache the content, guess its type, or show it in another site's page.
         let head = format!(
             "HTTP/1.1 {status} {}\r\n{headers}Connection: {connection}\r\n\
              Cache-Control: no-store\r\n\

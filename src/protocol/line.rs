@@ -1,4 +1,4 @@
-//! The line protocol: the original's requests, made unambiguous.
+//! The line protocol: the requests of the original, without its ambiguities.
 //!
 //! ```text
 //! PUT <key> <value to the end of the line>      OK
@@ -7,20 +7,20 @@
 //! anything wrong                                ERROR <reason>
 //! ```
 //!
-//! A request is one line, ended by `\n` or `\r\n`; so is a reply. Exactly one space separates
-//! command, key and value, so a value keeps its spaces and a doubled space shows an empty key.
-//! Command words may be in any case.
+//! A request is one line that ends with `\n` or `\r\n`; a reply is one line that ends with `\n`.
+//! Exactly one space separates command, key and value. So a value keeps its spaces, and a second
+//! space after the command is an empty key. Command words may be in any case.
 //!
-//! **What lines cannot say.** A value that contains CR or LF is not a line: `GET` of one is an
-//! error that names RESP. A stored value `NOT_FOUND` or `ERROR x` looks like the reply of that
-//! name. Programs that care use RESP.
+//! **What lines cannot express.** A value that contains CR or LF is not a line: `GET` answers with
+//! an error that names RESP. A stored value `NOT_FOUND` or `ERROR x` looks like the reply of that
+//! name. A program that must tell them apart uses RESP.
 
 use super::words::{Span, Words};
 use super::{Command, Reply, command};
 use crate::config::Limits;
 use crate::error::{Code, Error, Refusal, Result};
 
-/// Finds lines in the unread bytes and says what they mean.
+/// Finds lines in the unread bytes and parses them.
 #[derive(Debug, Default)]
 pub struct Parser {
     /// Bytes at the front that are known to hold no line end.
@@ -29,7 +29,7 @@ pub struct Parser {
 }
 
 impl Parser {
-    /// Length of the first line with its end, or `None` until it is all there.
+    /// Length of the first line with its end; `None` until the line is complete.
     pub fn line_end(
         &mut self,
         bytes: &[u8],
@@ -49,7 +49,7 @@ impl Parser {
         Ok(found.map(|_| len + 1))
     }
 
-    /// What a line says. `line` comes without its line end.
+    /// Parses a line, which comes without its line end.
     pub fn parse<'a>(&'a mut self, line: &'a [u8]) -> Result<Command<'a>> {
         let (name, rest) = split_at_space(line);
         if name.eq_ignore_ascii_case(b"PUT") {
@@ -89,10 +89,10 @@ impl Parser {
         }
     }
 
-    /// Lists the words of a line, with one space between two; at most one too many.
+    /// Notes the spans of words that are separated by one space, at most one more than allowed.
     fn list<'w>(&mut self, words: impl Iterator<Item = &'w [u8]>) {
         self.spans.clear();
-        // One line of many words must not leave its list of spans behind for the connection's life.
+        // A line of many words must not occupy memory for the rest of the connection.
         self.spans.shrink_to(SPANS_KEPT);
         let mut start = 0;
         for word in words.take(WORDS_MAX + 1) {
@@ -102,8 +102,8 @@ impl Parser {
     }
 }
 
-/// Most words of a line, as many as elements of a RESP request: each costs eight bytes beside its
-/// own.
+/// Most words of a line, as many as elements of a RESP request. Each takes eight bytes besides its
+/// text.
 const WORDS_MAX: usize = 1_048_576;
 
 /// Spans kept between requests: 2 KiB.
@@ -127,19 +127,19 @@ pub fn has_more_words(line: &[u8], max: usize) -> bool {
     line.split(|&byte| byte == b' ').nth(max).is_some()
 }
 
-/// What a line says about the protocol of its connection.
+/// Whether a line belongs to HTTP.
 #[derive(Debug, PartialEq, Eq)]
 pub enum HttpLike {
     /// Not HTTP.
     No,
     /// `METHOD /target HTTP/1.0` or `1.1`.
     Request,
-    /// Something made to pass for a request of both protocols: a browser tricked into sending
+    /// A line that passes for a request of both protocols: somebody tricks a browser into sending
     /// commands.
     Attack,
 }
 
-/// Whether a line is, or imitates, HTTP. A hostile page can make a browser send lines such as
+/// Whether a line is HTTP or imitates it. A hostile page can make a browser send lines such as
 /// `POST …` and `Host: …`, and then commands. So any line can be an attack, but only the first line
 /// can be a request.
 pub fn is_http_like(line: &[u8], is_first: bool) -> HttpLike {
@@ -168,8 +168,7 @@ pub fn is_http_like(line: &[u8], is_first: bool) -> HttpLike {
     if starts(b"POST ") || starts(b"Host:") { HttpLike::Attack } else { HttpLike::No }
 }
 
-/// Whether a first line is an inline `HELLO`, as some RESP3 libraries begin their conversation with
-/// it.
+/// Whether a first line is an inline `HELLO`, the first request of some RESP3 libraries.
 pub fn is_hello(line: &[u8]) -> bool {
     line.split(|byte| byte.is_ascii_whitespace())
         .next()
@@ -210,7 +209,7 @@ impl Reply for LineReply<'_> {
         self.line(format!("ERROR {}", refusal.message).as_bytes());
     }
 
-    /// Ends with an empty line, so it has none within.
+    /// Writes no empty line within the text, because an empty line ends it.
     fn text(&mut self, text: &str) {
         text.lines().filter(|line| !line.is_empty()).for_each(|line| self.line(line.as_bytes()));
         self.line(b"");

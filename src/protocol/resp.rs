@@ -1,21 +1,21 @@
 //! RESP2 and RESP3, the Redis protocol: requests in, replies out.
 //!
-//! A request is an array of strings; every length is written before what it measures, so
-//! keys and values may hold any bytes:
+//! A request is an array of strings. Each string follows its length, so keys and values may hold
+//! any bytes:
 //!
 //! ```text
 //! *3\r\n $3\r\nSET\r\n $4\r\nname\r\n $5\r\nDylan\r\n      (without the spaces)
 //! ```
 //!
 //! A reply starts with a byte for its kind: `+OK`, `-ERR message`, `:5`, `$5\r\nDylan`, `*2` and
-//! two replies. "Not there" is `$-1` in RESP2. RESP3, after `HELLO 3`, writes `_` for it,
-//! everywhere, also inside arrays (redis-py 8 waits for ever if it meets a `$-1` there), and `%2`
-//! for two pairs of a map.
+//! two replies. A missing value is `$-1` in RESP2 and `_` in RESP3, which a client chooses with
+//! `HELLO 3`. RESP3 needs `_` also inside arrays: redis-py 8 waits for ever after a `$-1` there. A
+//! map of two pairs starts with `%2` in RESP3.
 //!
-//! One inline request is understood: a `HELLO …` line at the start of a connection
+//! The parser accepts one inline request: a `HELLO …` line at the start of a connection
 //! ([`Parser::with_inline_request`]).
 //!
-//! Error texts are Redis's own where it has them: its test suite and several clients look at them.
+//! Error texts are those of Redis where it has them: its test suite and several clients check them.
 //! Specification: <https://redis.io/docs/latest/develop/reference/protocol-spec/>.
 
 use super::words::{Span, Words};
@@ -23,7 +23,7 @@ use super::{Reply, UNAUTHENTICATED_ELEMENTS_MAX};
 use crate::config::{Limits, VALUE_BYTES_MAX};
 use crate::error::{Code, Error, Refusal, Result};
 
-/// Finds requests in the unread bytes. It goes on where it stopped when more bytes have come.
+/// Finds requests in the unread bytes. When more bytes have arrived it continues where it stopped.
 ///
 /// Invariants:
 /// - `requests_are_the_same_however_the_bytes_are_split` (in `tests/parsers.rs`).
@@ -31,7 +31,7 @@ use crate::error::{Code, Error, Refusal, Result};
 /// - `spans` grows by one for each complete element, which is at least six bytes long.
 #[derive(Debug, Default)]
 pub struct Parser {
-    /// Where to go on, from the start of the request; 0 before its first line.
+    /// Where to continue, from the start of the request; 0 before its first line.
     position: usize,
     /// Elements that are still to come.
     left: usize,
@@ -42,15 +42,14 @@ pub struct Parser {
 }
 
 impl Parser {
-    /// A parser that takes the first line as a request: words with white space between them,
-    /// without quotes.
+    /// A parser whose first request is a line: words with white space between them, without quotes.
     pub fn with_inline_request() -> Self {
         Parser { is_inline: true, ..Parser::default() }
     }
 
-    /// Length of the first request in `bytes`, or `None` until it is all there. `bytes` starts at
-    /// a request and only ever grows until the request is complete. Its words are then
-    /// [`Parser::words`]; a request of no words asks for nothing and gets no reply.
+    /// Length of the first request in `bytes`; `None` until the request is complete. Until then
+    /// `bytes` starts at the same request and only grows. [`Parser::words`] returns the words of a
+    /// complete request. A request without words gets no reply.
     pub fn parse(
         &mut self,
         bytes: &[u8],
@@ -59,7 +58,7 @@ impl Parser {
     ) -> Result<Option<usize>> {
         if self.position == 0 {
             self.spans.clear();
-            // An empty line between requests asks for nothing, as in Redis.
+            // Empty lines between requests get no reply, as in Redis.
             let skipped = super::empty_lines(bytes);
             if skipped > 0 {
                 return Ok(Some(skipped));
@@ -87,7 +86,7 @@ impl Parser {
     }
 
     fn start(&mut self, bytes: &[u8], limits: &Limits, authenticated: bool) -> Result<bool> {
-        // One long request must not leave its list of spans behind for the connection's life.
+        // A long request must not occupy memory for the rest of the connection.
         self.spans.shrink_to(SPANS_KEPT);
         match bytes {
             [] | [b'\r'] => return Ok(false),
@@ -103,7 +102,7 @@ impl Parser {
         let Some((len, after)) = header_line(bytes, 0, too_long, invalid)? else {
             return Ok(false);
         };
-        // A negative count asks for nothing, as in Redis.
+        // A request of a negative length has no words, as in Redis.
         let len = len.max(0) as usize;
         if len > limits.request_elements_max {
             return Err(Error::protocol(invalid));
@@ -184,8 +183,8 @@ impl Parser {
         Ok(true)
     }
 
-    /// Whether the next element is the records of a `PEER MERGE`: the one string that may hold a
-    /// longest value and more.
+    /// Whether the next element is the records of a `PEER MERGE`, the only string that may be
+    /// longer than the longest value.
     fn is_merge(&self, bytes: &[u8]) -> bool {
         if self.left != 1 || self.spans.len() != 2 {
             return false;
@@ -194,8 +193,8 @@ impl Parser {
         words.get(0).eq_ignore_ascii_case(b"PEER") && words.get(1).eq_ignore_ascii_case(b"MERGE")
     }
 
-    /// How many bytes of the records of a `PEER MERGE` are in `bytes`, while they are coming;
-    /// `None` when there are less than `len_min` of them in all.
+    /// How many bytes of the records of a `PEER MERGE` have arrived, while they are not complete.
+    /// `None` for any other request, and for records of less than `len_min` bytes in all.
     pub fn merge_bytes(&self, bytes: &[u8], len_min: usize) -> Option<usize> {
         if !self.is_merge(bytes) {
             return None;
@@ -205,14 +204,14 @@ impl Parser {
     }
 }
 
-/// Longest header line (`*3`, `$5`): 20 digits and some. Longer: protocol error.
+/// Longest header line, such as `*3` or `$5`. A longer one is a protocol error.
 const HEADER_BYTES_MAX: usize = 64;
 /// Longest records of a `PEER MERGE`: one record of the longest key and value must fit.
 const MERGE_BYTES_MAX: usize = VALUE_BYTES_MAX + 128 * 1024;
 /// As in Redis.
 const INLINE_BYTES_MAX: usize = 64 * 1024;
 
-/// Spans kept between requests, enough for everyday ones: 2 KiB.
+/// Spans kept between requests: 2 KiB, enough for most requests.
 const SPANS_KEPT: usize = 256;
 
 /// Reads the header line at `start`: the number behind its first byte, and where the next line
@@ -239,8 +238,8 @@ fn header_line(
     Ok(Some((number.ok_or_else(|| Error::protocol(invalid))?, start + end + 2)))
 }
 
-/// A whole header line of a few digits, as nearly all are, read in one pass: 8 % of the
-/// instructions of a `GET` less. Everything else is left to [`header_line`].
+/// Reads a complete header line of at most five digits in one pass, as nearly all are. It saves 8 %
+/// of the instructions of a `GET`. [`header_line`] reads all others.
 pub(super) fn short_header_line(bytes: &[u8], start: usize) -> Option<(i64, usize)> {
     let mut number = 0;
     for at in start + 1..start + 7 {
@@ -272,7 +271,7 @@ pub fn decimal(digits: &[u8]) -> Option<i64> {
     Some(if negative { -number } else { number })
 }
 
-/// The answer to everything before the password.
+/// The reply to a command before the password.
 pub fn no_auth() -> Refusal {
     Refusal { code: Code::NoPassword, message: "Authentication required.".into() }
 }
@@ -351,8 +350,8 @@ impl Reply for RespReply<'_> {
     }
 }
 
-/// Appends a number in decimal. `write!` does the same in five times the instructions, and every
-/// `GET` has a length to write.
+/// Appends a number in decimal. `write!` takes five times the instructions, and every `GET` writes
+/// a length.
 fn push_decimal(out: &mut Vec<u8>, number: i64) {
     let mut digits = [0; 20];
     let mut at = digits.len();

@@ -60,11 +60,3 @@ impl<'a> Words<'a> {
         self.spans.iter().map(move |span| span.of(bytes))
     }
 }
-
-impl PartialEq for Words<'_> {
-    fn eq(&self, other: &Self) -> bool {
-        self.iter().eq(other.iter())
-    }
-}
-
-impl Eq for Words<'_> {}

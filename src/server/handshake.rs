@@ -76,20 +76,18 @@ fn authenticate(
     node: &Node,
     session: &mut Session,
 ) -> Result<()> {
-    if node.configuration.passwords.first.is_none() && user.is_none() {
+    let has_password = node.configuration.passwords.is_set();
+    if !has_password && user.is_none() {
         return Err(Error::refused(
             "AUTH <password> called without any password configured for the default user. Are you \
              sure your configuration is correct?",
         ));
     }
-    let is_default = user.is_none_or(|user| user == b"default");
     // As in Redis, the default user of a server without a password takes any. Another user has no
     // password.
+    let is_default = user.is_none_or(|user| user == b"default");
     let password = if is_default { password } else { b"" };
-    let is_right = match &node.configuration.passwords.first {
-        Some(_) => check_password(password, node, session)?,
-        None => is_default,
-    };
+    let is_right = if has_password { check_password(password, node, session)? } else { is_default };
     if is_right {
         return Ok(());
     }
@@ -99,8 +97,8 @@ fn authenticate(
     ))
 }
 
-/// Looks at a password when it is the turn of the client's address. With a right one the client is
-/// trusted from then on.
+/// Compares a password when it is the turn of the client's address. From a right one on the client
+/// is trusted.
 pub fn check_password(password: &[u8], node: &Node, session: &mut Session) -> Result<bool> {
     let attempts = &node.guard.attempts;
     let turn = session.client.map_or(Some(Duration::ZERO), |client| attempts.turn(client));

@@ -174,7 +174,7 @@ fn accept(listener: &TcpListener, node: &Arc<Node>, starting: &Sender<Accepted>)
                 }
                 let stream = Arc::new(stream);
                 let stranger =
-                    node.configuration.passwords.first.is_some().then(|| strangers.enter(&stream));
+                    node.configuration.passwords.is_set().then(|| strangers.enter(&stream));
                 if starting.send(Accepted { stream, client, stranger, place }).is_err() {
                     return;
                 }

@@ -90,7 +90,7 @@ impl Session {
     /// Makes the connection as new. What it has written and not settled stays, and without its
     /// password it is a stranger again.
     pub(super) fn reset(&mut self, node: &Node) {
-        let is_open = node.configuration.passwords.first.is_none();
+        let is_open = !node.configuration.passwords.is_set();
         let old = std::mem::replace(self, Session::new(self.id, self.address, is_open));
         self.stranger = match (old.stranger, &old.socket) {
             (None, Some(socket)) if !is_open => Some(node.guard.strangers.enter(socket)),

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{json, refused};
+use super::{json, refused, wrong_method};
 use crate::error::Result;
 use crate::node::{Batch, Node};
 use crate::protocol::http::{HttpReply, HttpRequest, content};
@@ -36,10 +36,8 @@ pub fn one(
         b"PUT" => node.put(&key, request.body.unwrap_or_default(), batch)?,
         b"DELETE" => drop(node.delete(&key, batch)?),
         _ => {
-            return Err(refused(
-                "405 GET, HEAD, PUT, DELETE",
-                "a key takes GET, HEAD, PUT and DELETE",
-            ));
+            let allowed = "GET, HEAD, PUT, DELETE";
+            return Err(wrong_method(allowed, "a key takes GET, HEAD, PUT and DELETE"));
         }
     }
     reply.no_content();

@@ -63,7 +63,7 @@ pub fn admit(
     mut check_password: impl FnMut(&[u8]) -> Result<bool>,
 ) -> Result<()> {
     let is_probe = matches!(path(request), b"/livez" | b"/readyz");
-    if node.configuration.passwords.first.is_some() {
+    if node.configuration.passwords.is_set() {
         let is_short = request.len <= node.configuration.limits.unauthenticated_bytes_max;
         let is_authorized =
             password(request).map_or(Ok(false), |password| check_password(&password))?;
@@ -111,7 +111,7 @@ pub fn answer(
     }
     match path {
         b"/" | b"/keys" | b"/livez" | b"/readyz" | b"/status.json" | b"/metrics" if !is_read => {
-            return Err(refused("405 GET, HEAD", "this can only be read"));
+            return Err(wrong_method("GET, HEAD", "this can only be read"));
         }
         b"/" => page(reply),
         b"/keys" => keys::list(query, node, batch, reply)?,
@@ -145,7 +145,7 @@ fn change_link(
     reply: &mut HttpReply,
 ) -> Result<()> {
     if request.method != b"POST" {
-        return Err(refused("405 POST", "links take POST"));
+        return Err(wrong_method("POST", "links take POST"));
     }
     let link = String::from_utf8_lossy(link);
     match link.rsplit_once('/') {
@@ -167,7 +167,7 @@ fn page(reply: &mut HttpReply) {
          img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     );
     let page = PAGE.replace("{{nonce}}", &nonce);
-    reply.guarded("200", content::HTML, &policy, page.as_bytes());
+    reply.respond("200", content::HTML, &policy, "", page.as_bytes());
 }
 
 /// A Host that no attacker's name can be: the name itself is what rebinding needs. A browser always
@@ -238,6 +238,11 @@ fn base64_decoded(text: &[u8]) -> Option<Vec<u8>> {
 /// An answer with a status of its own.
 fn refused(status: &'static str, message: &str) -> Error {
     Error::refused_as(Code::Http(status), message)
+}
+
+/// An answer to a method that the resource does not have.
+fn wrong_method(allowed: &'static str, message: &str) -> Error {
+    Error::refused_as(Code::HttpMethod(allowed), message)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use crate::protocol::Words;
 
 /// Reads or writes keys. Keys, values and patterns in it have an allowed length; `pairs` are keys
 /// and values in turn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 #[allow(missing_docs)] // TABLE describes them, with their arguments.
 pub enum DataCommand<'a> {
     Get { key: &'a [u8] },

@@ -20,7 +20,7 @@ use super::Words;
 use crate::error::{Error, Result};
 
 /// One request. Everything in it is borrowed from the read buffer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub enum Command<'a> {
     /// Reads or writes keys.
     Data(DataCommand<'a>),

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::protocol::Words;
 
 /// About the node: what it shows of itself, and what an operator asks of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 #[allow(missing_docs)] // TABLE describes them, with their arguments.
 pub enum NodeCommand<'a> {
     Info { section: Option<&'a [u8]> },
@@ -19,7 +19,7 @@ pub enum NodeCommand<'a> {
 }
 
 /// About the connection: who its client is, what it may ask, and how it goes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 #[allow(missing_docs)] // TABLE describes them, with their arguments.
 pub enum SessionCommand<'a> {
     Ping { message: Option<&'a [u8]> },
@@ -43,7 +43,7 @@ pub enum SessionCommand<'a> {
 }
 
 /// About transactions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 #[allow(missing_docs)] // TABLE describes them.
 pub enum TransactionCommand {
     Multi,
@@ -55,7 +55,7 @@ pub enum TransactionCommand {
 
 /// From another node. See [`crate::peers`]. `Digests` asks for the digests of all shards or of the
 /// buckets of one, `Versions` for what a bucket holds behind the key `after`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 #[allow(missing_docs)] // The chapter describes them.
 pub enum PeerCommand<'a> {
     Hello { words: Words<'a> },
