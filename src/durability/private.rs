@@ -74,11 +74,14 @@ fn is_ours(name: &str) -> bool {
     matches!(whole, "lock" | "node" | ROOM) || SegmentName::parse(whole).is_some()
 }
 
+/// Takes from other users what `mode` does not give them.
 fn tighten(path: &Path, mode: u32) {
     let changed = fs::metadata(path).and_then(|metadata| {
         let is_open = is_open(&metadata, mode);
+        #[cfg(unix)]
         if is_open {
-            restrict(path, &metadata, mode)?;
+            let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
+            fs::set_permissions(path, permissions)?;
         }
         Ok(is_open)
     });
@@ -94,19 +97,7 @@ fn is_open(metadata: &Metadata, mode: u32) -> bool {
     std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o777 & !mode != 0
 }
 
-#[cfg(unix)]
-fn restrict(path: &Path, metadata: &Metadata, mode: u32) -> io::Result<()> {
-    let mut permissions = metadata.permissions();
-    std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, mode);
-    fs::set_permissions(path, permissions)
-}
-
 #[cfg(not(unix))]
 fn is_open(_: &Metadata, _: u32) -> bool {
     false
-}
-
-#[cfg(not(unix))]
-fn restrict(_: &Path, _: &Metadata, _: u32) -> io::Result<()> {
-    Ok(())
 }

@@ -103,6 +103,11 @@ impl HeaderRead {
     fn is_empty(&self) -> bool {
         self.name.kind == Kind::Log && self.len <= Kind::Log.header_bytes()
     }
+
+    /// Its header, if it is a good one of the directory with this id.
+    fn header_of(&self, id: Option<u64>) -> Option<&Header> {
+        self.header.as_ref().ok().filter(|header| Some(header.directory) == id)
+    }
 }
 
 /// Looks at all files.
@@ -110,29 +115,26 @@ pub fn survey(files: &dyn FileLayer, directory: &Directory) -> Result<Survey> {
     let all = files.names()?;
     let found = read_headers(files, &all)?;
     let with_frames = || found.iter().filter(|found| !found.is_empty());
+    let last = with_frames().map(|found| found.name).max();
     let mut ids = with_frames().filter_map(|found| Some(found.header.as_ref().ok()?.directory));
     let known = Directory { id: directory.id.or(ids.next_back()), ..*directory };
+    let own = || found.iter().filter_map(|found| Some((found.header_of(known.id)?, found.name)));
+    let snapshots = own().filter(|(_, name)| name.kind == Kind::Snapshot);
     let mut survey = Survey {
         id: known.id,
         next_number: found.last().map_or(1, |found| found.name.number + 1),
-        obsolete: all.into_iter().filter(|name| name.ends_with(TEMPORARY)).collect(),
+        snapshot: snapshots.map(|(_, name)| name.number).max().unwrap_or(0),
+        obsolete: all.iter().filter(|name| name.ends_with(TEMPORARY)).cloned().collect(),
         ..Survey::default()
     };
     survey.check_node_file(directory, &found)?;
-    let is_own = |found: &&HeaderRead| {
-        found.header.as_ref().is_ok_and(|header| Some(header.directory) == known.id)
-    };
-    let snapshots = found.iter().filter(is_own).filter(|found| found.name.kind == Kind::Snapshot);
-    survey.snapshot = snapshots.map(|found| found.name.number).max().unwrap_or(0);
-    let last = with_frames().map(|found| found.name).max();
     for found in &found {
         survey.place(&known, found, last)?;
     }
-    let stands_on = found
-        .iter()
-        .filter(is_own)
-        .filter_map(|found| Some((found.header.as_ref().ok()?.stands_on, found.name)));
-    if let Some((number, log)) = stands_on.max().filter(|(number, _)| *number > survey.snapshot) {
+    let stands_on = own().map(|(header, name)| (header.stands_on, name)).max();
+    if let Some((number, log)) = stands_on
+        && number > survey.snapshot
+    {
         let snapshot = SegmentName { number, kind: Kind::Snapshot };
         let reason =
             format!("{snapshot}, which it stands on, is missing, and most of the data with it");

@@ -288,11 +288,16 @@ impl Shard {
     /// Removes an entry, and its share of the digests and the counts.
     fn take(&mut self, hash: u64, key: &[u8]) -> Option<Entry> {
         let (entry, ()) = self.map.remove_entry(key)?;
-        self.toggle(hash, &entry);
-        self.aged -= usize::from(self.is_aged(&entry));
+        self.forget(hash, &entry);
+        Some(entry)
+    }
+
+    /// Takes an entry that has left the map out of the digests and the counts.
+    fn forget(&mut self, hash: u64, entry: &Entry) {
+        self.toggle(hash, entry);
+        self.aged -= usize::from(self.is_aged(entry));
         self.bytes -= entry.bytes().len() as u64;
         self.live -= usize::from(!entry.is_tombstone());
-        Some(entry)
     }
 
     /// Inserts an entry whose key is not in the map.

@@ -62,14 +62,21 @@ impl KeyValueStore {
 
     /// Drops the tombstones that `is_meant` selects; it also gets the marked buckets of the shard.
     fn drop_tombstones(&self, is_meant: impl Fn(&Entry, u64) -> bool) -> usize {
-        let drop_in = |index| {
-            let mut shard = self.lock(index);
-            let dropped = shard.drop_tombstones(&is_meant);
-            drop(shard);
-            // Frees their memory after the lock was released.
-            dropped.len()
-        };
-        (0..SHARDS).map(drop_in).sum()
+        // Their memory is freed when the lock was released again.
+        (0..SHARDS).map(|index| self.take_tombstones(index, &is_meant).len()).sum()
+    }
+
+    fn take_tombstones(&self, index: usize, is_meant: impl Fn(&Entry, u64) -> bool) -> Vec<Entry> {
+        let shard = &mut *self.lock(index);
+        if shard.map.len() == shard.live {
+            return Vec::new();
+        }
+        let unasked = shard.unasked;
+        let is_dropped = |entry: &Entry| entry.is_tombstone() && is_meant(entry, unasked);
+        let dropped = shard.map.extract_if(|entry, ()| is_dropped(entry));
+        let dropped: Vec<Entry> = dropped.map(|(entry, ())| entry).collect();
+        dropped.iter().for_each(|entry| shard.forget(key_hash(entry.key()), entry));
+        dropped
     }
 }
 
@@ -102,21 +109,5 @@ impl Shard {
             self.flip(hash, version);
         }
         self.oldest_tombstone = oldest;
-    }
-
-    fn drop_tombstones(&mut self, is_meant: impl Fn(&Entry, u64) -> bool) -> Vec<Entry> {
-        if self.map.len() == self.live {
-            return Vec::new();
-        }
-        let unasked = self.unasked;
-        let is_dropped = |entry: &Entry| entry.is_tombstone() && is_meant(entry, unasked);
-        let dropped: Vec<Entry> =
-            self.map.extract_if(|entry, ()| is_dropped(entry)).map(|(entry, ())| entry).collect();
-        for entry in &dropped {
-            self.toggle(key_hash(entry.key()), entry);
-            self.aged -= usize::from(self.is_aged(entry));
-            self.bytes -= entry.bytes().len() as u64;
-        }
-        dropped
     }
 }
