@@ -82,6 +82,9 @@ pub struct Configuration {
     #[command(flatten)]
     #[allow(missing_docs)] // Would be taken for a text of the help.
     pub replication: ReplicationOptions,
+    #[command(flatten)]
+    #[allow(missing_docs)] // Would be taken for a text of the help.
+    pub raft: RaftOptions,
     /// When written records are brought to the disk. `--fsync` says so.
     #[arg(skip)]
     pub fsync: FsyncPolicy,
@@ -120,6 +123,23 @@ pub struct ReplicationOptions {
     #[arg(long = "enable-fault-injection", env = "KVSTORE_ENABLE_FAULT_INJECTION")]
     #[arg(value_parser = BoolishValueParser::new())]
     pub fault_injection: bool,
+}
+
+/// What a node is told about agreeing by consensus.
+#[derive(Args, Clone, Debug)]
+pub struct RaftOptions {
+    /// Agree by consensus (Raft): a write is acknowledged when a majority has it on disk, and reads
+    /// are never old; needs --data-dir, and all nodes of the cluster started so
+    #[arg(long = "raft", env = "KVSTORE_RAFT", value_parser = BoolishValueParser::new())]
+    pub is_on: bool,
+    /// With --raft, how long a node hears no leader before it asks for votes; at most twice this
+    #[arg(long = "election-timeout", env = "KVSTORE_ELECTION_TIMEOUT", value_name = "MS")]
+    #[arg(default_value = "1000", value_parser = parse_milliseconds)]
+    pub election_timeout: Duration,
+    /// With --raft, how long a request waits for a leader and a majority
+    #[arg(long = "request-timeout", env = "KVSTORE_REQUEST_TIMEOUT", value_name = "MS")]
+    #[arg(default_value = "3000", value_parser = parse_milliseconds)]
+    pub request_timeout: Duration,
 }
 
 impl Default for Configuration {
@@ -290,6 +310,12 @@ fn parse_address(text: &str) -> Result<IpAddr, String> {
     }
     text.parse()
         .map_err(|_| "not an IP address; try 127.0.0.1, or 0.0.0.0 for all interfaces".into())
+}
+
+/// At least a heartbeat, and at most a minute.
+fn parse_milliseconds(text: &str) -> Result<Duration, String> {
+    let ms = text.parse().ok().filter(|ms| (100..=60_000).contains(ms));
+    ms.map(Duration::from_millis).ok_or_else(|| "not a number from 100 to 60000".into())
 }
 
 fn parse_seconds(text: &str) -> Result<Duration, ParseIntError> {

@@ -53,6 +53,8 @@ pub enum Code {
     TransactionAborted,
     /// This node takes no writes now: its disk failed, or it stops.
     ReadOnly,
+    /// No leader, or no majority: consensus cannot be reached here now.
+    ClusterDown,
     /// A status of HTTP, in a request that exists only there.
     Http(&'static str),
     /// HTTP's 405, with the methods that the resource has.
@@ -69,6 +71,7 @@ impl Code {
             Code::NoSuchVersion => "NOPROTO",
             Code::TransactionAborted => "EXECABORT",
             Code::ReadOnly => "MISCONF",
+            Code::ClusterDown => "CLUSTERDOWN",
         }
     }
 
@@ -78,7 +81,7 @@ impl Code {
             Code::Http(status) => status,
             Code::HttpMethod(_) => "405",
             Code::NoPassword | Code::WrongPassword => "401",
-            Code::ReadOnly => "503",
+            Code::ReadOnly | Code::ClusterDown => "503",
             Code::General | Code::NoSuchVersion | Code::TransactionAborted => "400",
         }
     }

@@ -34,10 +34,11 @@
 //! 6. [`client`], asking: a connection that breaks, and the prompt.
 //! 7. [`peers`], meeting: introductions, connections, and what two stores differ in.
 //! 8. [`replication`], agreeing: links, members, and when a delete may be forgotten.
-//! 9. [`web`], watching: the page, REST, health and metrics, and how a browser is kept from being a
-//!    way in.
-//! 10. [`guard`]: what strangers may take, and what becomes of their words.
-//! 11. [`tools`]: how fast a server is and how long its clients wait; the way out for the data.
+//! 9. [`consensus`], agreeing at once, with `--raft`: a leader, a log, a majority.
+//! 10. [`web`], watching: the page, REST, health and metrics, and how a browser is kept from being
+//!     a way in.
+//! 11. [`guard`]: what strangers may take, and what becomes of their words.
+//! 12. [`tools`]: how fast a server is and how long its clients wait; the way out for the data.
 //!
 //! Beside them: [`options`] is the command line, [`config`] what it becomes, [`error`] every way to
 //! fail, [`metrics`] what is counted and timed, [`locks`] how threads take a lock and wait for an
@@ -64,7 +65,7 @@
 //! | `peers` | `client`, `protocol`, `store` |
 //! | `replication` | `peers`, `store` |
 //! | `consensus` | `durability`, `peers`, `store` |
-//! | `node` | `durability`, `peers`, `replication`, `store` |
+//! | `node` | `consensus`, `durability`, `peers`, `replication`, `store` |
 //! | `web` | `node`, `protocol` |
 //! | `server` | `node`, `protocol`, `web` |
 //! | `options` | helpers |

@@ -22,7 +22,7 @@ pub struct ServerOptions {
     #[command(flatten)]
     #[allow(missing_docs)] // Would be taken for a text of the help.
     pub configuration: Configuration,
-    /// When writes are brought to the disk [default: everysec]
+    /// When writes are brought to the disk [default: everysec, with --raft always]
     #[arg(long, env = "KVSTORE_FSYNC", value_name = "POLICY")]
     pub fsync: Option<FsyncPolicy>,
     /// File with the password that clients must give, or with two, one to a line, while it is
@@ -147,6 +147,20 @@ impl ServerOptions {
                     .into(),
             ));
         }
+        if configuration.raft.is_on && configuration.data_dir.is_none() {
+            return Err(Error::Usage(
+                "--raft needs --data-dir DIR: a node that forgot its vote or its log after a \
+                 restart could break what the others agreed on"
+                    .into(),
+            ));
+        }
+        if configuration.raft.is_on && (configuration.salvage || configuration.restamp) {
+            return Err(Error::Usage(
+                "--salvage and --restamp do not go with --raft: a node with a damaged directory \
+                 starts with an empty one, and the others give it what it lost"
+                    .into(),
+            ));
+        }
         let has_peers = !replication.seeds.is_empty();
         if bind.is_unspecified() && replication.advertise.is_none() && has_peers {
             return Err(Error::Usage(format!(
@@ -154,7 +168,16 @@ impl ServerOptions {
                  is; say --advertise HOST:PORT"
             )));
         }
-        configuration.fsync = fsync.unwrap_or_default();
+        let is_raft = configuration.raft.is_on;
+        let default = if is_raft { FsyncPolicy::Always } else { FsyncPolicy::default() };
+        configuration.fsync = fsync.unwrap_or(default);
+        if is_raft && configuration.fsync != FsyncPolicy::Always {
+            warn!(
+                "--raft with --fsync {}: when a majority loses power at once, writes that were \
+                 acknowledged last can be lost",
+                configuration.fsync.name()
+            );
+        }
         configuration.connections_max = fitting_connections(configuration.connections_max);
         Ok(configuration)
     }

@@ -17,6 +17,8 @@
 //!   repeats it by itself.
 //! - The client checks before each request whether the server has closed the connection. So the
 //!   first write after a server's restart works.
+//! - A server that refuses with `CLUSTERDOWN` has done nothing, so the client asks the next
+//!   address: in a raft cluster one node leads. During an election it asks all of them in turn.
 //!
 //! ```
 //! use kvstore::client::Client;
@@ -44,7 +46,8 @@ mod words;
 
 use std::io::{self, BufReader, ErrorKind, Write};
 use std::net::{TcpStream, ToSocketAddrs};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use failure::{Cause, Failure};
 pub use failure::{cannot_connect, with_hint};
@@ -57,6 +60,11 @@ use crate::protocol::resp::decimal;
 
 /// Longest wait for one address to accept a connection.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a request looks for the server that leads, while each of several refuses because
+/// another one does. An election takes a second or two.
+const LEADER_TIMEOUT: Duration = Duration::from_secs(3);
+/// Pause after all have refused.
+const LEADER_PAUSE: Duration = Duration::from_millis(20);
 /// Added to the silence timeout for commands that visit all keys, and for `SHUTDOWN`.
 const LONG_COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 /// The silence timeout grows with the bytes of a request that the kernel may still hold for a slow
@@ -125,6 +133,7 @@ impl Client {
         let name =
             String::from_utf8_lossy(words.first().copied().unwrap_or_default()).to_uppercase();
         let (mut reasons, mut addresses_left) = (Vec::new(), self.addresses.len());
+        let (began, mut refusals) = (Instant::now(), 0);
         loop {
             if self.is_lost() {
                 self.reconnect_with_notice()?;
@@ -135,6 +144,18 @@ impl Client {
                 }
             }
             let failure = match self.exchange(words) {
+                Ok(response)
+                    if is_elsewhere(&response)
+                        && self.addresses.len() > 1
+                        && began.elapsed() < LEADER_TIMEOUT =>
+                {
+                    refusals += 1;
+                    if refusals % self.addresses.len() == 0 {
+                        thread::sleep(LEADER_PAUSE);
+                    }
+                    self.move_on()?;
+                    continue;
+                }
                 Ok(response) => return Ok(response),
                 Err(error) => Failure::new(
                     &error,
@@ -157,6 +178,12 @@ impl Client {
                 return Err(Error::Unreachable(reasons.join("; ")));
             }
         }
+    }
+
+    /// Connects to the next address that answers.
+    fn move_on(&mut self) -> Result<()> {
+        self.current = (self.current + 1) % self.addresses.len();
+        self.reconnect()
     }
 
     /// The address in use, as `host:port`.
@@ -242,6 +269,11 @@ impl Client {
         reader.get_mut().write_all(&encode(words))?;
         Response::read(reader)
     }
+}
+
+/// Whether a server refused because another one leads: then it has done nothing.
+fn is_elsewhere(response: &Response) -> bool {
+    matches!(response, Response::Error(code, _) if code == "CLUSTERDOWN")
 }
 
 /// Whether a command without a reply may be sent again, also to another server. It must change

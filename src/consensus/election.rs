@@ -26,7 +26,7 @@ impl Replica {
         self.counts.elections += 1;
         // The fast attempt is one more; the normal ones begin after it.
         self.attempts += u32::from(!std::mem::take(&mut self.is_fast));
-        self.leader = None;
+        self.set_leader(None, now_ms);
         self.campaign(true, now_ms);
     }
 
@@ -67,8 +67,7 @@ impl Replica {
             is_round_sent: false,
             quorum_ms: now_ms,
         });
-        self.leader = Some(self.id);
-        self.counts.leader_changes += 1;
+        self.set_leader(Some(self.id), now_ms);
         self.attempts = 0;
         // The first APPEND names the entry before it, which others may have.
         self.update_peers();

@@ -1,10 +1,18 @@
-//! What replicas say to each other, as values. `peers::requests` has their bytes.
+//! What replicas say to each other: `PEER APPEND` and `PEER VOTE`.
+//!
+//! | request | reply |
+//! |---|---|
+//! | `PEER APPEND term previous_index previous_term commit round entries` | `[term, round, outcome, index]` |
+//! | `PEER VOTE term is_trial last_index last_term` | `[term, is_granted]` |
+//!
+//! Entries stand one behind the other, as [`super::entry`] writes them. Numbers are decimal.
 
 use std::sync::Arc;
 
 use super::entry::Entry;
 use super::log::EntryId;
 use crate::error::{Error, Result};
+use crate::peers::requests::{PeerReply, PeerRequest};
 
 /// APPEND (section 3.5 of the dissertation): entries of the leader, or a sign of life.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,5 +94,87 @@ impl AppendRequest {
     /// The index of the last entry that the request names.
     pub fn last_named(&self) -> u64 {
         self.previous.index + self.entries.len() as u64
+    }
+}
+
+impl AppendRequest {
+    /// For the wire.
+    pub fn encode(&self) -> PeerRequest {
+        let mut entries = Vec::new();
+        self.entries.iter().for_each(|entry| entry.encode(&mut entries));
+        let EntryId { index, term } = self.previous;
+        let numbers = vec![self.term, index, term, self.commit, self.round];
+        PeerRequest::Agree { name: "APPEND", numbers, body: Some(entries) }
+    }
+
+    /// From the wire.
+    pub fn decode(numbers: [u64; 5], entries: &[u8]) -> Result<Self> {
+        let [term, index, previous_term, commit, round] = numbers;
+        let previous = EntryId { index, term: previous_term };
+        let entries = Entry::decode_all(entries)?;
+        Ok(AppendRequest { term, previous, commit, round, entries })
+    }
+}
+
+impl AppendReply {
+    /// For the wire: term, round, 0 or 1 or 2 for the outcome, and its index.
+    pub fn numbers(&self) -> [u64; 4] {
+        let (outcome, index) = match self.outcome {
+            Appended::OldTerm => (0, 0),
+            Appended::Matches(index) => (1, index),
+            Appended::Differs(index) => (2, index),
+        };
+        [self.term, self.round, outcome, index]
+    }
+
+    /// From the wire.
+    pub fn decode(reply: PeerReply) -> Result<Self> {
+        let [term, round, outcome, index] = numbers_of(reply)?;
+        let outcome = match outcome {
+            0 => Appended::OldTerm,
+            1 => Appended::Matches(index),
+            2 => Appended::Differs(index),
+            _ => return Err(Error::Corrupt("an APPEND was answered with nonsense".into())),
+        };
+        Ok(AppendReply { term, round, outcome })
+    }
+}
+
+impl VoteRequest {
+    /// For the wire.
+    pub fn encode(&self) -> PeerRequest {
+        let EntryId { index, term } = self.last;
+        let numbers = vec![self.term, u64::from(self.is_trial), index, term];
+        PeerRequest::Agree { name: "VOTE", numbers, body: None }
+    }
+
+    /// From the wire.
+    pub fn decode([term, is_trial, index, last_term]: [u64; 4]) -> Self {
+        let last = EntryId { index, term: last_term };
+        VoteRequest { term, is_trial: is_trial != 0, last }
+    }
+}
+
+impl VoteReply {
+    /// For the wire.
+    pub fn numbers(&self) -> [u64; 2] {
+        [self.term, u64::from(self.is_granted)]
+    }
+
+    /// From the wire.
+    pub fn decode(reply: PeerReply) -> Result<Self> {
+        let [term, is_granted] = numbers_of(reply)?;
+        Ok(VoteReply { term, is_granted: is_granted == 1 })
+    }
+}
+
+/// The numbers of a reply. An error is the peer's reason to refuse.
+fn numbers_of<const N: usize>(reply: PeerReply) -> Result<[u64; N]> {
+    match reply {
+        PeerReply::Error(reason) => Err(Error::refused(reason)),
+        PeerReply::Numbers(numbers) => numbers
+            .try_into()
+            .map_err(|_| Error::Corrupt("a reply with another count of numbers".into())),
+        _ => Err(Error::Corrupt("a reply of another kind".into())),
     }
 }

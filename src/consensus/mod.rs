@@ -3,13 +3,256 @@
 //! (Chapter follows.)
 
 pub mod changing;
+mod conversation;
+pub mod disk;
 pub mod election;
 pub mod entry;
 pub mod following;
+mod greeting;
 pub mod leading;
+mod links;
 pub mod log;
 pub mod members;
 pub mod messages;
 pub mod proposing;
 pub mod replica;
+mod requests;
+mod seen;
+mod shared;
+pub mod status;
 pub mod view;
+mod waker;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ::log::info;
+
+use crate::config::Configuration;
+use crate::durability::snapshot::HeadFunction;
+use crate::durability::write_ahead_log::WriteAheadLog;
+use crate::error::{Error, Result};
+use crate::locks::lock;
+use crate::peers::cuts::Cuts;
+use crate::peers::identity::{Identity, advertised, parse_id};
+use crate::random::random_id;
+use crate::store::KeyValueStore;
+use changing::MemberChange;
+pub use greeting::Greeted;
+use members::Members;
+use replica::{Ground, Replica, Timing};
+pub use requests::Unsettled;
+use shared::{Options, Shared};
+
+/// Pause between two signs of life of a leader.
+const HEARTBEAT_MS: u64 = 100;
+/// Longest sleep of the thread `raft`.
+const CLOCK_SLICE: Duration = Duration::from_millis(100);
+
+/// The nodes that agree with this one, and the threads that talk with them.
+#[derive(Debug)]
+pub struct Consensus {
+    shared: Arc<Shared>,
+}
+
+impl Consensus {
+    /// Goes on from what the data directory holds. `ids` are the node's id and this run's.
+    pub fn new(
+        configuration: &Configuration,
+        (node_id, run_id): (u64, u64),
+        store: Arc<KeyValueStore>,
+        log: Arc<WriteAheadLog>,
+        ground: Ground,
+    ) -> Self {
+        let options = &configuration.replication;
+        let identity = Identity {
+            node_id,
+            run_id,
+            cluster: options.cluster.clone(),
+            is_durable: true,
+            address: Err("it does not listen yet".into()),
+        };
+        let timing = Timing {
+            election_timeout_ms: configuration.raft.election_timeout.as_millis() as u64,
+            heartbeat_ms: HEARTBEAT_MS,
+        };
+        let replica = Replica::new(node_id, ground, timing, random_id(), 0);
+        let options = Options {
+            seeds: options.seeds.clone(),
+            advertise: options.advertise.clone(),
+            fault_injection: options.fault_injection,
+            request_timeout: configuration.raft.request_timeout,
+            reply_timeout: configuration.limits.link_reply_timeout,
+            password: configuration.passwords.first.clone(),
+        };
+        let shared = Shared::new(identity, store, log, replica, options, Instant::now());
+        Consensus { shared: Arc::new(shared) }
+    }
+
+    /// Decides where others are told to reach this node, which listens at `listening`, founds a
+    /// cluster if there is none to be in, and starts the links and the clock.
+    pub fn start(&self, listening: SocketAddr) -> Result<String> {
+        let shared = &self.shared;
+        let address = advertised(shared.options.advertise.as_deref(), listening);
+        let address = address.map_err(Error::Fatal)?;
+        lock(&shared.identity).address = Ok(address.clone());
+        let is_new = shared.with(|replica, _| replica.members().nodes.is_empty());
+        if is_new && shared.options.seeds.is_empty() {
+            let members = Members::founded_by(random_id(), shared.id(), &address);
+            info!(
+                "founding a cluster, {:016x}: no --peer is named and the directory is new. It is \
+                 led from here in {} s, unless an older cluster greets this node",
+                members.cluster_id,
+                replica::FOUNDING_MS / 1_000
+            );
+            shared.with(|replica, now_ms| replica.found(members, now_ms));
+            shared.save_term()?;
+        }
+        shared.update_links();
+        let clock = Arc::clone(shared);
+        thread::Builder::new().name("raft".into()).spawn(move || run_clock(&clock))?;
+        let writer = Arc::clone(shared);
+        thread::Builder::new().name("raft-log".into()).spawn(move || run_log(&writer))?;
+        Ok(address)
+    }
+
+    /// What stands before the map in a snapshot: see [`disk`].
+    pub fn snapshot_head(&self) -> Box<HeadFunction> {
+        let shared = Arc::clone(&self.shared);
+        Box::new(move |number| shared.snapshot_head(number))
+    }
+
+    /// Counts and logs that a node which wanted to be a peer was refused.
+    pub fn refused(&self, who: &str, reason: &str) {
+        self.shared.refused(who, reason);
+    }
+
+    /// Where others reach this node.
+    pub fn advertised_address(&self) -> String {
+        lock(&self.shared.identity).address.clone().unwrap_or_default()
+    }
+
+    /// Removes a member, by address or id. Only the leader can.
+    pub fn forget(&self, target: &str) -> Result<()> {
+        let deadline = self.shared.admit("not removed")?;
+        let id = self.member_at(target)?;
+        let change = MemberChange::Remove(id);
+        let entry = self.shared.with(|replica, now_ms| {
+            let index = replica.change_members(&change, now_ms);
+            index.map(|index| log::EntryId { index, term: replica.term() })
+        });
+        let entry = entry.map_err(Error::refused)?;
+        self.shared.wake_clock();
+        self.shared.settle(entry, deadline)?;
+        info!("{target} ({id:016x}) is no member any more, and its id is never used again");
+        self.shared.inbound.close(|other, _| other == id);
+        Ok(())
+    }
+
+    fn member_at(&self, target: &str) -> Result<u64> {
+        let members = self.shared.with(|replica, _| Arc::clone(replica.members()));
+        let id = parse_id(target);
+        let found: Vec<u64> = members
+            .nodes
+            .iter()
+            .filter(|(other, member)| Some(**other) == id || member.address == target)
+            .map(|(id, _)| *id)
+            .collect();
+        match found.as_slice() {
+            [id] => Ok(*id),
+            [] => Err(Error::refused(format!("no member is '{target}'; PEERS shows them"))),
+            several => {
+                let ids: Vec<String> = several.iter().map(|id| format!("{id:016x}")).collect();
+                Err(Error::refused(format!(
+                    "several members are at '{target}'; say which by its id: {}",
+                    ids.join(", ")
+                )))
+            }
+        }
+    }
+
+    /// Pretends that a member (address or id), or everybody (`*`), cannot be reached.
+    pub fn partition(&self, target: &str) -> Result<()> {
+        self.check_fault_injection("PARTITION")?;
+        match target {
+            "*" => *lock(&self.shared.cuts) = Cuts::Everybody,
+            peer => {
+                let names = self.names_of(peer)?;
+                lock(&self.shared.cuts).add(names);
+            }
+        }
+        self.shared.interrupt_cut();
+        Ok(())
+    }
+
+    /// Ends the partition from one member, or all partitions (`*`).
+    pub fn heal(&self, target: &str) -> Result<()> {
+        self.check_fault_injection("HEAL")?;
+        let mut cuts = lock(&self.shared.cuts);
+        match target {
+            "*" => *cuts = Cuts::default(),
+            _ if matches!(*cuts, Cuts::Everybody) => {
+                return Err(Error::refused("everybody is cut off; HEAL ends that"));
+            }
+            peer => cuts.remove(&self.names_of(peer)?),
+        }
+        drop(cuts);
+        self.shared.wake_links();
+        Ok(())
+    }
+
+    fn names_of(&self, target: &str) -> Result<Vec<String>> {
+        let id = self.member_at(target)?;
+        let members = self.shared.with(|replica, _| Arc::clone(replica.members()));
+        let address = members.nodes.get(&id).map(|member| member.address.clone());
+        Ok(address.into_iter().chain([format!("{id:016x}")]).collect())
+    }
+
+    fn check_fault_injection(&self, command: &str) -> Result<()> {
+        if self.shared.options.fault_injection {
+            return Ok(());
+        }
+        Err(Error::refused(format!(
+            "{command} needs a server that was started with --enable-fault-injection"
+        )))
+    }
+}
+
+/// The thread `raft-log`: brings to the disk what no client waits for, such as the entry that
+/// begins a term.
+fn run_log(shared: &Shared) {
+    while shared.log_waker.woken.recv().is_ok() {
+        // A failure is noted by the replica, and tried again after the log has healed.
+        let _ = shared.save();
+        shared.wake_links();
+    }
+}
+
+/// The thread `raft`: does what time demands.
+fn run_clock(shared: &Arc<Shared>) {
+    loop {
+        let (next_ms, learner) = shared.with(|replica, now_ms| {
+            replica.tick(now_ms);
+            (replica.next_tick_ms(now_ms), replica.learner_to_promote())
+        });
+        shared.check_disk();
+        shared.apply();
+        shared.update_links();
+        if let Some(id) = learner {
+            let change = MemberChange::Promote(id);
+            let promoted = shared.with(|replica, now_ms| replica.change_members(&change, now_ms));
+            match promoted {
+                Ok(_) => info!("{id:016x} has caught up and is a voter now"),
+                Err(reason) => shared.promotion_waits(id, &reason),
+            }
+        }
+        if shared.log.end() > shared.log.safe() {
+            shared.log_waker.wake();
+        }
+        shared.wake_links();
+        let left = Duration::from_millis(next_ms.saturating_sub(shared.now_ms()));
+        let _ = shared.clock_waker.woken.recv_timeout(left.min(CLOCK_SLICE));
+    }
+}

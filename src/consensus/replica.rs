@@ -57,6 +57,8 @@ pub struct Replica {
     /// Who was in the cluster from an index on: the committed value and those behind it.
     pub(super) members_from: Vec<(u64, Arc<Members>)>,
     pub(super) timing: Timing,
+    /// Since when no leader is known.
+    leaderless_since_ms: u64,
     /// When a follower or candidate stands for election, unless it hears a leader before.
     pub(super) election_at_ms: u64,
     /// Failed attempts since a leader was heard.
@@ -151,6 +153,7 @@ impl Replica {
             safe: 0,
             members_from: vec![(base.index, members)],
             timing,
+            leaderless_since_ms: now_ms,
             election_at_ms: 0,
             attempts: 0,
             is_fast: false,
@@ -181,6 +184,7 @@ impl Replica {
         let members = Payload::Members(Arc::new(members));
         self.push(Arc::new(Entry { index: 1, term: 1, payload: members }));
         self.election_at_ms = now_ms + FOUNDING_MS;
+        self.leaderless_since_ms = self.election_at_ms;
     }
 
     /// Does what time demands.
@@ -317,17 +321,6 @@ impl Replica {
         }
     }
 
-    /// What is known of an entry that this node appended as leader.
-    pub fn fate(&self, entry: EntryId) -> Fate {
-        match self.log.term_at(entry.index) {
-            _ if self.applied < entry.index && self.commit < entry.index => Fate::Open,
-            Some(term) if term != entry.term => Fate::NeverHappened,
-            Some(_) if self.applied >= entry.index => Fate::Happened,
-            Some(_) => Fate::Open,
-            None => Fate::Unknown,
-        }
-    }
-
     /// Appends an entry to the log.
     pub(super) fn push(&mut self, entry: Arc<Entry>) {
         self.note_members(&entry);
@@ -366,24 +359,24 @@ impl Replica {
             self.set_term(term, None);
             self.heard_ms = None;
         }
+        self.role = Role::Follower;
+        self.set_leader(leader, now_ms);
+        self.rest(now_ms);
+    }
+
+    pub(super) fn set_leader(&mut self, leader: Option<u64>, now_ms: u64) {
+        if self.leader.is_some() && leader.is_none() {
+            self.leaderless_since_ms = now_ms;
+        }
         if leader.is_some() && self.leader != leader {
             self.counts.leader_changes += 1;
         }
-        self.role = Role::Follower;
         self.leader = leader;
-        self.rest(now_ms);
     }
-}
 
-/// What is known of an entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// It may still happen, or not.
-    Open,
-    /// It is committed and applied.
-    Happened,
-    /// Another entry is committed in its place.
-    NeverHappened,
-    /// It is too long ago to tell.
-    Unknown,
+    /// Since when no leader is known, if none is; a cluster that is founded counts from its first
+    /// election on.
+    pub fn leaderless_since_ms(&self) -> u64 {
+        self.leaderless_since_ms
+    }
 }

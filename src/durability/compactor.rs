@@ -8,19 +8,21 @@ use std::time::{Duration, Instant};
 
 use log::{info, warn};
 
-use super::snapshot::{self, ROOM};
+use super::snapshot::{self, HeadFunction, ROOM, Source};
 use super::write_ahead_log::WriteAheadLog;
 use crate::error::Error;
 use crate::locks::Latch;
 use crate::store::KeyValueStore;
 
 /// See the module.
-#[derive(Debug)]
+#[allow(missing_debug_implementations)] // It holds a function.
 pub struct Compactor {
     /// The log that is kept short.
     pub log: Arc<WriteAheadLog>,
     /// The map whose changes the log holds.
     pub store: Arc<KeyValueStore>,
+    /// What stands before the map in a snapshot, if anything does.
+    pub head: Option<Box<HeadFunction>>,
 }
 
 impl Compactor {
@@ -37,10 +39,11 @@ impl Compactor {
             }
             let counts = &self.log.counts;
             counts.is_compacting.store(true, Ordering::Relaxed);
+            let source = Source { store: &self.store, head: self.head.as_deref() };
             let result = if is_read_only {
-                snapshot::heal(&self.log, &self.store)
+                snapshot::heal(&self.log, source)
             } else {
-                snapshot::compact(&self.log, &self.store, &[])
+                snapshot::compact(&self.log, source, &[])
             };
             counts.is_compacting.store(false, Ordering::Relaxed);
             let is_error = result.is_err();

@@ -78,8 +78,9 @@ use compactor::Compactor;
 use files::{DiskFiles, FileLayer};
 use identity::NodeFile;
 use open_segment::Ground;
-use recovery::Recovered;
-use segment::Kind;
+use recovery::{Recovered, TakeFunction};
+use segment::{Kind, SegmentName};
+use snapshot::HeadFunction;
 use survey::{Directory, Survey};
 use write_ahead_log::WriteAheadLog;
 
@@ -114,22 +115,30 @@ pub struct Durability {
 }
 
 impl Durability {
-    /// Takes a data directory, merges what it holds into `store` and starts to log.
-    pub fn open(directory: &Path, options: Opening, store: &Arc<KeyValueStore>) -> Result<Self> {
+    /// Takes a data directory, passes what it holds to `target` and starts to log.
+    pub fn open(directory: &Path, options: Opening, target: Target) -> Result<Self> {
         let lock = identity::take_directory(directory)?;
         let files = Arc::new(DiskFiles { directory: directory.into() });
-        let opened = open_files(files.clone(), options, store);
+        let opened = open_files(files.clone(), options, target);
         let (log, recovered, node_file) = opened.map_err(|error| in_directory(directory, error))?;
         let (log, stop) = (Arc::new(log), Latch::default());
         if options.policy == FsyncPolicy::Everysec {
             let (log, stop) = (log.clone(), stop.clone());
             spawn("log-sync", move || fsync_regularly(&log, &stop))?;
         }
-        let compactor = Compactor { log: log.clone(), store: store.clone() };
-        let durability =
-            Durability { log, recovered, node_file, files, stop: stop.clone(), _lock: lock };
+        Ok(Durability { log, recovered, node_file, files, stop, _lock: lock })
+    }
+
+    /// Starts to keep the log short: snapshots are made of this map, and of what `head` gives.
+    pub fn start_compaction(
+        &self,
+        store: &Arc<KeyValueStore>,
+        head: Option<Box<HeadFunction>>,
+    ) -> Result<()> {
+        let (log, store, stop) = (self.log.clone(), store.clone(), self.stop.clone());
+        let compactor = Compactor { log, store, head };
         spawn("compaction", move || compactor.run(&stop))?;
-        Ok(durability)
+        Ok(())
     }
 
     /// Stores the ids of this node and of its cluster's members. They are on the disk when this
@@ -149,7 +158,7 @@ impl Drop for Durability {
 fn open_files(
     files: Arc<dyn FileLayer>,
     options: Opening,
-    store: &KeyValueStore,
+    target: Target,
 ) -> Result<(WriteAheadLog, Recovered, NodeFile)> {
     let stored = NodeFile::load(files.as_ref())?;
     let directory = Directory {
@@ -157,10 +166,19 @@ fn open_files(
         // A node that never met its seeds has left nothing with them.
         is_in_cluster: stored.as_ref().map_or(options.has_seeds, |file| !file.members.is_empty()),
         salvage: options.salvage,
+        log_kind: target.log_kind(),
     };
-    let mut recovered = recovery::recover(files.as_ref(), store, &directory)?;
+    check_names(files.as_ref(), directory.log_kind)?;
+    let mut recovered = match target {
+        Target::Store(store) => recovery::recover(files.as_ref(), store, &directory)?,
+        Target::ReplicatedLog(take) => {
+            recovery::recover_in_order(files.as_ref(), &directory, take)?
+        }
+    };
     let node_id = recovered.survey.id.unwrap_or_else(random_id);
-    let log = start_log(&files, options.policy, node_id, stored.is_some(), &mut recovered)?;
+    let is_old = stored.is_some();
+    let (policy, kind) = (options.policy, directory.log_kind);
+    let log = start_log(&files, policy, kind, node_id, is_old, &mut recovered)?;
     let node_file = match stored {
         Some(file) => file,
         None => {
@@ -170,13 +188,16 @@ fn open_files(
             file
         }
     };
-    let now = (wall_clock_ms(), options.clock_skew_max);
-    let is_restamped = restamping::check_times(store, &mut recovered, now, options.restamp)?;
-    let Survey { damaged, is_incomplete, .. } = &recovered.survey;
-    if !damaged.is_empty() || *is_incomplete || is_restamped {
-        // Writes what was readable to new files. The damaged files are renamed and kept, so that
-        // somebody can examine them.
-        snapshot::compact(&log, store, damaged)?;
+    // The records of a replicated log have no times, and what is damaged of them is not used.
+    if let Target::Store(store) = target {
+        let now = (wall_clock_ms(), options.clock_skew_max);
+        let is_restamped = restamping::check_times(store, &mut recovered, now, options.restamp)?;
+        let Survey { damaged, is_incomplete, .. } = &recovered.survey;
+        if !damaged.is_empty() || *is_incomplete || is_restamped {
+            // Writes what was readable to new files. The damaged files are renamed and kept, so
+            // that somebody can examine them.
+            snapshot::compact(&log, store, damaged)?;
+        }
     }
     info!(
         "recovered {} records from {} bytes in {:.1?}",
@@ -185,10 +206,46 @@ fn open_files(
     Ok((log, recovered, node_file))
 }
 
+/// Where the records of a directory go.
+#[derive(Clone, Copy)]
+pub enum Target<'t> {
+    /// They are records of the store: the node agrees with others eventually.
+    Store(&'t KeyValueStore),
+    /// They are records of a replicated log, in order: the node agrees by consensus.
+    ReplicatedLog(&'t TakeFunction<'t>),
+}
+
+impl Target<'_> {
+    fn log_kind(self) -> Kind {
+        match self {
+            Target::Store(_) => Kind::Log,
+            Target::ReplicatedLog(_) => Kind::RaftLog,
+        }
+    }
+}
+
+/// Refuses a directory of a node that was started the other way.
+fn check_names(files: &dyn FileLayer, log_kind: Kind) -> Result<()> {
+    let names = SegmentName::all(&files.names()?);
+    let Some(other) = names.iter().find(|name| name.kind.is_raft() != log_kind.is_raft()) else {
+        return Ok(());
+    };
+    let (before, now) = match log_kind.is_raft() {
+        true => ("without", "with"),
+        false => ("with", "without"),
+    };
+    Err(Error::Fatal(format!(
+        "{other} was written by a node that was started {before} --raft, and this one was started \
+         {now} it; choose another directory with --data-dir. To bring the data over: kvstore \
+         export HOST OLD_PORT | redis-cli -h HOST -p NEW_PORT --pipe"
+    )))
+}
+
 /// Starts a new log; a read-only one where the disk can be read and not written.
 fn start_log(
     files: &Arc<dyn FileLayer>,
     policy: FsyncPolicy,
+    kind: Kind,
     directory: u64,
     is_old: bool,
     recovered: &mut Recovered,
@@ -196,7 +253,7 @@ fn start_log(
     let Recovered { bytes, snapshot_bytes, survey, unsettled, .. } = recovered;
     let Survey { next_number, snapshot, .. } = *survey;
     let ground = Ground {
-        kind: Kind::Log,
+        kind,
         directory,
         next_number,
         snapshot,

@@ -19,7 +19,7 @@ use log::{info, warn};
 
 use super::crc32::crc32;
 use super::files::FileLayer;
-use super::segment::{FRAME_BYTES_MAX, FRAME_HEADER_BYTES, Kind, SegmentName};
+use super::segment::{FRAME_BYTES_MAX, FRAME_HEADER_BYTES, SegmentName};
 use super::survey::{Directory, SegmentFile, Survey};
 use crate::error::Result;
 use crate::store::record::{u32_at, u64_at};
@@ -61,7 +61,7 @@ pub fn read_segments(
     let directory = Directory { id: survey.id, ..*directory };
     // Only the last log with frames may be torn: a log gets frames when all lower segments are on
     // the disk.
-    let logs = survey.segments.iter().filter(|segment| segment.name.kind == Kind::Log);
+    let logs = survey.segments.iter().filter(|segment| segment.name.kind.is_log());
     let last = logs.map(|segment| segment.name).max();
     let mut kept = Vec::new();
     for segment in &survey.segments {
@@ -183,7 +183,7 @@ impl<'s> SegmentReader<'s> {
     /// before anything is allocated for them.
     fn next(&mut self, records: &mut Vec<u8>) -> io::Result<Found> {
         let SegmentFile { name, len: segment_len, header: segment_header } = self.segment;
-        let is_log = name.kind == Kind::Log;
+        let is_log = name.kind.is_log();
         let left = segment_len - self.offset;
         if left == 0 && is_log {
             return Ok(Found::End);
@@ -267,7 +267,7 @@ const SEARCH_FACTOR: usize = 64;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::durability::segment::Header;
+    use crate::durability::segment::{Header, Kind};
 
     #[test]
     fn values_made_to_look_like_frames_do_not_make_the_search_endless() {

@@ -14,8 +14,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, bounded};
 
 use super::files::FileLayer;
-use super::reading::{BATCH_BYTES, Batch, read_segments, settle};
-use super::segment::Kind;
+use super::reading::{BATCH_BYTES, Batch, Kept, read_segments, settle};
 use super::survey::{Directory, Survey, survey};
 use crate::error::{Error, Result};
 use crate::store::KeyValueStore;
@@ -89,16 +88,45 @@ pub fn recover(
         }
         Ok::<_, Error>((kept?, merged))
     })?;
-    let snapshots = kept.iter().filter(|kept| kept.name.kind == Kind::Snapshot);
-    Ok(Recovered {
-        records: merged.records,
-        time_max: merged.time_max,
-        bytes: kept.iter().map(|kept| kept.len).sum(),
-        snapshot_bytes: snapshots.map(|kept| kept.len).sum(),
-        unsettled: settle(files, &kept, &survey.obsolete).err(),
-        duration: start.elapsed(),
-        survey,
-    })
+    Ok(Recovered::new(files, survey, &kept, merged, start))
+}
+
+/// Reads all that is stored in `files` in order, on this thread: the records of a replicated log.
+pub fn recover_in_order(
+    files: &dyn FileLayer,
+    directory: &Directory,
+    take: &TakeFunction,
+) -> Result<Recovered> {
+    let start = Instant::now();
+    let mut survey = survey(files, directory)?;
+    let kept = read_segments(files, directory, &mut survey, |batch| {
+        take(&batch).map_err(|error| unknown_record(&batch, &error))
+    })?;
+    Ok(Recovered::new(files, survey, &kept, Merged::default(), start))
+}
+
+/// See [`recover_in_order`].
+pub type TakeFunction<'t> = dyn Fn(&Batch) -> Result<()> + 't;
+
+impl Recovered {
+    fn new(
+        files: &dyn FileLayer,
+        survey: Survey,
+        kept: &[Kept],
+        merged: Merged,
+        start: Instant,
+    ) -> Self {
+        let snapshots = kept.iter().filter(|kept| !kept.name.kind.is_log());
+        Recovered {
+            records: merged.records,
+            time_max: merged.time_max,
+            bytes: kept.iter().map(|kept| kept.len).sum(),
+            snapshot_bytes: snapshots.map(|kept| kept.len).sum(),
+            unsettled: settle(files, kept, &survey.obsolete).err(),
+            duration: start.elapsed(),
+            survey,
+        }
+    }
 }
 
 /// Merges batches until there are no more.

@@ -69,19 +69,33 @@ pub const FRAME_BYTES_MAX: usize = 128 * 1024 * 1024;
 const _: () = assert!(HEADER_BYTES + KEY_BYTES_MAX + VALUE_BYTES_MAX <= FRAME_BYTES_MAX);
 
 /// What a segment is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// Frames in the order of their commits.
+    #[default]
     Log,
     /// The whole map at one time, and all that came before.
     Snapshot,
+    /// A log of a node that agrees by consensus.
+    RaftLog,
+    /// The map of such a node, and what of its log is not in the map.
+    RaftSnapshot,
 }
+
+/// The kinds of records in the segments of a node that agrees by consensus.
+const RAFT_RECORD_KINDS: std::ops::RangeInclusive<u8> = 1..=5;
+/// The kind of such a record that holds a record of the store: only in a snapshot.
+pub const RAFT_STATE: u8 = 5;
+/// Bytes of such a record before its content: its kind, and the length of its content `u32`.
+pub const RAFT_HEADER_BYTES: usize = 5;
 
 impl Kind {
     fn magic(self) -> &'static [u8] {
         match self {
             Kind::Log => b"KVLOG1\n",
             Kind::Snapshot => b"KVSNAP1\n",
+            Kind::RaftLog => b"KVRAFT1\n",
+            Kind::RaftSnapshot => b"KVRSNAP1\n",
         }
     }
 
@@ -90,6 +104,8 @@ impl Kind {
         match self {
             Kind::Log => "log",
             Kind::Snapshot => "snapshot",
+            Kind::RaftLog => "raftlog",
+            Kind::RaftSnapshot => "raftsnapshot",
         }
     }
 
@@ -97,7 +113,32 @@ impl Kind {
     pub fn record_len(self, bytes: &[u8]) -> Option<usize> {
         match self {
             Kind::Log | Kind::Snapshot => Some(Layout::of(bytes).ok()?.len),
+            Kind::RaftLog | Kind::RaftSnapshot => {
+                let header = bytes.get(..RAFT_HEADER_BYTES)?;
+                let len = RAFT_HEADER_BYTES + u32_at(header, 1) as usize;
+                (RAFT_RECORD_KINDS.contains(&header[0]) && len <= bytes.len()).then_some(len)
+            }
         }
+    }
+
+    /// Where the header names the snapshot that a log stands on: behind version, salt and id.
+    pub fn stands_on_offset(self) -> u64 {
+        (self.magic().len() + 4 + 4 + 8) as u64
+    }
+
+    /// Whether it is a log, of whatever node.
+    pub fn is_log(self) -> bool {
+        matches!(self, Kind::Log | Kind::RaftLog)
+    }
+
+    /// Whether a node that agrees by consensus writes it.
+    pub fn is_raft(self) -> bool {
+        matches!(self, Kind::RaftLog | Kind::RaftSnapshot)
+    }
+
+    /// The snapshot that goes with a log.
+    pub fn snapshot(self) -> Kind {
+        if self.is_raft() { Kind::RaftSnapshot } else { Kind::Snapshot }
     }
 
     /// Bytes before the first frame.
@@ -129,7 +170,8 @@ impl SegmentName {
     /// Reads a file name; `None` for files that are no segments.
     pub fn parse(name: &str) -> Option<Self> {
         let (digits, ending) = name.split_once('.')?;
-        let kind = [Kind::Log, Kind::Snapshot].into_iter().find(|kind| kind.ending() == ending)?;
+        let kinds = [Kind::Log, Kind::Snapshot, Kind::RaftLog, Kind::RaftSnapshot];
+        let kind = kinds.into_iter().find(|kind| kind.ending() == ending)?;
         // Higher numbers were never used, and there must be free ones above it.
         let number = digits.parse().ok().filter(|number| *number < 1 << 60)?;
         let parsed = SegmentName { number, kind };

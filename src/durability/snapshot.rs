@@ -18,13 +18,14 @@
 //! Old segments are removed only when that name is on the disk.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use log::{info, warn};
 
 use super::files::FileLayer;
 use super::open_segment::OpenSegment;
-use super::segment::{Frame, Kind, SegmentName};
+use super::segment::{Frame, RAFT_HEADER_BYTES, RAFT_STATE, SegmentName};
 use super::write_ahead_log::{Rotation, WriteAheadLog};
 use crate::error::Result;
 use crate::store::KeyValueStore;
@@ -40,11 +41,40 @@ const FRAME_BYTES: usize = 1024 * 1024;
 /// bytes.
 const SYNC_BYTES: u64 = 8 * 1024 * 1024;
 
+/// What a snapshot is made of.
+#[derive(Clone, Copy)]
+pub struct Source<'s> {
+    /// The map.
+    pub store: &'s KeyValueStore,
+    /// Gives the records that stand before the map in the snapshot with this number, and does what
+    /// must be done before it is written.
+    pub head: Option<&'s HeadFunction>,
+}
+
+/// See [`Source::head`].
+pub type HeadFunction = dyn Fn(u64) -> Result<Vec<u8>> + Send + Sync;
+
+impl<'s> From<&'s KeyValueStore> for Source<'s> {
+    fn from(store: &'s KeyValueStore) -> Self {
+        Source { store, head: None }
+    }
+}
+
+impl<'s> From<&'s Arc<KeyValueStore>> for Source<'s> {
+    fn from(store: &'s Arc<KeyValueStore>) -> Self {
+        Source { store, head: None }
+    }
+}
+
 /// Replaces all segments by a snapshot and a new, empty log. The old segments in `kept` are
 /// renamed, the others removed.
-pub fn compact(log: &WriteAheadLog, store: &KeyValueStore, kept: &[SegmentName]) -> Result<()> {
+pub fn compact<'s>(
+    log: &WriteAheadLog,
+    source: impl Into<Source<'s>>,
+    kept: &[SegmentName],
+) -> Result<()> {
     let rotation = log.rotate()?;
-    let bytes = write(log, rotation.snapshot_number, store)?;
+    let bytes = write(log, rotation.snapshot_number, source.into())?;
     if let Err(error) = log.stand_on(rotation.snapshot_number) {
         // All that is lost is the check at a start that nobody removed the snapshot.
         warn!("cannot create a log that names its snapshot: {error}");
@@ -54,9 +84,9 @@ pub fn compact(log: &WriteAheadLog, store: &KeyValueStore, kept: &[SegmentName])
 }
 
 /// Heals a log whose disk failed: writes the map to new files, then allows writes again.
-pub fn heal(log: &WriteAheadLog, store: &KeyValueStore) -> Result<()> {
+pub fn heal<'s>(log: &WriteAheadLog, source: impl Into<Source<'s>>) -> Result<()> {
     let (rotation, position) = log.begin_healing();
-    let bytes = write(log, rotation.snapshot_number, store)?;
+    let bytes = write(log, rotation.snapshot_number, source.into())?;
     // Free the room first: the new log may need it.
     replaced(log, rotation, bytes, &[]);
     Ok(log.heal(rotation.snapshot_number, position)?)
@@ -82,7 +112,7 @@ pub fn remove_below(files: &dyn FileLayer, number: u64, kept: &[SegmentName]) ->
     let mut segments = SegmentName::all(&files.names()?);
     segments.retain(|segment| segment.number < number);
     let snapshots =
-        segments.iter().filter(|segment| segment.kind == Kind::Snapshot && !kept.contains(segment));
+        segments.iter().filter(|segment| !segment.kind.is_log() && !kept.contains(segment));
     let room = snapshots.max().copied();
     for segment in segments {
         let name = segment.to_string();
@@ -99,12 +129,14 @@ pub fn remove_below(files: &dyn FileLayer, number: u64, kept: &[SegmentName]) ->
 
 /// Writes a snapshot of the map as it is now or a little later; returns its size in bytes. It is
 /// complete and safe, or not there.
-pub fn write(log: &WriteAheadLog, number: u64, store: &KeyValueStore) -> io::Result<u64> {
-    let (files, name) = (log.files.as_ref(), SegmentName { number, kind: Kind::Snapshot });
-    let written = write_temporary(files, name, log.directory, store);
+pub fn write(log: &WriteAheadLog, number: u64, source: Source) -> Result<u64> {
+    let (files, name) = (log.files.as_ref(), SegmentName { number, kind: log.kind.snapshot() });
+    let head = source.head.map_or_else(|| Ok(Vec::new()), |head| head(number))?;
+    let written = write_temporary(files, name, log.directory, source.store, &head);
     let published = written.and_then(|bytes| publish(files, &name.to_string()).map(|()| bytes));
     // It may fill the disk. If removing it fails, the next start does it.
-    published.inspect_err(|_| drop(files.remove(&temporary(&name.to_string()))))
+    let removed = |_: &io::Error| drop(files.remove(&temporary(&name.to_string())));
+    Ok(published.inspect_err(removed)?)
 }
 
 /// What the unfinished file of this name is called.
@@ -124,15 +156,22 @@ pub fn write_temporary(
     name: SegmentName,
     directory: u64,
     store: &KeyValueStore,
+    head: &[u8],
 ) -> io::Result<u64> {
     let file = files.create_over(ROOM, &temporary(&name.to_string()))?;
     let mut output = OpenSegment::begin(file, name, directory, 0)?;
     let (mut frame, mut full) = (Frame::default(), Vec::new());
+    frame.push(head);
     for shard in 0..SHARDS {
         // Copied under the shard's lock, written without it.
         store.for_each_in_shard(shard, |entry| {
-            if frame.is_full_for(entry.bytes().len()) {
+            let len = entry.bytes().len();
+            if frame.is_full_for(RAFT_HEADER_BYTES + len) {
                 full.push(std::mem::take(&mut frame));
+            }
+            if name.kind.is_raft() {
+                frame.push(&[RAFT_STATE]);
+                frame.push(&(len as u32).to_le_bytes());
             }
             frame.push(entry.bytes());
         });

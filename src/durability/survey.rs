@@ -24,6 +24,8 @@ pub struct Directory {
     pub is_in_cluster: bool,
     /// Keep what is readable instead of refusing to start.
     pub salvage: bool,
+    /// What its logs are.
+    pub log_kind: Kind,
 }
 
 impl Directory {
@@ -101,7 +103,7 @@ struct HeaderRead {
 impl HeaderRead {
     /// Whether this is a log without a frame.
     fn is_empty(&self) -> bool {
-        self.name.kind == Kind::Log && self.len <= Kind::Log.header_bytes()
+        self.name.kind.is_log() && self.len <= self.name.kind.header_bytes()
     }
 
     /// Its header, if it is a good one of the directory with this id.
@@ -119,7 +121,7 @@ pub fn survey(files: &dyn FileLayer, directory: &Directory) -> Result<Survey> {
     let mut ids = with_frames().filter_map(|found| Some(found.header.as_ref().ok()?.directory));
     let known = Directory { id: directory.id.or(ids.next_back()), ..*directory };
     let own = || found.iter().filter_map(|found| Some((found.header_of(known.id)?, found.name)));
-    let snapshots = own().filter(|(_, name)| name.kind == Kind::Snapshot);
+    let snapshots = own().filter(|(_, name)| !name.kind.is_log());
     let mut survey = Survey {
         id: known.id,
         next_number: found.last().map_or(1, |found| found.name.number + 1),
@@ -135,17 +137,17 @@ pub fn survey(files: &dyn FileLayer, directory: &Directory) -> Result<Survey> {
     if let Some((number, log)) = stands_on
         && number > survey.snapshot
     {
-        let snapshot = SegmentName { number, kind: Kind::Snapshot };
+        let snapshot = SegmentName { number, kind: log.kind.snapshot() };
         let reason =
             format!("{snapshot}, which it stands on, is missing, and most of the data with it");
-        known.damaged(known.damage(log, STANDS_ON_OFFSET, &reason), "what was in it is lost")?;
+        known.damaged(
+            known.damage(log, log.kind.stands_on_offset(), &reason),
+            "what was in it is lost",
+        )?;
         survey.is_incomplete = true;
     }
     Ok(survey)
 }
-
-/// Where the header of a log names its snapshot.
-const STANDS_ON_OFFSET: u64 = 23;
 
 fn read_headers(files: &dyn FileLayer, names: &[String]) -> Result<Vec<HeaderRead>> {
     let read = |name: SegmentName| {

@@ -44,7 +44,7 @@ pub struct WriteAheadLog {
     /// Where the segments are.
     pub(super) files: Arc<dyn FileLayer>,
     /// What they are for.
-    kind: Kind,
+    pub(super) kind: Kind,
     /// The id of their directory.
     pub(super) directory: u64,
     policy: FsyncPolicy,
@@ -320,7 +320,8 @@ impl WriteAheadLog {
         Ok(())
     }
 
-    fn safe(&self) -> u64 {
+    /// The position up to which everything is as safe as the policy promises.
+    pub fn safe(&self) -> u64 {
         let safe = match self.policy {
             FsyncPolicy::Always => &self.synced,
             FsyncPolicy::Everysec | FsyncPolicy::Never => &self.written,

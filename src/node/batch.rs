@@ -11,7 +11,9 @@ use std::fmt::Display;
 use log::trace;
 
 use super::Node;
+use super::agreement::Agreement;
 use crate::config::FsyncPolicy;
+use crate::consensus::Unsettled;
 use crate::durability::write_ahead_log::WriteAheadLog;
 use crate::error::{Code, Error, Result};
 use crate::metrics;
@@ -45,6 +47,8 @@ pub struct Batch {
     /// confirmation.
     pub(super) shown_to_peer: u64,
     changed: Changed,
+    /// With consensus: what must be agreed on.
+    pub(super) unsettled: Unsettled,
     /// Where to hand on what was written.
     pub(super) links: KnownLinks,
 }
@@ -85,7 +89,12 @@ impl Node {
             self.stop.check("not stored")?;
             self.check_writable()?;
         }
-        Ok(())
+        match &self.agreement {
+            Agreement::Raft(consensus) if access == Access::Read => {
+                consensus.read(&mut batch.unsettled)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Returns when the node serves clients: when it has links to all it knows of, and each of them
@@ -96,6 +105,17 @@ impl Node {
             self.serving.wait();
             batch.is_served = true;
         }
+    }
+
+    /// Admits a listing. With consensus it waits for the connection's own writes: it looks only at
+    /// what is applied.
+    pub(super) fn admit_listing(&self, batch: &mut Batch) -> Result<()> {
+        if let Agreement::Raft(consensus) = &self.agreement
+            && batch.unsettled.has_writes()
+        {
+            consensus.settle(&mut batch.unsettled)?;
+        }
+        self.admit(Access::Read, batch)
     }
 
     /// Refuses while the disk fails.
@@ -115,7 +135,11 @@ impl Node {
         metrics::add(&self.metrics.misses, batch.misses);
         metrics::add(&self.metrics.input_bytes, batch.input_bytes);
         let Batch { position, changed, shown_to_peer, has_written, is_served, .. } = *batch;
+        let mut unsettled = batch.unsettled;
         *batch = Batch { has_written, is_served, ..Batch::default() };
+        if let Agreement::Raft(consensus) = &self.agreement {
+            consensus.settle(&mut unsettled)?;
+        }
         if shown_to_peer > 0 {
             self.sync_to(shown_to_peer)?;
         }
@@ -147,6 +171,12 @@ impl Node {
             return Ok(());
         };
         log.fsync().map_err(|reason| read_only(&reason, "not shown to a peer"))
+    }
+
+    /// Notes a change that was appended to the replicated log.
+    pub(super) fn wrote_with_consensus(&self, batch: &mut Batch) {
+        batch.changed = Changed::ForClient;
+        batch.has_written = true;
     }
 
     /// Notes a change for [`Node::commit`]. A request of many writes must not fill the memory, so

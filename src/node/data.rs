@@ -2,9 +2,13 @@
 
 use log::trace;
 
+use super::agreement::Agreement;
 use super::batch::{Access, Changed};
 use super::{Batch, Node};
+use crate::consensus::Consensus;
+use crate::consensus::proposing::Operation;
 use crate::error::Result;
+use crate::replication::ReplicationManager;
 use crate::store::digest::SHARDS;
 use crate::store::version::{Version, wall_clock_ms};
 
@@ -21,10 +25,17 @@ impl Node {
     ) -> Result<R> {
         self.admit(Access::Read, batch)?;
         let mut is_hit = false;
-        let (result, position) = self.store.get(key, |value| {
+        let read = |value: Option<&[u8]>| {
             is_hit = value.is_some();
             read(value)
-        });
+        };
+        let (result, position) = match &self.agreement {
+            // Behind a write of the same batch, what is not applied yet is seen, too.
+            Agreement::Raft(consensus) if batch.unsettled.has_writes() => {
+                (consensus.read_newest(key, read), 0)
+            }
+            _ => self.store.get(key, read),
+        };
         batch.hits += u64::from(is_hit);
         batch.misses += u64::from(!is_hit);
         batch.touched(position);
@@ -56,8 +67,14 @@ impl Node {
         batch: &mut Batch,
     ) -> Result<()> {
         self.admit(Access::Write, batch)?;
-        for (key, value) in pairs {
-            self.write(key, Some(value), batch);
+        match &self.agreement {
+            Agreement::Eventual(replication) => pairs.into_iter().for_each(|(key, value)| {
+                self.write(replication, key, Some(value), batch);
+            }),
+            Agreement::Raft(consensus) => {
+                let put = |(key, value)| Operation::Put { key, value };
+                self.agree(consensus, pairs.into_iter().map(put).collect(), batch)?;
+            }
         }
         Ok(())
     }
@@ -75,14 +92,28 @@ impl Node {
         batch: &mut Batch,
     ) -> Result<usize> {
         self.admit(Access::Write, batch)?;
-        let existed = keys.into_iter().map(|key| self.write(key, None, batch));
-        Ok(existed.filter(|existed| *existed).count())
+        let existed: Vec<bool> = match &self.agreement {
+            Agreement::Eventual(replication) => {
+                keys.into_iter().map(|key| self.write(replication, key, None, batch)).collect()
+            }
+            Agreement::Raft(consensus) => {
+                let delete = |key| Operation::Delete { key };
+                self.agree(consensus, keys.into_iter().map(delete).collect(), batch)?
+            }
+        };
+        Ok(existed.into_iter().filter(|existed| *existed).count())
     }
 
     /// Deletes every key this node holds, each with a version of its own. Keys that are written
     /// meanwhile may stay.
     pub fn flush_all(&self, batch: &mut Batch) -> Result<()> {
         self.admit(Access::Write, batch)?;
+        let replication = match &self.agreement {
+            Agreement::Eventual(replication) => replication,
+            Agreement::Raft(consensus) => {
+                return self.agree(consensus, vec![Operation::Flush], batch).map(drop);
+            }
+        };
         let mut keys: Vec<Box<[u8]>> = Vec::new();
         for shard in 0..SHARDS {
             let position = self.store.for_each_in_shard(shard, |entry| {
@@ -93,15 +124,34 @@ impl Node {
             // Also where there is nothing to delete: the reply says that the keys there are gone.
             batch.touched(position);
             keys.drain(..).for_each(|key| {
-                self.write(&key, None, batch);
+                self.write(replication, &key, None, batch);
             });
         }
         Ok(())
     }
 
-    /// The one way of a client's write: stamp, merge, and only then hand on. Whether the key had a
-    /// value.
-    fn write(&self, key: &[u8], value: Option<&[u8]>, batch: &mut Batch) -> bool {
+    /// The one way of a client's write through consensus: it becomes a part of an entry. Whether
+    /// each key had a value.
+    fn agree(
+        &self,
+        consensus: &Consensus,
+        operations: Vec<Operation>,
+        batch: &mut Batch,
+    ) -> Result<Vec<bool>> {
+        let existed = consensus.write(&operations, &mut batch.unsettled)?;
+        self.wrote_with_consensus(batch);
+        Ok(existed)
+    }
+
+    /// The one way of a client's write in an eventual cluster: stamp, merge, and only then hand on.
+    /// Whether the key had a value.
+    fn write(
+        &self,
+        replication: &ReplicationManager,
+        key: &[u8],
+        value: Option<&[u8]>,
+        batch: &mut Batch,
+    ) -> bool {
         let (wall_ms, mut version) = (wall_clock_ms(), Version::default());
         let stamp = |floor| {
             version = Version { time: self.clock.stamp(wall_ms, floor), origin: self.run_id };
@@ -109,7 +159,7 @@ impl Node {
         };
         let journal = |record: &[u8]| self.journal(record);
         // A node on its own needs no tombstones: nobody can bring an older value back.
-        let keep_tombstone = self.replication.keeps_tombstones();
+        let keep_tombstone = replication.keeps_tombstones();
         let written = self.store.write(key, value, keep_tombstone, stamp, journal);
         trace!(
             "key \"{}\", {}: merged with version {:016x}.{:016x}, in the log's buffer up to \
@@ -122,7 +172,7 @@ impl Node {
         );
         self.wrote(written.position, Changed::ForClient, batch);
         batch.has_written = true;
-        self.replication.changed(key, written.shard, wall_ms, &mut batch.links);
+        replication.changed(key, written.shard, wall_ms, &mut batch.links);
         written.existed
     }
 }

@@ -9,9 +9,11 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::agreement::Agreement;
 use super::{Node, PeerStatus};
 use crate::config::REDIS_VERSION;
 use crate::metrics::{Histogram, open_files, open_files_max, read, resident_bytes};
+use crate::replication::ReplicationManager;
 
 /// Something that is shown of a node.
 #[derive(Debug)]
@@ -56,17 +58,17 @@ impl Metric {
 }
 
 /// A figure that only `INFO` shows.
-fn info(field: &'static str, value: impl ToString) -> Figure {
+pub(super) fn info(field: &'static str, value: impl ToString) -> Figure {
     Figure { field: Some(field), metric: None, value: value.to_string() }
 }
 
 /// A figure that is a metric only.
-fn metric(name: &'static str, help: &'static str, value: impl ToString) -> Figure {
+pub(super) fn metric(name: &'static str, help: &'static str, value: impl ToString) -> Figure {
     Figure { field: None, metric: Some(Metric { name, help }), value: value.to_string() }
 }
 
 /// A figure that is shown everywhere.
-fn both(
+pub(super) fn both(
     field: &'static str,
     name: &'static str,
     help: &'static str,
@@ -102,7 +104,12 @@ impl Node {
             "Persistence" => self.about_persistence(),
             "Stats" => self.about_work(),
             "Latencystats" => vec![latency(&self.metrics.latency)],
-            "Replication" => self.about_peers(&peers, size.tombstones),
+            "Replication" => match &self.agreement {
+                Agreement::Eventual(replication) => {
+                    self.about_peers(replication, &peers, size.tombstones)
+                }
+                Agreement::Raft(consensus) => self.about_consensus(consensus, &peers),
+            },
             "Keyspace" => about_keys(size.keys),
             _ => self.about_process(&peers),
         };
@@ -130,7 +137,10 @@ impl Node {
         let open = read(&self.metrics.connections_open);
         let strangers = self.guard.strangers.count();
         let max = self.configuration.connections_max;
-        let waiting = self.replication.waiting();
+        let waiting = match &self.agreement {
+            Agreement::Eventual(replication) => replication.waiting(),
+            Agreement::Raft(consensus) => consensus.waiting(),
+        };
         vec![
             both("connected_clients", "connected_clients", "Open connections.", open),
             both("clients_without_password", "clients_without_password",
@@ -251,8 +261,13 @@ impl Node {
     }
 
     #[rustfmt::skip]
-    fn about_peers(&self, peers: &[PeerStatus], tombstones: usize) -> Vec<Figure> {
-        let counters = self.replication.counters();
+    fn about_peers(
+        &self,
+        replication: &ReplicationManager,
+        peers: &[PeerStatus],
+        tombstones: usize,
+    ) -> Vec<Figure> {
+        let counters = replication.counters();
         let of_all = |field: fn(&PeerStatus) -> u64| peers.iter().map(field);
         let live = peers.iter().filter(|peer| peer.state == "live").count();
         vec![
@@ -274,7 +289,7 @@ impl Node {
                  "Introductions refused.", read(&counters.hellos_refused)),
             both("links_broken", "links_broken_total",
                  "Links that broke.", read(&counters.links_broken)),
-            info("queue_overflows", self.replication.queue_overflows()),
+            info("queue_overflows", replication.queue_overflows()),
             both("syncs_finished", "syncs_finished_total",
                  "Finished comparisons of all shards with a peer.", read(&counters.syncs_finished)),
             both("tombstones", "tombstones", "Tombstones.", tombstones),

@@ -1,6 +1,5 @@
 //! Listings of keys: `SCAN`, `KEYS` and the pages of HTTP.
 
-use super::batch::Access;
 use super::{Batch, Node};
 use crate::error::{Error, Result};
 use crate::store::scan::{STEP_WORK_MAX, Step};
@@ -60,7 +59,7 @@ impl Node {
         comparisons_max: u64,
         batch: &mut Batch,
     ) -> Result<Page> {
-        self.admit(Access::Read, batch)?;
+        self.admit_listing(batch)?;
         let max = self.configuration.limits.reply_bytes_max;
         let mut page = Page { keys: Vec::new(), next: cursor };
         let (mut bytes, mut comparisons, mut left) = (0, 0, count);
@@ -92,7 +91,7 @@ impl Node {
         pattern: &[u8],
         batch: &mut Batch,
     ) -> Result<Page> {
-        self.admit(Access::Read, batch)?;
+        self.admit_listing(batch)?;
         let step = Step {
             visits: PAGE_VISITS_MAX,
             found: count,

@@ -41,9 +41,11 @@
 //! and Fox, "Crash-Only Software", 2003). A panic in any thread ends the process: half a node is
 //! worse than none.
 
+mod agreement;
 pub mod batch;
 mod data;
 pub mod figures;
+mod figures_of_consensus;
 mod health;
 pub mod listing;
 mod opening;
@@ -63,12 +65,13 @@ use crate::guard::{Guard, same_in_constant_time};
 use crate::locks::{Latch, spawn};
 use crate::metrics::Metrics;
 use crate::passwords::Passwords;
-use crate::replication::ReplicationManager;
-pub use crate::replication::{Greeted, PeerStatus};
+pub use crate::peers::status::{PeerStatus, RaftPeer};
 use crate::stopping::GentleStop;
 pub use crate::store::prefetch::PREFETCH_KEYS_MAX;
 use crate::store::version::{HybridClock, wall_clock_ms};
 use crate::store::{KeyValueStore, Size};
+use agreement::Agreement;
+pub use agreement::Greeted;
 pub use batch::Batch;
 
 /// One process of the cluster.
@@ -95,8 +98,8 @@ pub struct Node {
     /// The data directory, if there is one.
     durability: Option<Arc<Durability>>,
     clock: Arc<HybridClock>,
-    /// The other nodes and the links to them.
-    replication: ReplicationManager,
+    /// The other nodes, and how this one agrees with them.
+    agreement: Agreement,
     /// Opens when the node serves clients.
     serving: Latch,
 }
@@ -125,10 +128,11 @@ impl Node {
     }
 
     /// How much is stored, for a reply that shows it.
-    pub fn shown_size(&self, batch: &mut Batch) -> Size {
+    pub fn shown_size(&self, batch: &mut Batch) -> Result<Size> {
+        self.admit_listing(batch)?;
         let size = self.store.size();
         self.shows_everything(batch);
-        size
+        Ok(size)
     }
 
     /// The reply of this batch shows something of the whole store as it was until now.
@@ -149,7 +153,10 @@ impl Node {
     /// The end of a gentle stop: brings to the peers and to the disk what they lack, and waits at
     /// most `SHUTDOWN_TIMEOUT` for each.
     pub fn close(self: &Arc<Self>) -> Result<()> {
-        let lacking = self.replication.drain(SHUTDOWN_TIMEOUT);
+        let lacking = match &self.agreement {
+            Agreement::Eventual(replication) => replication.drain(SHUTDOWN_TIMEOUT),
+            Agreement::Raft(consensus) => consensus.drain(SHUTDOWN_TIMEOUT),
+        };
         if !lacking.is_empty() {
             warn!(
                 "stopping, but what was written last may be missing at {}: no confirmation within \

@@ -1,12 +1,16 @@
 //! How a node starts: from its configuration, and from what a data directory holds.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::Node;
+use super::agreement::Agreement;
 use crate::config::Configuration;
+use crate::consensus::Consensus;
+use crate::consensus::disk::Recovery;
 use crate::durability::identity::NodeFile;
-use crate::durability::{Durability, Opening};
+use crate::durability::{Durability, Opening, Target};
 use crate::error::Result;
 use crate::guard::Guard;
 use crate::locks::Latch;
@@ -25,36 +29,72 @@ impl Node {
             return Ok(Node::new(configuration));
         };
         let store = Arc::new(KeyValueStore::new());
+        let is_raft = configuration.raft.is_on;
         let opening = Opening {
             policy: configuration.fsync,
             salvage: configuration.salvage,
-            has_seeds: !configuration.replication.seeds.is_empty(),
+            has_seeds: is_raft || !configuration.replication.seeds.is_empty(),
             clock_skew_max: configuration.replication.clock_skew_max,
             restamp: configuration.restamp,
         };
-        let durability = Durability::open(directory, opening, &store)?;
-        Ok(Node::with(configuration, store, Some(Arc::new(durability))))
+        if is_raft {
+            return Node::open_with_consensus(&configuration, directory, opening, store);
+        }
+        let durability = Durability::open(directory, opening, Target::Store(&store))?;
+        durability.start_compaction(&store, None)?;
+        let durability = Arc::new(durability);
+        let (ids, clock) = ((durability.node_file.node_id, random_id()), Arc::default());
+        let memory = memory_of(&durability);
+        let replication = ReplicationManager::new(
+            &configuration,
+            ids,
+            store.clone(),
+            Arc::clone(&clock),
+            Some(memory),
+        );
+        let agreement = Agreement::Eventual(replication);
+        Ok(Node::with(configuration, ids, store, clock, Some(durability), agreement))
+    }
+
+    fn open_with_consensus(
+        configuration: &Configuration,
+        directory: &Path,
+        opening: Opening,
+        store: Arc<KeyValueStore>,
+    ) -> Result<Self> {
+        let recovery = Recovery::into_store(&store);
+        let take = |batch: &_| recovery.take(batch);
+        let durability = Durability::open(directory, opening, Target::ReplicatedLog(&take))?;
+        let ground = recovery.finish()?;
+        let durability = Arc::new(durability);
+        let ids = (durability.node_file.node_id, random_id());
+        let log = Arc::clone(&durability.log);
+        let consensus = Consensus::new(configuration, ids, store.clone(), log, ground);
+        durability.start_compaction(&store, Some(consensus.snapshot_head()))?;
+        let agreement = Agreement::Raft(consensus);
+        let configuration = configuration.clone();
+        Ok(Node::with(configuration, ids, store, Arc::default(), Some(durability), agreement))
     }
 
     /// A node in memory, with an empty store, even if the configuration names a data directory.
     pub fn new(configuration: Configuration) -> Self {
-        Node::with(configuration, Arc::default(), None)
+        let (ids, clock) = ((random_id(), random_id()), Arc::default());
+        let store: Arc<KeyValueStore> = Arc::default();
+        let (shared, clock_of_links) = (Arc::clone(&store), Arc::clone(&clock));
+        let replication =
+            ReplicationManager::new(&configuration, ids, shared, clock_of_links, None);
+        let agreement = Agreement::Eventual(replication);
+        Node::with(configuration, ids, store, clock, None, agreement)
     }
 
     fn with(
         configuration: Configuration,
+        (node_id, run_id): (u64, u64),
         store: Arc<KeyValueStore>,
+        clock: Arc<HybridClock>,
         durability: Option<Arc<Durability>>,
+        agreement: Agreement,
     ) -> Self {
-        let (clock, run_id) = (Arc::new(HybridClock::default()), random_id());
-        let (mut node_id, mut memory) = (random_id(), None);
-        if let Some(durability) = &durability {
-            node_id = durability.node_file.node_id;
-            memory = Some(memory_of(durability));
-        }
-        let ids = (node_id, run_id);
-        let replication =
-            ReplicationManager::new(&configuration, ids, store.clone(), clock.clone(), memory);
         let guard = Guard::new(configuration.connections_max, configuration.reply_memory_bytes);
         Node {
             guard,
@@ -64,7 +104,7 @@ impl Node {
             metrics: Metrics::default(),
             run_id,
             node_id,
-            replication,
+            agreement,
             store,
             durability,
             clock,

@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use log::{info, trace};
 
+use super::agreement::Agreement;
 use super::batch::Changed;
-use super::{Batch, Node};
+use super::{Batch, Greeted, Node, PeerStatus};
+use crate::consensus::Consensus;
 use crate::error::{Error, Result};
 use crate::peers::introduction::Introduction;
 use crate::peers::versions::{self, Listed, Place};
 use crate::replication::receive::{self, Merged};
-use crate::replication::{Greeted, PeerStatus, Ticket};
+use crate::replication::{ReplicationManager, Ticket};
 use crate::store::digest::{BUCKETS, SHARDS};
 use crate::store::version::wall_clock_ms;
 
@@ -22,9 +24,16 @@ impl Node {
     /// starts the links to its seeds and to the members of an earlier run, and waits a moment for
     /// their answers; from then on clients are served.
     pub fn start(&self, listening: SocketAddr) -> Result<()> {
-        let advertised = self.replication.advertise(listening);
-        info!("listening on {listening}, run id {:016x}; peers are told {advertised}", self.run_id);
-        self.replication.start()?;
+        let listens = |told: &str| {
+            info!("listening on {listening}, run id {:016x}; peers are told {told}", self.run_id);
+        };
+        match &self.agreement {
+            Agreement::Eventual(replication) => {
+                listens(&replication.advertise(listening));
+                replication.start()?;
+            }
+            Agreement::Raft(consensus) => listens(&consensus.start(listening)?),
+        }
         self.start_serving();
         Ok(())
     }
@@ -38,16 +47,38 @@ impl Node {
         socket: Option<&Arc<TcpStream>>,
         peer: &mut Option<Greeted>,
     ) -> Result<Introduction> {
-        let replication = &self.replication;
         let from = Introduction::parse(words).inspect_err(|error| {
-            replication.refused(advertised, &error.to_string());
+            self.refused_peer(advertised, &error.to_string());
         })?;
-        replication.greet(&from, socket.map(|socket| socket.clone() as _), peer)
+        let socket = socket.map(|socket| socket.clone() as _);
+        match &self.agreement {
+            Agreement::Eventual(replication) => {
+                let mut place = match peer.take() {
+                    Some(Greeted::Eventual(place)) => Some(place),
+                    _ => None,
+                };
+                let answer = replication.greet(&from, socket, &mut place);
+                *peer = place.map(Greeted::Eventual);
+                answer
+            }
+            Agreement::Raft(consensus) => {
+                let mut place = match peer.take() {
+                    Some(Greeted::Raft(place)) => Some(place),
+                    _ => None,
+                };
+                let answer = consensus.greet(&from, socket, &mut place);
+                *peer = place.map(Greeted::Raft);
+                answer
+            }
+        }
     }
 
     /// Counts and logs that a node which wanted to be a peer was refused.
     pub fn refused_peer(&self, who: &str, reason: &str) {
-        self.replication.refused(who, reason);
+        match &self.agreement {
+            Agreement::Eventual(replication) => replication.refused(who, reason),
+            Agreement::Raft(consensus) => consensus.refused(who, reason),
+        }
     }
 
     /// What `PEER DIGESTS` answers: the digests of all shards, or of the buckets of one.
@@ -57,8 +88,8 @@ impl Node {
         shard: Option<usize>,
         batch: &mut Batch,
     ) -> Result<Vec<u8>> {
-        peer.while_current(|| Ok(()))?;
-        let view = self.replication.view();
+        peer.eventual()?.while_current(|| Ok(()))?;
+        let view = self.agreement.eventual()?.view();
         let (digests, shards) = match shard {
             None => (view.shard_digests(), 0..SHARDS),
             Some(shard) => {
@@ -81,9 +112,9 @@ impl Node {
     ) -> Result<Listed> {
         check_below(shard, SHARDS)?;
         check_below(bucket, BUCKETS)?;
-        peer.while_current(|| Ok(()))?;
+        peer.eventual()?.while_current(|| Ok(()))?;
         let place = Place { shard, bucket, after: after.map(Into::into) };
-        let listed = versions::list(&self.replication.view(), &place, place.bytes_max());
+        let listed = versions::list(&self.agreement.eventual()?.view(), &place, place.bytes_max());
         self.show_to_peer(shard..shard + 1, batch)?;
         Ok(listed)
     }
@@ -106,6 +137,7 @@ impl Node {
         records: &[u8],
         batch: &mut Batch,
     ) -> Result<Merged> {
+        let (replication, peer) = (self.agreement.eventual()?, peer.eventual()?);
         peer.while_current(|| {
             self.check_writable()?;
             let skew_max = self.configuration.replication.clock_skew_max;
@@ -114,64 +146,114 @@ impl Node {
             let done = receive::merge(&self.store, &self.clock, records, limits, journal)?;
             trace!("merged {} records from a peer, refused {}", done.merged, done.refused);
             self.wrote(done.position, Changed::ForPeer, batch);
-            self.replication.merged(peer, done);
+            replication.merged(peer, done);
             Ok(done)
         })
     }
 
     /// `PEER FORGET`: bans a node for good, by address or id.
     pub fn forget_peer(&self, peer: &str) -> Result<()> {
-        self.replication.forget(peer)
+        match &self.agreement {
+            Agreement::Eventual(replication) => replication.forget(peer),
+            Agreement::Raft(consensus) => consensus.forget(peer),
+        }
     }
 
     /// `PARTITION`: pretends that a peer (address or id), or everybody (`*`), cannot be reached.
     pub fn cut_off(&self, peer: &str) -> Result<()> {
-        self.replication.partition(peer)
+        match &self.agreement {
+            Agreement::Eventual(replication) => replication.partition(peer),
+            Agreement::Raft(consensus) => consensus.partition(peer),
+        }
     }
 
     /// `HEAL`: ends the partition from one peer (address or id), or all partitions (`*`).
     pub fn heal(&self, peer: &str) -> Result<()> {
-        self.replication.heal(peer)
+        match &self.agreement {
+            Agreement::Eventual(replication) => replication.heal(peer),
+            Agreement::Raft(consensus) => consensus.heal(peer),
+        }
     }
 
     /// How each peer is.
     pub fn peers(&self) -> Vec<PeerStatus> {
-        self.replication.peers()
+        match &self.agreement {
+            Agreement::Eventual(replication) => replication.peers(),
+            Agreement::Raft(consensus) => consensus.peers(),
+        }
     }
 
     /// Where others reach this node; empty when nobody was told.
     pub fn advertised_address(&self) -> String {
-        self.replication.advertised_address()
+        match &self.agreement {
+            Agreement::Eventual(replication) => replication.advertised_address(),
+            Agreement::Raft(consensus) => consensus.advertised_address(),
+        }
     }
 
     /// What `WAIT` counts: the peers that hold everything a connection wrote so far.
     pub fn holders(&self, batch: &Batch) -> Holders<'_> {
         // Without a write there is nothing that a peer could lack.
-        let ticket = batch.has_written.then(|| self.replication.ticket());
-        Holders { node: self, ticket }
+        let what = match &self.agreement {
+            Agreement::Raft(consensus) => {
+                Held::Log { consensus, index: if batch.has_written { consensus.last() } else { 0 } }
+            }
+            Agreement::Eventual(replication) if batch.has_written => {
+                Held::Changes { replication, ticket: replication.ticket() }
+            }
+            Agreement::Eventual(replication) => Held::Nothing { replication },
+        };
+        Holders(what)
+    }
+
+    /// What `PEER APPEND` answers: entries of the leader.
+    pub fn append_from_peer(
+        &self,
+        peer: &Greeted,
+        numbers: [u64; 5],
+        entries: &[u8],
+    ) -> Result<[u64; 4]> {
+        self.agreement.raft()?.append(peer.raft()?, numbers, entries)
+    }
+
+    /// What `PEER VOTE` answers: a candidate asks for this node's vote.
+    pub fn vote_for_peer(&self, peer: &Greeted, numbers: [u64; 4]) -> Result<[u64; 2]> {
+        self.agreement.raft()?.vote(peer.raft()?, numbers)
     }
 }
 
 /// The peers that hold everything a connection had written when it asked.
 #[derive(Debug)]
-pub struct Holders<'n> {
-    node: &'n Node,
-    /// `None`: the connection never wrote, so every live peer counts.
-    ticket: Option<Ticket>,
+pub struct Holders<'n>(Held<'n>);
+
+#[derive(Debug)]
+enum Held<'n> {
+    /// The connection never wrote, so every live peer counts.
+    Nothing { replication: &'n ReplicationManager },
+    /// Everything that was queued for the links.
+    Changes { replication: &'n ReplicationManager, ticket: Ticket },
+    /// The log up to this index; 0 if the connection never wrote.
+    Log { consensus: &'n Consensus, index: u64 },
 }
 
 impl Holders<'_> {
     /// How many there are.
     pub fn count(&self) -> usize {
-        match &self.ticket {
-            Some(ticket) => self.node.replication.holding(ticket),
-            None => self.node.replication.live_peers(),
+        match &self.0 {
+            Held::Nothing { replication } => replication.live_peers(),
+            Held::Changes { replication, ticket } => replication.holding(ticket),
+            Held::Log { consensus, index } => consensus.holders(*index),
         }
     }
 
     /// Waits until there are so many, or for `timeout`.
     pub fn wait_for(&self, count: usize, timeout: Duration) {
-        self.node.replication.wait_until(timeout, || self.count() >= count);
+        match &self.0 {
+            Held::Nothing { replication } | Held::Changes { replication, .. } => {
+                replication.wait_until(timeout, || self.count() >= count);
+            }
+            Held::Log { consensus, index } => consensus.wait_for_holders(*index, count, timeout),
+        }
     }
 }
 

@@ -6,9 +6,9 @@
 //! ```
 //!
 //! The answer is an array of three arrays: the same nine words about the answerer, the members it
-//! knows as `id@address`, and the banned ids. Ids are 16 hex digits. The last two words are for a
-//! second way to agree: every node today is `eventual` and has no cluster id (`-`), and says no to
-//! anything else, so that nodes of both ways never mix.
+//! knows as `id@address`, and the banned ids. Ids are 16 hex digits. The last two words say how the
+//! node agrees with others, so that nodes of both ways never mix. Only a raft cluster has an id,
+//! and a node that has not joined one yet says `-`.
 //!
 //! Nothing in a HELLO is believed beyond its limits: [`MEMBERS_MAX`], [`BANS_MAX`],
 //! [`HELLO_BYTES_MAX`].
@@ -22,9 +22,8 @@ use crate::guard::shown;
 
 /// The version of this conversation.
 pub const PROTOCOL_VERSION: &str = "2";
-/// The way of agreeing that every node here has.
+/// The words for [`Way`].
 const EVENTUAL: &str = "eventual";
-/// The other way, which this program does not have.
 const RAFT: &str = "raft";
 /// In place of a cluster id.
 const NO_CLUSTER_ID: &str = "-";
@@ -34,6 +33,19 @@ pub const WORDS: usize = 9;
 pub const MEMBERS_MAX: usize = 64;
 /// Bytes of a HELLO, and of its answer.
 pub const HELLO_BYTES_MAX: usize = 1024 * 1024;
+
+/// How a node agrees with others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Way {
+    /// Each takes writes by itself.
+    #[default]
+    Eventual,
+    /// Through a leader.
+    Raft {
+        /// The cluster that it is in, if it is in one already.
+        cluster_id: Option<u64>,
+    },
+}
 
 /// A node says who it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,6 +62,8 @@ pub struct Introduction {
     pub clock: u64,
     /// Where others reach it, `host:port`.
     pub address: String,
+    /// How it agrees with others.
+    pub way: Way,
     /// The members it knows, ids and addresses. Only in an answer.
     pub members: Vec<(u64, String)>,
     /// The ids it knows to be banned. Only in an answer.
@@ -67,8 +81,11 @@ impl Introduction {
             if self.is_durable { "disk" } else { "memory" }.into(),
             self.clock.to_string(),
             self.address.clone(),
-            EVENTUAL.into(),
-            NO_CLUSTER_ID.into(),
+            if self.way == Way::Eventual { EVENTUAL } else { RAFT }.into(),
+            match self.way {
+                Way::Raft { cluster_id: Some(id) } => format!("{id:016x}"),
+                _ => NO_CLUSTER_ID.into(),
+            },
         ]
     }
 
@@ -83,7 +100,6 @@ impl Introduction {
         let [_, cluster, node_id, run_id, stores, clock, address, way, cluster_id] = words else {
             return Err(bad(&format!("{WORDS} words are needed, not {}", words.len())));
         };
-        check_way(way, cluster_id)?;
         let id = |text| parse_id(text).ok_or_else(|| bad("an id has 16 hex digits"));
         Ok(Introduction {
             cluster: parse_cluster(cluster)
@@ -97,6 +113,7 @@ impl Introduction {
             },
             clock: clock.parse().map_err(|_| bad("a clock is a number"))?,
             address: parse_host_port(address).map_err(|why| bad(&why))?,
+            way: parse_way(way, cluster_id)?,
             ..Introduction::default()
         })
     }
@@ -154,17 +171,23 @@ pub(super) fn explained(refusal: String) -> String {
     refusal
 }
 
-/// Both ways to agree exist in the protocol; this program has one of them.
-fn check_way(way: &str, cluster_id: &str) -> Result<()> {
+fn parse_way(way: &str, cluster_id: &str) -> Result<Way> {
     match way {
-        EVENTUAL if cluster_id == NO_CLUSTER_ID => Ok(()),
+        EVENTUAL if cluster_id == NO_CLUSTER_ID => Ok(Way::Eventual),
         EVENTUAL => Err(bad("an eventual cluster has no id, and says - for it")),
-        RAFT => Err(bad(
-            "one of the two nodes is raft, the other eventual, and they cannot be of one cluster; \
-             start all nodes the same way",
-        )),
+        RAFT if cluster_id == NO_CLUSTER_ID => Ok(Way::Raft { cluster_id: None }),
+        RAFT => match parse_id(cluster_id) {
+            Some(id) => Ok(Way::Raft { cluster_id: Some(id) }),
+            None => Err(bad("the id of a raft cluster has 16 hex digits")),
+        },
         _ => Err(bad("a node is eventual or raft")),
     }
+}
+
+/// The refusal of a node that agrees the other way.
+pub fn other_way() -> Error {
+    bad("one of the two nodes is raft, the other eventual, and they cannot be of one cluster; \
+         start all nodes the same way")
 }
 
 fn other_version(version: &str) -> Error {
@@ -252,7 +275,6 @@ mod tests {
             (4, "tape", "in memory or on disk"),
             (5, "-1", "a clock is a number"),
             (6, "0.0.0.0:1", "cannot be connected to"),
-            (7, "raft", "one of the two nodes is raft, the other eventual"),
             (7, "else", "eventual or raft"),
             (8, "0000000000000001", "has no id"),
         ] {
@@ -273,6 +295,21 @@ mod tests {
             explained("unknown subcommand or wrong number of arguments for 'HELLO'".into())
                 .contains("release")
         );
+    }
+
+    #[test]
+    fn the_way_to_agree_is_said_and_heard() {
+        for (words, way) in [
+            (["eventual", "-"], Way::Eventual),
+            (["raft", "-"], Way::Raft { cluster_id: None }),
+            (["raft", "000000000000000a"], Way::Raft { cluster_id: Some(10) }),
+        ] {
+            let introduction = Introduction { way, ..example() };
+            let said = introduction.words();
+            assert_eq!(said[7..], words);
+            let said: Vec<&str> = said.iter().map(String::as_str).collect();
+            assert_eq!(Introduction::parse(&said).expect("good"), introduction);
+        }
     }
 
     #[test]

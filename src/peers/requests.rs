@@ -41,6 +41,15 @@ pub enum PeerRequest {
     Versions(Place),
     /// Take these records in.
     Merge(Vec<u8>),
+    /// What a way to agree asks: numbers, and perhaps something long.
+    Agree {
+        /// The word after `PEER`.
+        name: &'static str,
+        /// In decimal.
+        numbers: Vec<u64>,
+        /// The last word.
+        body: Option<Vec<u8>>,
+    },
 }
 
 /// What the peer answers.
@@ -59,12 +68,14 @@ pub enum PeerReply {
         /// Too far ahead.
         refused: u64,
     },
+    /// To a way to agree.
+    Numbers(Vec<u64>),
     /// Why not.
     Error(String),
 }
 
 impl PeerRequest {
-    /// Appends the request in RESP, but for the records of a MERGE, which follow, and then CR LF.
+    /// Appends the request in RESP, but for its [`PeerRequest::body`], which follows.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let number = |number: &usize| number.to_string().into_bytes();
         let words: Vec<Vec<u8>> = match self {
@@ -83,12 +94,30 @@ impl PeerRequest {
                 let _ = write!(out, "*3\r\n$4\r\nPEER\r\n$5\r\nMERGE\r\n${}\r\n", records.len());
                 return;
             }
+            PeerRequest::Agree { name, numbers, .. } => {
+                let numbers = numbers.iter().map(|number| number.to_string().into_bytes());
+                [name.as_bytes().to_vec()].into_iter().chain(numbers).collect()
+            }
         };
-        let _ = write!(out, "*{}\r\n$4\r\nPEER\r\n", words.len() + 1);
+        let body = self.body().filter(|_| !matches!(self, PeerRequest::Merge(_)));
+        let _ = write!(out, "*{}\r\n$4\r\nPEER\r\n", words.len() + 1 + usize::from(body.is_some()));
         for word in words {
             let _ = write!(out, "${}\r\n", word.len());
             out.extend_from_slice(&word);
             out.extend_from_slice(b"\r\n");
+        }
+        if let Some(body) = body {
+            let _ = write!(out, "${}\r\n", body.len());
+        }
+    }
+
+    /// The last word of a request, where it may be long: it is sent behind what
+    /// [`PeerRequest::encode`] writes, and then CR LF.
+    pub fn body(&self) -> Option<&[u8]> {
+        match self {
+            PeerRequest::Merge(records) => Some(records),
+            PeerRequest::Agree { body, .. } => body.as_deref(),
+            _ => None,
         }
     }
 
@@ -122,6 +151,16 @@ impl PeerRequest {
                 }
                 _ => return Err(Error::Corrupt("a MERGE was not acknowledged".into())),
             },
+            (PeerRequest::Agree { .. }, Response::Array(numbers)) => {
+                let number = |response: &Response| match response {
+                    Response::Integer(number @ 0..) => Some(*number as u64),
+                    _ => None,
+                };
+                let numbers: Option<Vec<u64>> = numbers.iter().map(number).collect();
+                PeerReply::Numbers(
+                    numbers.ok_or_else(|| Error::Corrupt("a reply that is no numbers".into()))?,
+                )
+            }
             (PeerRequest::Versions(_), Response::Bulk(bytes)) => {
                 PeerReply::Listed(Listed { bytes, last: None })
             }

@@ -50,6 +50,19 @@ pub struct PeerStatus {
     /// How far its clock was ahead of this node's at its last HELLO, in milliseconds; negative:
     /// behind.
     pub clock_ahead_ms: i64,
+    /// What it is in a cluster that agrees by consensus.
+    pub raft: Option<RaftPeer>,
+}
+
+/// A member of a cluster that agrees by consensus.
+#[derive(Clone, Debug)]
+pub struct RaftPeer {
+    /// `leader`, `voter`, `learner`, or `stranger`.
+    pub role: &'static str,
+    /// Up to where its log is known to match; only the leader knows.
+    pub matched: Option<u64>,
+    /// Whether it needs entries that the leader has no more.
+    pub is_behind: bool,
 }
 
 /// A peer, for all threads but its own.

@@ -118,14 +118,14 @@ impl Wire {
     pub(super) fn exchange(&mut self, requests: &[PeerRequest]) -> Result<Vec<PeerReply>> {
         self.incoming.sign();
         // A batch is alone in its exchange: see `Link::next`.
-        let mut reading = matches!(requests, [PeerRequest::Merge(_)])
+        let mut reading = matches!(requests, [only] if only.body().is_some())
             .then(|| Reading { bytes: 0, grew: Instant::now() });
         let mut text = Vec::new();
         for request in requests {
             request.encode(&mut text);
-            if let PeerRequest::Merge(records) = request {
+            if let Some(body) = request.body() {
                 self.write_all(&text, &mut reading)?;
-                self.write_all(records, &mut reading)?;
+                self.write_all(body, &mut reading)?;
                 text = b"\r\n".to_vec();
             }
         }

@@ -183,18 +183,20 @@ impl Parser {
         Ok(true)
     }
 
-    /// Whether the next element is the records of a `PEER MERGE`, the only string that may be
-    /// longer than the longest value.
+    /// Whether the next element is the records of a `PEER MERGE` or the entries of a `PEER APPEND`,
+    /// the only strings that may be longer than the longest value.
     fn is_merge(&self, bytes: &[u8]) -> bool {
-        if self.left != 1 || self.spans.len() != 2 {
-            return false;
-        }
+        let name: &[u8] = match (self.left, self.spans.len()) {
+            (1, 2) => b"MERGE",
+            (1, 7) => b"APPEND",
+            _ => return false,
+        };
         let words = self.words(bytes);
-        words.get(0).eq_ignore_ascii_case(b"PEER") && words.get(1).eq_ignore_ascii_case(b"MERGE")
+        words.get(0).eq_ignore_ascii_case(b"PEER") && words.get(1).eq_ignore_ascii_case(name)
     }
 
-    /// How many bytes of the records of a `PEER MERGE` have arrived, while they are not complete.
-    /// `None` for any other request, and for records of less than `len_min` bytes in all.
+    /// How many bytes of such a string have arrived, while it is not complete. `None` for any
+    /// other request, and for one of less than `len_min` bytes in all.
     pub fn merge_bytes(&self, bytes: &[u8], len_min: usize) -> Option<usize> {
         if !self.is_merge(bytes) {
             return None;

@@ -60,6 +60,7 @@ impl LinkHandle {
             sent_bytes: metrics::read(&self.peer.sent_bytes),
             received_bytes: metrics::read(&self.peer.received_bytes),
             clock_ahead_ms: shown.clock_ahead_ms,
+            raft: None,
         }
     }
 }

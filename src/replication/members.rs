@@ -37,7 +37,7 @@ use crate::error::{Error, Result};
 use crate::guard::shown;
 use crate::peers::cuts::Cuts;
 use crate::peers::identity::{Identity, parse_id};
-use crate::peers::introduction::{Introduction, MEMBERS_MAX};
+use crate::peers::introduction::{Introduction, MEMBERS_MAX, Way, other_way};
 use crate::peers::runs::{Runs, copied_directory};
 
 /// What became of an introduction on one of our own links.
@@ -268,6 +268,9 @@ impl Members {
 
     /// Checks what must be right in both directions.
     fn check(&self, other: &Introduction) -> Result<()> {
+        if other.way != Way::Eventual {
+            return Err(other_way());
+        }
         if other.cluster != self.identity.cluster {
             return Err(Error::refused(format!(
                 // Both sides read this sentence.

@@ -24,7 +24,7 @@ use crate::peers::caller::Caller;
 use crate::peers::comparison::Revived;
 use crate::peers::conversation::Target;
 use crate::peers::inbound::Inbound;
-use crate::peers::introduction::Introduction;
+use crate::peers::introduction::{Introduction, Way};
 use crate::peers::view::View;
 use crate::store::KeyValueStore;
 use crate::store::version::{COUNTER_BITS, HybridClock};
@@ -152,6 +152,7 @@ impl Shared {
             is_durable: identity.is_durable,
             clock: self.clock.latest().max(self.host.wall_ms() << COUNTER_BITS),
             address,
+            way: Way::Eventual,
             members: known,
             bans,
         })

@@ -88,7 +88,7 @@ fn on_data<R: Reply>(
             let found = node.get(key, batch, |value| value.is_some())?;
             reply.simple(if found { "string" } else { "none" });
         }
-        DataCommand::DbSize => reply.integer(node.shown_size(batch).keys as i64),
+        DataCommand::DbSize => reply.integer(node.shown_size(batch)?.keys as i64),
         DataCommand::Scan { cursor, pattern, count } => {
             let page = node.scan(cursor, count, pattern, batch)?;
             reply.array(2);

@@ -3,7 +3,7 @@
 use super::session::Session;
 use crate::addresses::parse_host_port;
 use crate::error::{Error, Result};
-use crate::node::{Node, PeerStatus};
+use crate::node::{Node, PeerStatus, RaftPeer};
 use crate::protocol::command::PeerCommand;
 use crate::protocol::{Reply, Words};
 
@@ -35,6 +35,13 @@ pub fn execute<R: Reply>(
             reply.value(Some(&listed.bytes));
             listed.last.iter().for_each(|key| reply.value(Some(key)));
         }
+        PeerCommand::Append { numbers, entries } => {
+            let peer = peer.ok_or_else(introduced)?;
+            numbers_of(&node.append_from_peer(peer, numbers, entries)?, reply);
+        }
+        PeerCommand::Vote { numbers } => {
+            numbers_of(&node.vote_for_peer(peer.ok_or_else(introduced)?, numbers)?, reply);
+        }
         PeerCommand::Merge { records } => {
             let done = node.merge_from_peer(peer.ok_or_else(introduced)?, records, batch)?;
             reply.array(2);
@@ -43,6 +50,11 @@ pub fn execute<R: Reply>(
         }
     }
     Ok(())
+}
+
+fn numbers_of<R: Reply>(numbers: &[u64], reply: &mut R) {
+    reply.array(numbers.len());
+    numbers.iter().for_each(|number| reply.integer(*number as i64));
 }
 
 /// The address in the words of a HELLO, however few and whatever they are.
@@ -72,6 +84,13 @@ pub fn text(word: &[u8]) -> Result<String> {
     Ok(text.into())
 }
 
+/// What a row says of a member of a raft cluster.
+fn raft_words(member: &RaftPeer) -> String {
+    let matched = member.matched.map_or("unknown".into(), |index| index.to_string());
+    let behind = if member.is_behind { " behind=1" } else { "" };
+    format!(" role={} matched={matched}{behind}", member.role)
+}
+
 /// The rows of `PEERS`.
 pub fn rows(peers: &[PeerStatus]) -> Vec<String> {
     let row = |peer: &PeerStatus| {
@@ -80,8 +99,9 @@ pub fn rows(peers: &[PeerStatus]) -> Vec<String> {
         // The last field, because it has spaces.
         let error =
             peer.error.as_ref().map(|reason| format!(" error={reason}")).unwrap_or_default();
+        let raft = peer.raft.as_ref().map(raft_words).unwrap_or_default();
         format!(
-            "address={} id={id} state={} queued_keys={} lag_ms={} last_sync_ms={last_sync} \
+            "address={} id={id}{raft} state={} queued_keys={} lag_ms={} last_sync_ms={last_sync} \
              sent_bytes={} received_bytes={} clock_ahead_ms={}{error}",
             peer.address,
             peer.state,

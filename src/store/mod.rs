@@ -196,6 +196,34 @@ impl KeyValueStore {
         }
     }
 
+    /// Stores a record of the replicated log, unless the store has a version of the key that is as
+    /// large. A delete leaves nothing behind: the order of records is the log's business.
+    pub fn apply(&self, record: &Record) {
+        let hash = key_hash(record.key);
+        let mut shard = self.lock(shard_of(hash));
+        let old = shard.take(hash, record.key);
+        match old {
+            Some(old) if old.version() >= record.version => shard.put(hash, old),
+            old if record.value.is_some() => {
+                let new = old.map_or_else(|| Entry::new(record), |entry| entry.rewrite(record));
+                shard.put(hash, new);
+            }
+            _ => {}
+        }
+    }
+
+    /// Removes every key of a smaller version, and leaves nothing behind.
+    pub fn remove_before(&self, version: Version) {
+        for index in 0..SHARDS {
+            let mut shard = self.lock(index);
+            let older = shard.map.keys().filter(|entry| entry.version() < version);
+            let keys: Vec<Box<[u8]>> = older.map(|entry| entry.key().into()).collect();
+            for key in keys {
+                shard.take(key_hash(&key), &key);
+            }
+        }
+    }
+
     /// Decodes records for [`KeyValueStore::merge`], and prefetches their keys: see [`prefetch`].
     pub fn decode_for_merge<'r>(
         &self,

@@ -99,6 +99,7 @@ impl Cluster {
         match request {
             PeerRequest::Hello(_) => PeerReply::Error("HELLO comes alone".into()),
             PeerRequest::Merge(records) => self.merge(to, from, records),
+            PeerRequest::Agree { .. } => panic!("not of an eventual cluster"),
             question => {
                 // `Node::show_to_peer`.
                 if self.fault != Fault::DigestsShownBeforeTheyAreOnDisk {

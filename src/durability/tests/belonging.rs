@@ -16,8 +16,9 @@ fn compacted() -> (Vec<(&'static str, &'static [u8])>, String, Map) {
 
 fn refusal(disk: &ModelDisk) -> String {
     let store = KeyValueStore::new();
-    let error = open_files(Arc::new(disk.clone()), opening(FsyncPolicy::Always), &store)
-        .expect_err("refused");
+    let error =
+        open_files(Arc::new(disk.clone()), opening(FsyncPolicy::Always), Target::Store(&store))
+            .expect_err("refused");
     assert_eq!(disk.operations(), 0, "nothing touched");
     error.to_string()
 }
@@ -25,7 +26,7 @@ fn refusal(disk: &ModelDisk) -> String {
 fn salvaged(disk: &ModelDisk) -> Map {
     let (store, options) =
         (KeyValueStore::new(), Opening { salvage: true, ..opening(FsyncPolicy::Always) });
-    drop(open_files(Arc::new(disk.clone()), options, &store).expect("salvaged"));
+    drop(open_files(Arc::new(disk.clone()), options, Target::Store(&store)).expect("salvaged"));
     store.drop_all_tombstones();
     assert_eq!(recovered_map(disk).expect("in order afterwards"), live(&store));
     live(&store)
@@ -77,7 +78,11 @@ fn removing_any_file_or_emptying_it_is_noticed() {
             }
             let disk = ModelDisk::with(&rest);
             let store = KeyValueStore::new();
-            let opened = open_files(Arc::new(disk.clone()), opening(FsyncPolicy::Always), &store);
+            let opened = open_files(
+                Arc::new(disk.clone()),
+                opening(FsyncPolicy::Always),
+                Target::Store(&store),
+            );
             let has_frames = bytes.len() as u64 > Kind::Log.header_bytes();
             match opened {
                 Ok(_) => {
@@ -152,8 +157,9 @@ fn in_a_cluster_nothing_is_salvaged() {
     for salvage in [false, true] {
         let disk = ModelDisk::with(&files);
         let options = Opening { salvage, ..opening(FsyncPolicy::Always) };
-        let error = open_files(Arc::new(disk.clone()), options, &KeyValueStore::new())
-            .expect_err("refused");
+        let error =
+            open_files(Arc::new(disk.clone()), options, Target::Store(&KeyValueStore::new()))
+                .expect_err("refused");
         assert_eq!(disk.operations(), 0, "nothing touched");
         let said = error.to_string();
         assert!(said.contains(&format!("PEER FORGET {:016x}", node.node_id)), "{said}");
@@ -166,7 +172,7 @@ fn in_a_cluster_nothing_is_salvaged() {
     let rest: Vec<_> = files.into_iter().filter(|(file, _)| *file != "node").collect();
     let disk = ModelDisk::with(&rest);
     let options = Opening { salvage: true, has_seeds: true, ..opening(FsyncPolicy::Always) };
-    open_files(Arc::new(disk), options, &KeyValueStore::new()).expect_err("refused");
+    open_files(Arc::new(disk), options, Target::Store(&KeyValueStore::new())).expect_err("refused");
 }
 
 #[test]

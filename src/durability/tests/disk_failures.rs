@@ -88,7 +88,8 @@ fn a_disk_that_fails_under_load_loses_nothing_promised() {
     for (policy, round) in POLICIES.into_iter().zip(0u64..) {
         let disk = ModelDisk::default();
         let store = KeyValueStore::new();
-        let (log, _, _) = open_files(Arc::new(disk.clone()), opening(policy), &store).unwrap();
+        let (log, _, _) =
+            open_files(Arc::new(disk.clone()), opening(policy), Target::Store(&store)).unwrap();
         let done = AtomicBool::new(false);
         let mut random = Random(round);
         let promised: Vec<u64> = thread::scope(|scope| {

@@ -137,7 +137,7 @@ fn refusing_to_start_touches_nothing_and_salvage_keeps_what_is_readable() {
     let disk = ModelDisk::with(&[(&name, &bytes)]);
     let store = KeyValueStore::new();
     let options = Opening { salvage: true, ..opening(FsyncPolicy::Always) };
-    let opened = open_files(Arc::new(disk.clone()), options, &store);
+    let opened = open_files(Arc::new(disk.clone()), options, Target::Store(&store));
     drop(opened.expect("salvaged"));
     store.drop_all_tombstones();
     let mut expected = ends.last().unwrap().1.clone();

@@ -10,7 +10,8 @@ fn a_start_on_a_full_disk_is_read_only_and_heals() {
     disk.set_faults(Faults { space: Some(10), ..Faults::default() });
     let store = KeyValueStore::new();
     let (log, _, _) =
-        open_files(Arc::new(disk.clone()), opening(FsyncPolicy::Everysec), &store).expect("starts");
+        open_files(Arc::new(disk.clone()), opening(FsyncPolicy::Everysec), Target::Store(&store))
+            .expect("starts");
     store.drop_all_tombstones();
     assert_eq!(live(&store), ends.last().unwrap().1, "all of it can be read");
     assert!(
@@ -21,7 +22,8 @@ fn a_start_on_a_full_disk_is_read_only_and_heals() {
     // A second start finds the same, whatever the first one tried.
     let again = KeyValueStore::new();
     let (log, _, _) =
-        open_files(Arc::new(disk.clone()), opening(FsyncPolicy::Everysec), &again).expect("starts");
+        open_files(Arc::new(disk.clone()), opening(FsyncPolicy::Everysec), Target::Store(&again))
+            .expect("starts");
     again.drop_all_tombstones();
     assert_eq!(live(&again), live(&store));
     disk.set_faults(Faults::default());
@@ -37,7 +39,7 @@ fn a_start_on_a_full_disk_is_read_only_and_heals() {
 fn a_new_directory_on_a_full_disk_is_refused() {
     let disk = ModelDisk::default();
     disk.set_faults(Faults { space: Some(10), ..Faults::default() });
-    open_files(Arc::new(disk), opening(FsyncPolicy::Always), &KeyValueStore::new())
+    open_files(Arc::new(disk), opening(FsyncPolicy::Always), Target::Store(&KeyValueStore::new()))
         .expect_err("nothing to read");
 }
 

@@ -9,7 +9,7 @@ fn a_record_is_in_the_buffer_or_in_a_frame() {
     for policy in POLICIES {
         let disk = ModelDisk::default();
         let store = KeyValueStore::new();
-        let opened = open_files(Arc::new(disk.clone()), opening(policy), &store);
+        let opened = open_files(Arc::new(disk.clone()), opening(policy), Target::Store(&store));
         let (log, _, _) = opened.expect("empty");
         thread::scope(|scope| {
             for writer in 0..4u64 {

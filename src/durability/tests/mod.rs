@@ -106,7 +106,7 @@ impl Driver {
     fn open(disk: &ModelDisk, policy: FsyncPolicy) -> Result<(KeyValueStore, WriteAheadLog)> {
         let store = KeyValueStore::new();
         let files = Arc::new(disk.clone());
-        let (log, _, _) = open_files(files, opening(policy), &store)?;
+        let (log, _, _) = open_files(files, opening(policy), Target::Store(&store))?;
         store.drop_all_tombstones();
         Ok((store, log))
     }
@@ -145,7 +145,7 @@ impl Driver {
         let cut = self.log.rotate()?;
         let number = cut.snapshot_number;
         let name = SegmentName { number, kind: Kind::Snapshot };
-        snapshot::write_temporary(&self.disk, name, self.log.directory, &self.store)?;
+        snapshot::write_temporary(&self.disk, name, self.log.directory, &self.store, &[])?;
         snapshot::remove_below(&self.disk, number, &[])?;
         Ok(snapshot::publish(&self.disk, &name.to_string())?)
     }

@@ -28,7 +28,7 @@ fn stored(store: &KeyValueStore) -> Stored {
 fn open(disk: &ModelDisk, restamp: bool) -> Result<(KeyValueStore, Recovered)> {
     let store = KeyValueStore::new();
     let options = Opening { clock_skew_max: SKEW_MAX, restamp, ..opening(FsyncPolicy::Always) };
-    let (_, recovered, _) = open_files(Arc::new(disk.clone()), options, &store)?;
+    let (_, recovered, _) = open_files(Arc::new(disk.clone()), options, Target::Store(&store))?;
     Ok((store, recovered))
 }
 

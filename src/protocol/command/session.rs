@@ -62,6 +62,8 @@ pub enum PeerCommand<'a> {
     Digests { shard: Option<usize> },
     Versions { shard: usize, bucket: usize, after: Option<&'a [u8]> },
     Merge { records: &'a [u8] },
+    Append { numbers: [u64; 5], entries: &'a [u8] },
+    Vote { numbers: [u64; 4] },
 }
 
 /// The command of this name, which is in capitals; `None` if there is none with so many words.
@@ -133,9 +135,22 @@ fn subcommand<'a>(name: &[u8], words: Words<'a>) -> Result<Command<'a>> {
             bucket: index(word(1))?,
             after: (len == 3).then(|| word(2)),
         }),
+        (b"PEER", b"APPEND", 6) => {
+            Peer(PeerCommand::Append { numbers: numbers(rest)?, entries: word(5) })
+        }
+        (b"PEER", b"VOTE", 4) => Peer(PeerCommand::Vote { numbers: numbers(rest)? }),
         (b"PEER", b"MERGE", 1) => Peer(PeerCommand::Merge { records: word(0) }),
         _ => return Err(no_such_subcommand(words)),
     })
+}
+
+/// The first words, as numbers.
+fn numbers<const N: usize>(words: Words) -> Result<[u64; N]> {
+    let mut numbers = [0; N];
+    for (word, place) in words.iter().zip(&mut numbers) {
+        *place = number(word).ok_or_else(not_a_number)?;
+    }
+    Ok(numbers)
 }
 
 /// The number of a shard or bucket; the node checks how large it may be.

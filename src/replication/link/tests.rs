@@ -32,6 +32,7 @@ fn reply(request: &PeerRequest, store: &KeyValueStore) -> PeerReply {
             }
             PeerReply::Merged { merged: 1, refused: 0 }
         }
+        PeerRequest::Agree { .. } => panic!("not of an eventual cluster"),
     }
 }
 

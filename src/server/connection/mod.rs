@@ -172,6 +172,9 @@ impl<'n> Connection<'n> {
         if len > 0 {
             trace!("received {len} bytes");
         }
+        if let Some(peer) = self.session.peer.as_ref().filter(|_| len > 0) {
+            peer.hear();
+        }
         self.input.filled(len);
         self.session.batch.input_bytes += len as u64;
         Ok(len)

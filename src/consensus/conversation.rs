@@ -1,0 +1,157 @@
+//! The conversation with one other node: a leader sends APPEND, a candidate VOTE.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crossbeam_channel::Receiver;
+
+use super::links::LinkTo;
+use super::messages::{AppendReply, AppendRequest, VoteReply, VoteRequest};
+use super::shared::Shared;
+use crate::error::{Error, Result};
+use crate::peers::conversation::{Conversation, Progress, Step, Target, Woken};
+use crate::peers::requests::{PeerReply, PeerRequest};
+use crate::peers::status::PeerHandle;
+
+/// A node that is no member introduces itself again after this time: who leads may have changed.
+const INTRODUCE_INTERVAL_MS: u64 = 1_000;
+/// Longest rest of a conversation that has nothing to say, below the idle limit of the other side.
+const IDLE_MS: u64 = 30_000;
+
+/// The conversation with one other node.
+#[derive(Debug)]
+pub(super) struct RaftConversation {
+    shared: Arc<Shared>,
+    peer: Arc<PeerHandle>,
+    to: LinkTo,
+    /// When this node introduced itself on this connection.
+    greeted_ms: Option<u64>,
+    asked: Asked,
+}
+
+/// The request that is under way.
+#[derive(Debug)]
+enum Asked {
+    Nothing,
+    Append(AppendRequest),
+    Vote(VoteRequest),
+}
+
+impl RaftConversation {
+    pub(super) fn new(shared: Arc<Shared>, peer: Arc<PeerHandle>, to: LinkTo) -> Self {
+        RaftConversation { shared, peer, to, greeted_ms: None, asked: Asked::Nothing }
+    }
+
+    fn next_request(&mut self, id: u64) -> Result<Option<PeerRequest>> {
+        self.asked = self.shared.with(|replica, now_ms| {
+            if let Some(request) = replica.append_request(id, now_ms) {
+                return Asked::Append(request);
+            }
+            replica.vote_request(id).map_or(Asked::Nothing, Asked::Vote)
+        });
+        let request = match &self.asked {
+            Asked::Nothing => return Ok(None),
+            Asked::Append(request) => request.encode(),
+            Asked::Vote(request) => request.encode(),
+        };
+        // Rule 1: the term, and a candidate's vote for itself, are on the disk before others see
+        // them.
+        self.shared.save_term()?;
+        Ok(Some(request))
+    }
+
+    fn introduced(&mut self, now_ms: u64, reply: PeerReply) -> Result<()> {
+        let answer = match reply {
+            PeerReply::Introduction(answer) => answer,
+            PeerReply::Error(reason) => return Err(Error::refused(reason)),
+            _ => return Err(Error::Corrupt("a reply of another kind to HELLO".into())),
+        };
+        self.shared.answered(&self.to, &answer)?;
+        self.peer.set_id(Some(answer.node_id));
+        self.greeted_ms = Some(now_ms);
+        Ok(())
+    }
+}
+
+impl Conversation for RaftConversation {
+    fn target(&self) -> Target {
+        self.shared.target(&self.to)
+    }
+
+    fn check(&mut self, _address: &str) -> Result<()> {
+        Ok(())
+    }
+
+    fn connected(&mut self, _address: &str) {}
+
+    fn next(&mut self, now_ms: u64) -> Result<Step> {
+        let is_member = self.shared.is_member();
+        let greeted_ms = match self.greeted_ms {
+            Some(greeted_ms) if is_member || now_ms < greeted_ms + INTRODUCE_INTERVAL_MS => {
+                greeted_ms
+            }
+            _ => {
+                let introduction = self.shared.introduction(false)?;
+                return Ok(Step::Send(vec![PeerRequest::Hello(introduction)]));
+            }
+        };
+        let Some(id) = self.peer.id() else {
+            return Err(Error::Corrupt("a peer without an id".into()));
+        };
+        if let Some(request) = self.next_request(id)? {
+            return Ok(Step::Send(vec![request]));
+        }
+        let due_ms = self.shared.with(|replica, _| replica.append_due_ms(id));
+        let idle_ms = if is_member { now_ms + IDLE_MS } else { greeted_ms + INTRODUCE_INTERVAL_MS };
+        Ok(Step::Wait { until_ms: due_ms.unwrap_or(idle_ms) })
+    }
+
+    fn take(&mut self, now_ms: u64, _: &[PeerRequest], replies: Vec<PeerReply>) -> Result<()> {
+        let Some(reply) = replies.into_iter().next() else {
+            return Err(Error::Corrupt("no reply".into()));
+        };
+        let id = self.peer.id();
+        match (std::mem::replace(&mut self.asked, Asked::Nothing), id) {
+            (Asked::Append(request), Some(id)) => {
+                let reply = AppendReply::decode(reply)?;
+                self.shared.with(|replica, now_ms| {
+                    replica.take_append(id, &request, &reply, now_ms);
+                });
+            }
+            (Asked::Vote(request), Some(id)) => {
+                let reply = VoteReply::decode(reply)?;
+                self.shared.with(|replica, now_ms| {
+                    replica.take_vote(id, &request, &reply, now_ms);
+                });
+                // There may be votes to ask of others, or entries to send.
+                self.shared.wake_links();
+            }
+            _ => self.introduced(now_ms, reply)?,
+        }
+        Ok(())
+    }
+
+    fn broken(&mut self) {
+        if let Some(id) = self.peer.id() {
+            self.shared.with(|replica, _| replica.broken(id));
+        }
+        if self.greeted_ms.take().is_some() {
+            self.shared.counters.links_broken.fetch_add(1, Ordering::Relaxed);
+        }
+        self.peer.set_id(None);
+        self.asked = Asked::Nothing;
+    }
+
+    fn progress(&self) -> Progress {
+        if self.greeted_ms.is_some() { Progress::Live } else { Progress::Strange }
+    }
+
+    fn wait(&mut self, woken: &Receiver<()>, timeout: Duration) -> Woken {
+        match woken.recv_timeout(timeout) {
+            Ok(()) if matches!(self.target(), Target::At(_)) => Woken::ByNews,
+            Ok(()) => Woken::ByOthers,
+            Err(_) => Woken::ByTime,
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! What changes of a replica are news to others.
+
+use log::info;
+
+use super::members::Members;
+use super::replica::Replica;
+
+/// What others may wait for, or what is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) role: &'static str,
+    term: u64,
+    leader: Option<u64>,
+    commit: u64,
+    rounds: u64,
+    matched: u64,
+    pub(super) members_from: u64,
+}
+
+impl Seen {
+    pub(super) fn of(replica: &Replica) -> Self {
+        Seen {
+            role: replica.role().word(),
+            term: replica.term(),
+            leader: replica.leader(),
+            commit: replica.commit_index(),
+            rounds: replica.confirmed_round(),
+            matched: replica.matched_sum(),
+            members_from: replica.members_since(),
+        }
+    }
+
+    /// Logs a change of role, term or leader.
+    pub(super) fn log_change(&self, before: &Seen, members: &Members) {
+        if (before.role, before.term, before.leader) == (self.role, self.term, self.leader) {
+            return;
+        }
+        let leader = match self.leader {
+            Some(id) => {
+                members.nodes.get(&id).map_or(format!("{id:016x}"), |it| it.address.clone())
+            }
+            None => "none".into(),
+        };
+        info!("{} in term {}, leader {leader}", self.role, self.term);
+    }
+}

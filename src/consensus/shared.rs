@@ -1,0 +1,376 @@
+//! What all threads of a node share: the replica, and how to use it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use log::{error, info, warn};
+
+use super::disk;
+use super::entry::Change;
+use super::links::LinkTo;
+use super::members::Members;
+use super::replica::{LogRecord, Replica, Role};
+use super::seen::Seen;
+use super::waker::Waker;
+use crate::durability::write_ahead_log::WriteAheadLog;
+use crate::error::{Code, Error, Result};
+use crate::guard::{LogLimiter, shown};
+use crate::locks::{lock, unpoisoned};
+use crate::metrics;
+use crate::peers::cuts::Cuts;
+use crate::peers::identity::Identity;
+use crate::peers::inbound::Inbound;
+use crate::peers::status::PeerHandle;
+use crate::store::KeyValueStore;
+
+/// How a leader's role is called.
+const LEADER: &str = "leader";
+/// Bytes of entries that are applied between two looks at the replica.
+const APPLY_BYTES: usize = 1024 * 1024;
+
+/// What all threads of a node share.
+///
+/// Lock order: `applying`, then `replica`, then the log's `buffer`; a shard is locked with
+/// `applying` held and `replica` not. `links` is taken with none of them held. `replica` is never
+/// held across I/O.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) identity: Mutex<Identity>,
+    pub(super) store: Arc<KeyValueStore>,
+    pub(super) log: Arc<WriteAheadLog>,
+    pub(super) replica: Mutex<Replica>,
+    /// Signalled when something changes that a client may wait for.
+    moved: Condvar,
+    /// Clients that wait, so that nobody is signalled in vain.
+    pub(super) waiting: AtomicUsize,
+    /// Held by the thread that applies entries, for all.
+    applying: Mutex<()>,
+    /// Behind the newest term or vote in the log on the disk: nothing that shows it leaves before.
+    term_position: AtomicU64,
+    /// The term in which this node leads and may evaluate; 0: it may not.
+    pub(super) ready_term: AtomicU64,
+    pub(super) links: Mutex<BTreeMap<LinkTo, Arc<PeerHandle>>>,
+    /// How many links were started: each has a number of its own.
+    pub(super) links_started: AtomicU64,
+    pub(super) inbound: Inbound,
+    /// Where nodes that introduced themselves said that they are, by id.
+    pub(super) heard: Mutex<BTreeMap<u64, String>>,
+    pub(super) cuts: Mutex<Cuts>,
+    pub(super) joining: Mutex<Joining>,
+    pub(super) options: Options,
+    pub(super) counters: Counters,
+    /// Wakes the thread `raft`.
+    pub(super) clock_waker: Waker,
+    /// Wakes the thread `raft-log`.
+    pub(super) log_waker: Waker,
+    /// The refusal that was logged last, and how many may be.
+    refusal: Mutex<String>,
+    refusal_lines: LogLimiter,
+    /// Why a learner is not promoted, as it was logged last.
+    promotion_reason: Mutex<String>,
+    began: Instant,
+}
+
+/// What a node is told at its start.
+#[derive(Clone, Debug)]
+pub(super) struct Options {
+    pub(super) seeds: Vec<String>,
+    pub(super) advertise: Option<String>,
+    pub(super) fault_injection: bool,
+    pub(super) request_timeout: Duration,
+    pub(super) reply_timeout: Duration,
+    pub(super) password: Option<Vec<u8>>,
+}
+
+/// What a node that is no member yet has been told.
+#[derive(Debug, Default)]
+pub(super) struct Joining {
+    /// The cluster that it joins: that of the first peer that answered.
+    pub(super) cluster_id: Option<u64>,
+    /// The members there: ids and addresses.
+    pub(super) told: BTreeMap<u64, String>,
+}
+
+/// Counts since the start of the node.
+#[derive(Debug, Default)]
+#[allow(missing_docs)] // The names say it.
+pub struct Counters {
+    pub hellos_refused: AtomicU64,
+    pub links_broken: AtomicU64,
+    pub proposals_refused: AtomicU64,
+    pub outcomes_unknown: AtomicU64,
+}
+
+impl Shared {
+    pub(super) fn new(
+        identity: Identity,
+        store: Arc<KeyValueStore>,
+        log: Arc<WriteAheadLog>,
+        replica: Replica,
+        options: Options,
+        began: Instant,
+    ) -> Self {
+        Shared {
+            identity: Mutex::new(identity),
+            store,
+            log,
+            replica: Mutex::new(replica),
+            moved: Condvar::new(),
+            waiting: AtomicUsize::new(0),
+            applying: Mutex::default(),
+            term_position: AtomicU64::new(0),
+            ready_term: AtomicU64::new(0),
+            links: Mutex::default(),
+            links_started: AtomicU64::new(0),
+            inbound: Inbound::default(),
+            heard: Mutex::default(),
+            cuts: Mutex::default(),
+            joining: Mutex::default(),
+            options,
+            counters: Counters::default(),
+            clock_waker: Waker::default(),
+            log_waker: Waker::default(),
+            refusal: Mutex::default(),
+            refusal_lines: LogLimiter::default(),
+            promotion_reason: Mutex::default(),
+            began,
+        }
+    }
+
+    /// A monotonic clock.
+    pub(super) fn now_ms(&self) -> u64 {
+        self.began.elapsed().as_millis() as u64
+    }
+
+    /// Does something with the replica. What it must keep goes to the log's buffer before anybody
+    /// else sees the replica, so the log on the disk has the order of what happened.
+    pub(super) fn with<R>(&self, act: impl FnOnce(&mut Replica, u64) -> R) -> R {
+        let mut replica = lock(&self.replica);
+        let before = Seen::of(&replica);
+        let result = act(&mut replica, self.now_ms());
+        self.write_out(&mut replica);
+        let after = Seen::of(&replica);
+        if after != before {
+            after.log_change(&before, replica.members());
+            self.notify(&replica);
+        }
+        let (must_apply, leads) = (replica.must_apply(), after.role == LEADER);
+        drop(replica);
+        match (must_apply, leads) {
+            (true, true) => self.apply(),
+            // A follower's answer to its leader does not wait for this.
+            (true, false) => self.wake_clock(),
+            (false, _)
+                if (after.role, after.members_from) != (before.role, before.members_from) =>
+            {
+                self.wake_clock();
+            }
+            (false, _) => {}
+        }
+        result
+    }
+
+    fn write_out(&self, replica: &mut Replica) {
+        let mut bytes = Vec::new();
+        for record in replica.take_unwritten() {
+            bytes.clear();
+            disk::encode(&record, &mut bytes);
+            let position = self.log.append(&bytes);
+            match record {
+                LogRecord::Term { .. } => self.term_position.store(position, Ordering::Release),
+                LogRecord::Entry(entry) => replica.wrote(entry.index, position),
+            }
+        }
+    }
+
+    /// Wakes all who wait for something of the replica.
+    fn notify(&self, replica: &MutexGuard<Replica>) {
+        let ready_term = if replica.is_ready() { replica.term() } else { 0 };
+        self.ready_term.store(ready_term, Ordering::SeqCst);
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            self.moved.notify_all();
+        }
+    }
+
+    /// Applies what is committed. Rule 9.
+    pub(super) fn apply(&self) {
+        let _applying = lock(&self.applying);
+        loop {
+            let entries = lock(&self.replica).to_apply(APPLY_BYTES);
+            let Some(last) = entries.last().map(|entry| entry.index) else {
+                return;
+            };
+            for change in entries.iter().flat_map(|entry| entry.changes()) {
+                match change {
+                    Ok(Change::Write(record)) => self.store.apply(&record),
+                    Ok(Change::Flush(version)) => self.store.remove_before(version),
+                    // Entries are walked through when they are decoded.
+                    Err(error) => error!("an entry that cannot be applied: {error}"),
+                }
+            }
+            let mut replica = lock(&self.replica);
+            replica.applied(last);
+            self.notify(&replica);
+        }
+    }
+
+    /// Returns when everything in the log's buffer is as safe as the policy promises, and lets the
+    /// replica know. A failure makes this node step down: rule 10.
+    pub(super) fn save(&self) -> Result<()> {
+        let end = self.log.end();
+        match self.log.commit(end) {
+            Ok(()) => {
+                let safe = self.log.safe();
+                self.with(|replica, now_ms| replica.saved(safe, now_ms));
+                Ok(())
+            }
+            Err(error) => {
+                let reason = error.to_string();
+                self.with(|replica, now_ms| replica.set_disk_failure(Some(reason), now_ms));
+                Err(error)
+            }
+        }
+    }
+
+    /// Returns when the term and the vote are on the disk, whatever the policy. Rule 1.
+    pub(super) fn save_term(&self) -> Result<()> {
+        let position = self.term_position.load(Ordering::Acquire);
+        if self.log.is_synced(position) {
+            return Ok(());
+        }
+        self.log.fsync().inspect_err(|error| {
+            let reason = error.to_string();
+            self.with(|replica, now_ms| replica.set_disk_failure(Some(reason), now_ms));
+        })?;
+        let safe = self.log.safe();
+        self.with(|replica, now_ms| replica.saved(safe, now_ms));
+        Ok(())
+    }
+
+    /// Waits until `is_over` says what came of it, or until the deadline: then `None`.
+    pub(super) fn wait<R>(
+        &self,
+        deadline: Instant,
+        is_over: impl Fn(&mut Replica) -> Option<R>,
+    ) -> Option<R> {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let mut replica = lock(&self.replica);
+        let result = loop {
+            if let Some(result) = is_over(&mut replica) {
+                break Some(result);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break None;
+            }
+            replica = unpoisoned(self.moved.wait_timeout(replica, left)).0;
+        };
+        drop(replica);
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        result
+    }
+
+    /// What stands before the map in the snapshot with this number. From now on the map may only
+    /// get newer. The mark is on the disk before the snapshot is.
+    pub(super) fn snapshot_head(&self, number: u64) -> Result<Vec<u8>> {
+        let mut mark = Vec::new();
+        disk::encode_mark(number, &mut mark);
+        let ground = self.with(|replica, _| {
+            self.log.append(&mark);
+            replica.ground()
+        });
+        if self.log.read_only_reason().is_none() {
+            self.log.fsync()?;
+        }
+        Ok(disk::encode_ground(&ground))
+    }
+
+    /// Counts and logs that a node which wanted to be a peer was refused.
+    pub(super) fn refused(&self, who: &str, reason: &str) {
+        metrics::add(&self.counters.hellos_refused, 1);
+        let Some(left_out) = self.refusal_lines.admit() else {
+            return;
+        };
+        let line = format!("refused the peer '{}': {reason}", shown(who));
+        let mut before = lock(&self.refusal);
+        if *before != line {
+            warn!("{line}{left_out}");
+            *before = line;
+        }
+    }
+
+    /// Has the thread `raft` look what there is to do.
+    pub(super) fn wake_clock(&self) {
+        self.clock_waker.wake();
+    }
+
+    /// The node's id.
+    pub(super) fn id(&self) -> u64 {
+        lock(&self.identity).node_id
+    }
+
+    /// Whether the log says that this node is in the cluster.
+    pub(super) fn is_member(&self) -> bool {
+        let id = self.id();
+        self.with(|replica, _| replica.members().nodes.contains_key(&id))
+    }
+
+    /// Lets the replica know whether the disk takes writes. Rule 10.
+    pub(super) fn check_disk(&self) {
+        let reason = self.log.read_only_reason();
+        self.with(|replica, now_ms| replica.set_disk_failure(reason, now_ms));
+    }
+
+    /// Logs why a learner is not a voter yet, if that is news.
+    pub(super) fn promotion_waits(&self, id: u64, reason: &str) {
+        let mut before = lock(&self.promotion_reason);
+        if *before != reason {
+            info!("{id:016x} has caught up and is not a voter yet: {reason}");
+            *before = reason.into();
+        }
+    }
+
+    /// Why a request cannot be served here now. `outcome` says what became of it, if that is
+    /// certain and it was a write.
+    pub(super) fn no_leader(&self, outcome: &str) -> Error {
+        self.counters.proposals_refused.fetch_add(1, Ordering::Relaxed);
+        let outcome = if outcome.is_empty() { String::new() } else { format!(" ({outcome})") };
+        let linked = self.linked();
+        let message = self.with(|replica, now_ms| {
+            let members = replica.members();
+            match replica.leader().and_then(|id| Some((id, members.nodes.get(&id)?))) {
+                Some((id, member)) if id != replica.id() => {
+                    format!("not the leader, which is {}", member.address)
+                }
+                Some(_) => "the leader applies what its predecessor left".into(),
+                _ if members.nodes.is_empty() => "this node has not joined a cluster yet".into(),
+                _ => {
+                    let voters = members.voters().count();
+                    let answering = answering(members, replica, &linked, now_ms);
+                    format!(
+                        "no leader: {answering} of {voters} voters answer, {} are needed",
+                        members.majority()
+                    )
+                }
+            }
+        });
+        Error::refused_as(Code::ClusterDown, format!("{message}{outcome}"))
+    }
+
+    /// The nodes that a link talks with.
+    fn linked(&self) -> BTreeSet<u64> {
+        lock(&self.links).values().filter_map(|peer| peer.id()).collect()
+    }
+}
+
+/// How many voters answer this node, itself included.
+fn answering(members: &Members, replica: &Replica, linked: &BTreeSet<u64>, now_ms: u64) -> usize {
+    let is_leader = matches!(replica.role(), Role::Leader(_));
+    let answers = |id: &u64| {
+        *id == replica.id()
+            || if is_leader { replica.has_answered(*id, now_ms) } else { linked.contains(id) }
+    };
+    members.voters().filter(answers).count()
+}

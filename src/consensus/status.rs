@@ -1,0 +1,205 @@
+//! What others see of a replica, and of the cluster.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::Consensus;
+use super::links::LinkTo;
+use super::log::EntryId;
+use super::members::Members;
+use super::replica::{Counts, Replica, Role};
+use super::shared::Counters;
+use crate::locks::lock;
+use crate::metrics::read;
+use crate::peers::status::{PeerState, PeerStatus, RaftPeer};
+
+/// A replica at one time.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)] // The names say it.
+pub struct RaftStatus {
+    pub role: &'static str,
+    pub term: u64,
+    /// The address of the leader; empty: none is known.
+    pub leader: String,
+    pub commit: u64,
+    pub applied: u64,
+    pub last: u64,
+    pub durable: u64,
+    pub voters: usize,
+    pub learners: usize,
+    pub counts: Counts,
+    pub is_ready: bool,
+    pub is_member: bool,
+}
+
+/// What is known of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It may still happen, or not.
+    Open,
+    /// It is committed and applied.
+    Happened,
+    /// Another entry is committed in its place.
+    NeverHappened,
+    /// It is too long ago to tell.
+    Unknown,
+}
+
+impl Role {
+    /// The role in one word.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Role::Follower => "follower",
+            Role::Candidate(_) => "candidate",
+            Role::Leader(_) => "leader",
+        }
+    }
+}
+
+impl Replica {
+    /// Whether there are committed entries that are not applied.
+    pub fn must_apply(&self) -> bool {
+        self.commit > self.applied
+    }
+
+    /// Where the newest value of the members stands in the log.
+    pub fn members_since(&self) -> u64 {
+        self.members_from.last().map_or(0, |(from, _)| *from)
+    }
+
+    /// How many other members are known to have something, in all: what `WAIT` waits for.
+    pub fn matched_sum(&self) -> u64 {
+        match &self.role {
+            Role::Leader(leading) => leading.peers.values().map(|it| it.matched).sum(),
+            _ => 0,
+        }
+    }
+
+    /// The newest read round that a majority has confirmed.
+    pub fn confirmed_round(&self) -> u64 {
+        let Role::Leader(leading) = &self.role else {
+            return 0;
+        };
+        let round_of = |id: u64| match leading.peers.get(&id) {
+            Some(progress) => progress.round,
+            None if id == self.id => leading.round,
+            None => 0,
+        };
+        let mut rounds: Vec<u64> = self.members().voters().map(round_of).collect();
+        rounds.sort_unstable_by(|a, b| b.cmp(a));
+        rounds.get(self.members().majority() - 1).copied().unwrap_or(0)
+    }
+
+    /// How many other members have the log up to an index.
+    pub fn holders(&self, index: u64) -> usize {
+        let Role::Leader(leading) = &self.role else {
+            return 0;
+        };
+        leading.peers.values().filter(|progress| progress.matched >= index).count()
+    }
+
+    /// What is known of an entry that this node appended as leader.
+    pub fn fate(&self, entry: EntryId) -> Fate {
+        match self.log.term_at(entry.index) {
+            _ if self.applied < entry.index && self.commit < entry.index => Fate::Open,
+            Some(term) if term != entry.term => Fate::NeverHappened,
+            Some(_) if self.applied >= entry.index => Fate::Happened,
+            Some(_) => Fate::Open,
+            None => Fate::Unknown,
+        }
+    }
+
+    /// How many other voters have the log up to an index.
+    pub fn voters_with(&self, index: u64) -> usize {
+        let Role::Leader(leading) = &self.role else {
+            return 0;
+        };
+        let has = |id: &u64| leading.peers.get(id).is_some_and(|it| it.matched >= index);
+        self.members().voters().filter(has).count()
+    }
+
+    /// What a leader knows of a member.
+    fn peer_status(&self, id: u64) -> RaftPeer {
+        let members = self.members();
+        let role = match (self.leader == Some(id), members.is_voter(id)) {
+            (true, _) => "leader",
+            (_, true) => "voter",
+            _ if members.nodes.contains_key(&id) => "learner",
+            _ => "stranger",
+        };
+        let progress = match &self.role {
+            Role::Leader(leading) => leading.peers.get(&id),
+            _ => None,
+        };
+        RaftPeer {
+            role,
+            matched: progress.map(|progress| progress.matched),
+            is_behind: progress.is_some_and(|progress| progress.is_behind),
+        }
+    }
+}
+
+impl Consensus {
+    /// The replica now.
+    pub fn status(&self) -> RaftStatus {
+        self.shared.with(|replica, _| {
+            let members: &Arc<Members> = replica.members();
+            let leader = replica.leader().and_then(|id| members.nodes.get(&id));
+            let voters = members.voters().count();
+            RaftStatus {
+                role: replica.role().word(),
+                term: replica.term(),
+                leader: leader.map(|member| member.address.clone()).unwrap_or_default(),
+                commit: replica.commit,
+                applied: replica.applied,
+                last: replica.last_begun(),
+                durable: replica.durable,
+                voters,
+                learners: members.nodes.len() - voters,
+                counts: replica.counts,
+                is_ready: replica.is_ready(),
+                is_member: members.nodes.contains_key(&replica.id()),
+            }
+        })
+    }
+
+    /// Counts since the start.
+    pub fn counters(&self) -> &Counters {
+        &self.shared.counters
+    }
+
+    /// How each other node is.
+    pub fn peers(&self) -> Vec<PeerStatus> {
+        let links = lock(&self.shared.links).clone();
+        let rows = links.iter().map(|(to, peer)| {
+            let id = match to {
+                LinkTo::Node(id) => Some(*id),
+                LinkTo::Seed(_) => peer.id(),
+            };
+            let state = peer.state();
+            PeerStatus {
+                address: peer.address(),
+                id,
+                state: state.to_string(),
+                error: match state {
+                    PeerState::Connecting(reason) if !reason.is_empty() => Some(reason),
+                    _ => None,
+                },
+                met: id.is_some(),
+                queued_keys: 0,
+                lag_ms: 0,
+                last_sync_ms: None,
+                sent_bytes: read(&peer.sent_bytes),
+                received_bytes: read(&peer.received_bytes),
+                clock_ahead_ms: 0,
+                raft: id.map(|id| self.shared.with(|replica, _| replica.peer_status(id))),
+            }
+        });
+        rows.collect()
+    }
+
+    /// Clients that wait for a majority.
+    pub fn waiting(&self) -> usize {
+        self.shared.waiting.load(Ordering::SeqCst)
+    }
+}
