@@ -11,6 +11,7 @@ macro_rules! page {
         #[doc = "[clients]: crate::book::clients"]
         #[doc = "[cluster]: crate::book::cluster"]
         #[doc = "[commands]: crate::book::commands"]
+        #[doc = "[consensus]: crate::book::consensus"]
         #[doc = "[contributing]: crate::book::contributing"]
         #[doc = "[files]: crate::book::files"]
         #[doc = "[glossary]: crate::book::glossary"]
@@ -31,6 +32,7 @@ page!(clients, "clients.md");
 page!(http, "http.md");
 page!(files, "files.md");
 page!(cluster, "cluster.md");
+page!(consensus, "consensus.md");
 page!(labs, "labs.md");
 page!(operations, "operations.md");
 page!(limits, "limits.md");

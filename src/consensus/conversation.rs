@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
+use log::trace;
 
 use super::links::LinkTo;
 use super::messages::{AppendReply, AppendRequest, VoteReply, VoteRequest};
@@ -115,6 +116,10 @@ impl Conversation for RaftConversation {
         match (std::mem::replace(&mut self.asked, Asked::Nothing), id) {
             (Asked::Append(request), Some(id)) => {
                 let reply = AppendReply::decode(reply)?;
+                if !request.entries.is_empty() {
+                    let (to, last) = (self.peer.address(), request.last_named());
+                    trace!("{to} answered for the entries up to {last}: {:?}", reply.outcome);
+                }
                 self.shared.with(|replica, now_ms| {
                     replica.take_append(id, &request, &reply, now_ms);
                 });

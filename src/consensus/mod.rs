@@ -1,6 +1,65 @@
 //! # Agreeing at once: consensus
 //!
-//! (Chapter follows.)
+//! **The problem.** In an eventual cluster ([`crate::replication`]) two clients can write one key
+//! on two sides of a cut, and one of the writes is lost. With `--raft` the nodes behave like one
+//! that does not fail: a write that was acknowledged is never lost while a majority has its disks,
+//! and a read never returns an older value than an earlier read did.
+//!
+//! **The idea** is Raft (Ongaro and Ousterhout, "In Search of an Understandable Consensus
+//! Algorithm", 2014; numbers in parentheses are sections of Ongaro's dissertation of the same
+//! year). One node leads. Its log is the order of all writes. It sends the log to the others, and
+//! an entry is *committed* when a majority has it on disk. Committed entries are applied to the
+//! store, in order, by all.
+//!
+//! ```text
+//! client ─► leader: evaluate, append to the log in memory ──► APPEND to each follower
+//!                   │                                              │ append, fsync
+//!                   ▼ fsync (at the same time)                     ▼
+//!                   the entry is on a majority of disks ◄──── "matches up to 7"
+//!                   │
+//!                   ▼ committed: apply to the store ─► OK
+//! ```
+//!
+//! When the leader falls silent, a follower asks the others for their votes in a new *term*. Each
+//! node votes once in a term, and only for a candidate whose log has all that its own has. So two
+//! majorities share a node, and the new leader has every committed entry.
+//!
+//! **The rules**, and what breaks without them. Each is an assertion, or a test of that name.
+//! 1. *A term and a vote are on disk before anything shows them.* A node that forgot its vote
+//!    would vote twice, and elect two leaders in one term.
+//! 2. *A follower answers for what the request names, once it is on disk; the leader counts itself
+//!    the same way.* An answer for the end of its log could count entries that the leader does not
+//!    have.
+//! 3. *A vote goes only to a log that is as up to date (5.4.1), after a trial (9.6).* A node that
+//!    was cut off would return with a high term and depose a working leader.
+//! 4. *Only an entry of the own term is counted (5.4.2).* An older entry that a majority has can
+//!    still be replaced by a later leader: Figure 8.
+//! 5. *A follower cuts its log only where it differs, and never what is committed.* A late APPEND
+//!    would cut entries that it has acknowledged.
+//! 6. *A leader that no majority answers steps down (6.2).* Its clients would wait for ever.
+//! 7. *One change of the members at a time (4.1).* Two at once could have two majorities that
+//!    share no node.
+//! 8. *A read is answered after a majority has confirmed, later, that the leader led then (6.4).*
+//!    A leader that was paused does not know that another was elected, and would serve old values.
+//! 9. *Only committed entries are applied.* Others may never happen.
+//! 10. *After a failed write or fsync a node leads no more, and answers nothing until the disk has
+//!     healed.* What it says to have on disk counts.
+//!
+//! **What is left out.** A follower that lacks entries which the leader has no more waits: the
+//! transfer of a whole state does not exist yet (`PEERS` says `behind=1`). Followers do not forward
+//! requests, they name the leader. There are no joint changes of members (4.3), no leases for
+//! reads (6.4.1), and no sessions that make a repeated write harmless (6.3).
+//!
+//! **Threads.** `raft` does what time demands: it stands for election, promotes learners, starts
+//! links. `raft-log` brings to the disk what no client waits for. Each link is a thread of
+//! [`crate::peers::worker`]. Clients' threads evaluate, wait and apply.
+//!
+//! Files: read [`replica`] first, the pure core, with [`election`], [`leading`], [`following`],
+//! [`proposing`] and [`changing`]; [`entry`], [`log`] and [`members`] are what it keeps,
+//! [`messages`] what nodes say. Then the threads: `shared` is how they use the core, `requests`
+//! what clients ask, `conversation` what a link says, `greeting` and `links` who talks with whom,
+//! [`disk`] what a data directory holds. `tests/raft_traces` shows the rules at work, one example a
+//! file.
 
 pub mod changing;
 mod conversation;

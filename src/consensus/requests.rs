@@ -3,6 +3,8 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use log::trace;
+
 use super::leading::ReadRound;
 use super::log::EntryId;
 use super::messages::{AppendRequest, VoteRequest};
@@ -63,6 +65,7 @@ impl Consensus {
                 ));
             }
         };
+        trace!("evaluated and appended to entry {} of term {}", entry.index, entry.term);
         let first = unsettled.writes.map_or(entry, |writes| writes.first);
         unsettled.writes = Some(Writes { first, last: entry });
         Ok(existed)
@@ -70,8 +73,14 @@ impl Consensus {
 
     /// Admits a read: from now on the store may be looked at. What it shows is released by
     /// [`Consensus::settle`], which asks a majority whether this node led at this time.
-    pub fn read(&self, unsettled: &mut Unsettled) -> Result<()> {
+    ///
+    /// With `is_own`, what this node has is enough, though it may be old (`READONLY`). The leader
+    /// reads as always.
+    pub fn read(&self, is_own: bool, unsettled: &mut Unsettled) -> Result<()> {
         let mut term = self.shared.ready_term.load(Ordering::SeqCst);
+        if term == 0 && is_own {
+            return self.shared.check_member();
+        }
         if term == 0 {
             self.shared.admit("")?;
             term = self.shared.ready_term.load(Ordering::SeqCst);
@@ -117,7 +126,9 @@ impl Consensus {
         if let Some(Writes { first, last }) = writes {
             // A failure makes this node step down; others may still commit the entry.
             let _ = shared.save();
+            trace!("entry {} is on this node's disk; waiting for a majority", last.index);
             shared.wait_for(first, last, deadline)?;
+            trace!("entry {} is committed and applied", last.index);
         }
         match (read_in, round) {
             (None, _) => Ok(()),
@@ -181,6 +192,9 @@ impl Consensus {
         shared.with(|replica, now_ms| replica.end_handling(id, now_ms));
         let outcome = outcome?;
         saved?;
+        if !request.entries.is_empty() {
+            trace!("entries up to {} of the leader are on the disk", request.last_named());
+        }
         let reply = shared.with(|replica, _| replica.append_reply(&request, outcome));
         let reply = reply.ok_or_else(|| Error::refused("the log was cut meanwhile"))?;
         Ok(reply.numbers())

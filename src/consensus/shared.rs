@@ -317,6 +317,14 @@ impl Shared {
         self.with(|replica, _| replica.members().nodes.contains_key(&id))
     }
 
+    /// An error while this node is in no cluster, and has nothing to read.
+    pub(super) fn check_member(&self) -> Result<()> {
+        if self.with(|replica, _| replica.members().nodes.is_empty()) {
+            return Err(self.no_leader(""));
+        }
+        Ok(())
+    }
+
     /// Lets the replica know whether the disk takes writes. Rule 10.
     pub(super) fn check_disk(&self) {
         let reason = self.log.read_only_reason();

@@ -32,6 +32,8 @@ pub struct Batch {
     pub(super) misses: u64,
     /// Whether this connection has ever written: then `WAIT` has something to wait for. Stays.
     pub(super) has_written: bool,
+    /// Whether this connection reads what this node has, which may be old: `READONLY`. Stays.
+    pub is_read_only: bool,
     /// Whether the node was found to serve clients. Stays.
     is_served: bool,
     /// The highest log position of all shards looked at: no reply may leave before the log is safe
@@ -91,7 +93,7 @@ impl Node {
         }
         match &self.agreement {
             Agreement::Raft(consensus) if access == Access::Read => {
-                consensus.read(&mut batch.unsettled)
+                consensus.read(batch.is_read_only, &mut batch.unsettled)
             }
             _ => Ok(()),
         }
@@ -134,9 +136,11 @@ impl Node {
         metrics::add(&self.metrics.hits, batch.hits);
         metrics::add(&self.metrics.misses, batch.misses);
         metrics::add(&self.metrics.input_bytes, batch.input_bytes);
-        let Batch { position, changed, shown_to_peer, has_written, is_served, .. } = *batch;
+        let Batch {
+            position, changed, shown_to_peer, has_written, is_served, is_read_only, ..
+        } = *batch;
         let mut unsettled = batch.unsettled;
-        *batch = Batch { has_written, is_served, ..Batch::default() };
+        *batch = Batch { has_written, is_served, is_read_only, ..Batch::default() };
         if let Agreement::Raft(consensus) = &self.agreement {
             consensus.settle(&mut unsettled)?;
         }

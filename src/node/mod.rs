@@ -25,6 +25,8 @@
 //! | `recovery` | the records it merges at a start | its turn at reading | when all is read |
 //! | `shutdown` | nothing | the last fsync | with the process |
 //! | `tombstones` | the forgetting of deletes | a second | with the process |
+//! | `raft` | elections and learners, with `--raft` | its waker, a tenth of a second | with the process |
+//! | `raft-log` | nothing | its waker, the disk | with the process |
 //! | `link-N` | the connection to one peer | its channel, the peer's reply | with the peer's place |
 //! | `client-N` | one socket, its buffers, its session | that socket | when the client leaves |
 //!
@@ -35,7 +37,8 @@
 //! `fsyncing` and `file` are held across I/O, and none across a channel send. The lock of a peer's
 //! connection is held while its batch is merged, so it comes before a shard's; the other locks of
 //! [`crate::replication`] are never held together with one of these, but for the one that orders
-//! changes of the file `node`. The lock of the charts' samples is held alone.
+//! changes of the file `node`. The lock of the charts' samples is held alone. With `--raft`: its
+//! `applying`, then its `replica`, then a shard or `buffer`.
 //!
 //! **Crash-only.** There is no clean-up that must run: `kill -9` is a normal way to stop (Candea
 //! and Fox, "Crash-Only Software", 2003). A panic in any thread ends the process: half a node is

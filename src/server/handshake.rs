@@ -57,6 +57,10 @@ pub fn execute<R: Reply>(
         }
         SessionCommand::Select { index: b"0" } => reply.ok(),
         SessionCommand::Select { .. } => return Err(Error::refused("DB index is out of range")),
+        SessionCommand::ReadOnly { is_on } => {
+            session.batch.is_read_only = is_on;
+            reply.ok();
+        }
         SessionCommand::Quit => {
             reply.ok();
             return Ok(Outcome::Close);

@@ -38,6 +38,7 @@ pub enum SessionCommand<'a> {
     ConfigSet { pairs: Words<'a> },
     FunctionFlush,
     Select { index: &'a [u8] },
+    ReadOnly { is_on: bool },
     Quit,
     Reset,
 }
@@ -91,6 +92,8 @@ pub(super) fn parse<'a>(name: &[u8], words: Words<'a>) -> Result<Option<Command<
         (b"AUTH", 3) => Session(Auth { user: Some(word(1)), password: word(2) }),
         (b"HELLO", 1) => Session(Hello { version: None, options: rest }),
         (b"HELLO", 2..) => Session(Hello { version: Some(word(1)), options: words.from(2) }),
+        (b"READONLY", 1) => Session(ReadOnly { is_on: true }),
+        (b"READWRITE", 1) => Session(ReadOnly { is_on: false }),
         (b"SELECT", 2) => Session(Select { index: word(1) }),
         (b"QUIT", _) => Session(Quit),
         (b"RESET", 1) => Session(Reset),

@@ -82,9 +82,12 @@ pub const TABLE: &[Row] = &[
     new("HEAL", "", 1, NO_KEYS, READ, LINES, "ends every PARTITION"),
     new("PEER",
         "HELLO ... | DIGESTS [shard] | VERSIONS shard bucket [key] | \
-        MERGE records | FORGET address | id",
+        MERGE records | APPEND ... | VOTE ... | FORGET address | id",
         -2, NO_KEYS, READ, RESP,
         "between nodes; FORGET bans a node for good"),
+    new("READONLY", "", 1, NO_KEYS, READ, RESP,
+        "with --raft, from now on read what this node has, which may be old"),
+    new("READWRITE", "", 1, NO_KEYS, READ, RESP, "end READONLY"),
     new("SHUTDOWN", "", 1, NO_KEYS, READ, LINES, "stop the server gently"),
     new("PING", "[message]", -1, NO_KEYS, READ, LINES, "PONG, or the message"),
     new("ECHO", "message", 2, NO_KEYS, READ, RESP, "the message"),
