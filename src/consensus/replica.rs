@@ -179,8 +179,11 @@ impl Replica {
     /// A cluster of one begins: its first entry names it as the only voter. It leads itself after
     /// [`FOUNDING_MS`].
     pub fn found(&mut self, members: Members, now_ms: u64) {
-        assert!(self.log.last() == EntryId::default() && self.term == 0, "founded once");
-        self.set_term(1, None);
+        assert!(self.log.last() == EntryId::default() && self.term <= 1, "founded once");
+        // A power loss may have left the term without the entry.
+        if self.term == 0 {
+            self.set_term(1, None);
+        }
         let members = Payload::Members(Arc::new(members));
         self.push(Arc::new(Entry { index: 1, term: 1, payload: members }));
         self.election_at_ms = now_ms + FOUNDING_MS;

@@ -52,6 +52,14 @@ impl Replica {
         self.durable
     }
 
+    /// The last entry that a peer of this leader is known to have on its disk.
+    pub fn matched(&self, peer: u64) -> Option<u64> {
+        let Role::Leader(leading) = &self.role else {
+            return None;
+        };
+        leading.peers.get(&peer).map(|progress| progress.matched)
+    }
+
     /// Whether a peer of this leader needs entries that are not in memory any more.
     pub fn is_behind(&self, peer: u64) -> bool {
         let Role::Leader(leading) = &self.role else {

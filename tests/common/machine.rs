@@ -69,7 +69,7 @@ impl Disk {
         self.synced >= self.term_end
     }
 
-    fn append(&mut self, record: LogRecord) -> u64 {
+    pub fn append(&mut self, record: LogRecord) -> u64 {
         let is_term = matches!(record, LogRecord::Term { .. });
         self.records.push(record);
         if is_term {
