@@ -156,6 +156,7 @@ impl Replica {
                 // What was sent is sent again: `next` moves only with an answer.
                 if let Some(progress) = leading.peers.get_mut(&peer) {
                     progress.is_in_flight = false;
+                    progress.is_caught_up = false;
                 }
             }
             Role::Candidate(campaign) => drop(campaign.asked.remove(&peer)),

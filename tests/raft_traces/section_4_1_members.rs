@@ -104,6 +104,19 @@ fn a_learner_is_promoted_only_while_every_voter_answers() {
 }
 
 #[test]
+fn a_learner_that_is_gone_does_not_keep_others_from_counting() {
+    let mut cluster = with_leader(3);
+    for _ in 0..2 {
+        let new = cluster.add(Ground::default());
+        cluster.change(1, join(new)).unwrap();
+        cluster.replicate(1, &[2, 3, new]);
+    }
+    assert_eq!(cluster.node(1).learner_to_promote(), Some(4));
+    cluster.node(1).broken(4);
+    assert_eq!(cluster.node(1).learner_to_promote(), Some(5));
+}
+
+#[test]
 fn an_id_is_never_used_again() {
     let mut cluster = with_leader(3);
     cluster.change(1, MemberChange::Remove(3)).unwrap();
