@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod disk;
 pub mod http;
 pub mod measure;
+pub mod raft;
 pub mod redis;
 pub mod slow;
 

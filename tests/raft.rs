@@ -1,0 +1,246 @@
+//! Clusters that agree by consensus, with real processes: founding, joining, losing nodes, and the
+//! words of refusals.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::cluster::{ask, client, field, free_port, start, text};
+use common::disk::refused;
+use common::raft::RaftCluster;
+use common::{Server, poll, resp};
+use kvstore::client::{Client, Response, SILENCE_TIMEOUT};
+
+const QUICK: [&str; 2] = ["--election-timeout", "300"];
+
+/// The value of a key, as whoever leads has it.
+fn value(cluster: &RaftCluster, key: &str) -> Option<String> {
+    let value = cluster.client().get(key).expect("a reply");
+    value.map(|bytes| String::from_utf8(bytes).expect("text"))
+}
+
+/// What a node answers to a request, errors included, and how long that took.
+fn answer(server: &Server, words: &[&str]) -> (String, Duration) {
+    let began = Instant::now();
+    let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+    let answer = match client(server).request(&words).expect("a reply") {
+        Response::Error(code, message) => format!("{code} {message}"),
+        other => text(other),
+    };
+    (answer, began.elapsed())
+}
+
+#[test]
+fn a_killed_leader_is_replaced_and_nothing_is_lost() {
+    let mut cluster = RaftCluster::start(3, &[]);
+    cluster.client().put("name", "Dylan").expect("stored");
+    for round in 0..3 {
+        let leader = cluster.leader();
+        cluster.nodes[leader].kill();
+        let began = Instant::now();
+        let mut client = cluster.client();
+        client.put("name", format!("Dylan {round}")).expect("stored");
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+        assert_eq!(value(&cluster, "name"), Some(format!("Dylan {round}")));
+        cluster.restart(leader);
+        cluster.wait_for_voters(3);
+        cluster.wait_until_equal();
+    }
+}
+
+#[test]
+fn every_command_works_and_reads_see_the_writes_before_them() {
+    let cluster = RaftCluster::start(3, &QUICK);
+    let leader = cluster.nodes[cluster.leader()].server();
+    let mut wire = leader.connect();
+    let words: [&[&[u8]]; 8] = [
+        &[b"SET", b"k", b"1"],
+        &[b"GET", b"k"],
+        &[b"DEL", b"k", b"other"],
+        &[b"GET", b"k"],
+        &[b"MSET", b"a", b"1", b"b", b"2"],
+        &[b"MGET", b"a", b"b", b"k"],
+        &[b"EXISTS", b"a", b"b", b"k"],
+        &[b"DBSIZE"],
+    ];
+    let requests: Vec<u8> = words.iter().flat_map(|words| resp(words)).collect();
+    let replies =
+        "+OK\r\n$1\r\n1\r\n:1\r\n$-1\r\n+OK\r\n*3\r\n$1\r\n1\r\n$1\r\n2\r\n$-1\r\n:2\r\n:2\r\n";
+    wire.ask(requests, replies);
+    wire.ask(resp(&[b"SCAN", b"0", b"COUNT", b"100"]), "*2\r\n$1\r\n0\r\n*2\r\n");
+    let mut wire = leader.connect();
+    wire.ask(
+        [resp(&[b"FLUSHALL"]), resp(&[b"GET", b"a"]), resp(&[b"DBSIZE"])].concat(),
+        "+OK\r\n$-1\r\n:0\r\n",
+    );
+    wire.ask(resp(&[b"SET", b"a", b"3"]), "+OK\r\n");
+    cluster.wait_until_equal();
+    let follower = cluster.nodes.iter().find(|node| field(node.server(), "role") == "slave");
+    let mut wire = follower.expect("a follower").server().connect();
+    wire.send(resp(&[b"GET", b"a"]));
+    assert!(wire.line().starts_with("-CLUSTERDOWN not the leader, which is localhost:"));
+    wire.ask(resp(&[b"READONLY"]), "+OK\r\n");
+    wire.ask(resp(&[b"GET", b"a"]), "$1\r\n3\r\n");
+    wire.ask(resp(&[b"DBSIZE"]), ":1\r\n");
+    wire.ask(resp(&[b"READWRITE"]), "+OK\r\n");
+    wire.send(resp(&[b"PUT", b"a", b"4"]));
+    assert!(wire.line().ends_with(" (not stored)"));
+    assert_eq!(cluster.ask(&["WAIT", "2", "5000"]), Response::Integer(2));
+}
+
+#[test]
+fn members_are_removed_and_never_come_back_under_their_id() {
+    let mut cluster = RaftCluster::start(4, &QUICK);
+    // A dead node.
+    let leader = cluster.leader();
+    let dead = (0..4).find(|index| *index != leader).expect("another");
+    cluster.nodes[dead].kill();
+    let address = cluster.nodes[dead].address();
+    assert_eq!(cluster.ask(&["PEER", "FORGET", &address]), Response::Simple("OK".into()));
+    cluster.wait_for_voters(3);
+    let id = {
+        cluster.restart(dead);
+        let server = cluster.nodes[dead].server();
+        poll("it is told", || {
+            let rows = text(ask(server, &["PEERS"]));
+            rows.contains("removed from the cluster by PEER FORGET").then_some(())
+        });
+        field(server, "node_id")
+    };
+    // Emptied, it is a new node.
+    cluster.nodes[dead].kill();
+    std::fs::remove_dir_all(&cluster.nodes[dead].directory).expect("removed");
+    cluster.restart(dead);
+    cluster.wait_for_voters(4);
+    assert_ne!(field(cluster.nodes[dead].server(), "node_id"), id);
+    // The leader itself.
+    cluster.client().put("name", "Dylan").expect("stored");
+    let leader = cluster.leader();
+    let address = cluster.nodes[leader].address();
+    assert_eq!(cluster.ask(&["PEER", "FORGET", &address]), Response::Simple("OK".into()));
+    cluster.nodes[leader].kill();
+    assert_ne!(cluster.wait_for_voters(3), leader);
+    assert_eq!(value(&cluster, "name"), Some("Dylan".into()));
+    let nobody = text(cluster.ask(&["PEER", "FORGET", "localhost:1"]));
+    assert!(nobody.contains("no member is 'localhost:1'"), "{nobody}");
+}
+
+#[test]
+fn a_cluster_of_one_keeps_its_last_voter_and_a_second_makes_two_needed() {
+    let mut cluster =
+        RaftCluster::start(1, &["--election-timeout", "300", "--request-timeout", "500"]);
+    let address = cluster.nodes[0].address();
+    let last = text(cluster.ask(&["PEER", "FORGET", &address]));
+    assert!(last.contains("the last voter cannot be removed"), "{last}");
+    cluster.client().put("name", "Dylan").expect("stored");
+    cluster.add();
+    cluster.wait_for_voters(2);
+    cluster.nodes[1].kill();
+    let server = cluster.nodes[0].server();
+    poll("the majority is missed", || (field(server, "role") == "slave").then_some(()));
+    let (write, _) = answer(server, &["PUT", "name", "x"]);
+    assert_eq!(write, "CLUSTERDOWN no leader: 1 of 2 voters answer, 2 are needed (not stored)");
+    let (read, took) = answer(server, &["GET", "name"]);
+    assert_eq!(read, "CLUSTERDOWN no leader: 1 of 2 voters answer, 2 are needed");
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    // After longer than a request may take, it answers at once.
+    poll("at once", || {
+        let (_, took) = answer(server, &["GET", "name"]);
+        (took < Duration::from_millis(100)).then_some(())
+    });
+    cluster.restart(1);
+    cluster.leader();
+    assert_eq!(value(&cluster, "name"), Some("Dylan".into()));
+}
+
+#[test]
+fn other_clusters_and_the_other_way_are_refused() {
+    let cluster = RaftCluster::start(1, &QUICK);
+    let node = &cluster.nodes[0];
+    let peer = format!("--peer={}", node.address());
+    // An eventual node.
+    let eventual = start(&[&peer], &[]);
+    poll("the eventual node is told", || {
+        let rows = text(ask(&eventual, &["PEERS"]));
+        rows.contains("one of the two nodes is raft, the other eventual").then_some(())
+    });
+    // Another name.
+    let folder = tempfile::tempdir().expect("a folder");
+    let directory = folder.path().join("other");
+    let options =
+        ["--raft", "--data-dir", directory.to_str().expect("text"), "--cluster", "b", &peer];
+    let other = Server::start(&options);
+    poll("the node of another name is told", || {
+        let rows = text(ask(&other, &["PEERS"]));
+        rows.contains("cluster 'kvstore', not of 'b'").then_some(())
+    });
+    // Another cluster of the same name: each was founded by itself.
+    let second = RaftCluster::start(1, &QUICK);
+    drop(other);
+    let port = second.nodes[0].port;
+    let mut second = second;
+    second.nodes[0].kill();
+    let directory = second.nodes[0].directory.to_str().expect("text").to_string();
+    let options = ["--raft", "--data-dir", &directory];
+    let again = Server::start_on(port, &options, &[]);
+    assert_eq!(field(&again, "raft_voters"), "1");
+    drop(again);
+    // A directory of the other way.
+    let words = refused(&["--data-dir", &directory]);
+    assert!(words.contains("was written by a node that was started with --raft"), "{words}");
+    let words = refused(&["--raft"]);
+    assert!(words.contains("--raft needs --data-dir DIR"), "{words}");
+}
+
+#[test]
+fn a_member_that_returns_at_another_address_is_found() {
+    let mut cluster = RaftCluster::start(3, &QUICK);
+    let leader = cluster.leader();
+    let moved = (1..3).find(|index| *index != leader).expect("a follower");
+    cluster.nodes[moved].kill();
+    cluster.nodes[moved].port = free_port();
+    cluster.restart(moved);
+    let address = cluster.nodes[moved].address();
+    poll("the leader has its address", || {
+        let rows = text(cluster.ask(&["PEERS"]));
+        rows.contains(&address).then_some(())
+    });
+    cluster.client().put("name", "Dylan").expect("stored");
+    cluster.wait_until_equal();
+}
+
+#[test]
+fn every_fsync_policy_works_and_weaker_ones_warn() {
+    for policy in ["always", "everysec", "never"] {
+        let options = ["--fsync", policy, "--election-timeout", "300"];
+        let mut cluster = RaftCluster::start(1, &options);
+        cluster.client().put("name", "Dylan").expect("stored");
+        let log = cluster.nodes[0].server().log();
+        assert_eq!(log.contains("when a majority loses power"), policy != "always", "{log}");
+        cluster.nodes[0].kill();
+        cluster.restart(0);
+        cluster.leader();
+        assert_eq!(value(&cluster, "name"), Some("Dylan".into()), "{policy}");
+    }
+}
+
+#[test]
+fn a_cut_off_leader_refuses_and_the_others_go_on() {
+    let options =
+        ["--election-timeout", "300", "--request-timeout", "1000", "--enable-fault-injection"];
+    let cluster = RaftCluster::start(3, &options);
+    cluster.client().put("fruit", "apple").expect("stored");
+    let old = cluster.leader();
+    let server = cluster.nodes[old].server();
+    ask(server, &["PARTITION", "*"]);
+    let (write, took) = answer(server, &["PUT", "fruit", "pear"]);
+    assert!(write.contains("outcome unknown") || write.contains("not stored"), "{write}");
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    let mut others = cluster.addresses();
+    others.remove(old);
+    let mut client = Client::connect_any(others, None, SILENCE_TIMEOUT).expect("they serve");
+    client.put("fruit", "plum").expect("the majority takes it");
+    ask(server, &["HEAL"]);
+    cluster.wait_until_equal();
+    assert_eq!(value(&cluster, "fruit"), Some("plum".into()));
+}
