@@ -193,6 +193,44 @@ fn other_clusters_and_the_other_way_are_refused() {
 }
 
 #[test]
+fn a_founder_whose_directory_was_emptied_serves_nothing() {
+    let mut cluster = RaftCluster::start(3, &QUICK);
+    cluster.client().put("name", "Dylan").expect("stored");
+    cluster.nodes[0].kill();
+    std::fs::remove_dir_all(&cluster.nodes[0].directory).expect("removed");
+    // As the first node is started: without --peer.
+    cluster.restart(0);
+    let server = cluster.nodes[0].server();
+    let words = poll("it notices", || {
+        let (words, _) = answer(server, &["GET", "name"]);
+        words.contains("its directory was emptied").then_some(words)
+    });
+    assert!(words.starts_with("CLUSTERDOWN "), "{words}");
+    assert_eq!(value(&cluster, "name"), Some("Dylan".into()), "the others serve");
+}
+
+#[test]
+fn readiness_and_metrics_show_who_leads() {
+    let cluster = RaftCluster::start(3, &QUICK);
+    let leader = cluster.leader();
+    for (index, node) in cluster.nodes.iter().enumerate() {
+        let mut wire = node.server().connect();
+        wire.send("GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        let reply = String::from_utf8(wire.rest()).expect("text");
+        let address = format!("not the leader, which is localhost:{}", cluster.nodes[leader].port);
+        assert_eq!(reply.contains("200 OK"), index == leader, "{reply}");
+        assert_eq!(reply.contains(&address), index != leader, "{reply}");
+        let mut wire = node.server().connect();
+        wire.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        let reply = String::from_utf8(wire.rest()).expect("text");
+        let leads = format!("kvstore_raft_is_leader {}", u8::from(index == leader));
+        for figure in [leads.as_str(), "kvstore_raft_voters 3", "kvstore_raft_commit_index "] {
+            assert!(reply.contains(figure), "{figure}: {reply}");
+        }
+    }
+}
+
+#[test]
 fn a_member_that_returns_at_another_address_is_found() {
     let mut cluster = RaftCluster::start(3, &QUICK);
     let leader = cluster.leader();

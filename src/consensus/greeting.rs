@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use std::sync::atomic::Ordering;
+
 use log::{info, warn};
 
 use super::Consensus;
@@ -9,7 +11,9 @@ use super::changing::MemberChange;
 use super::links::LinkTo;
 use super::shared::Shared;
 use crate::error::{Error, Result};
+use crate::guard::shown;
 use crate::locks::lock;
+use crate::metrics;
 use crate::peers::inbound::{self, Socket};
 use crate::peers::introduction::{Introduction, Way, other_way};
 
@@ -57,6 +61,9 @@ impl Consensus {
         socket: Option<Arc<dyn Socket>>,
         peer: &mut Option<Greeted>,
     ) -> Result<Introduction> {
+        if self.shared.is_wiped_founder(from) {
+            self.shared.supersede(&from.address);
+        }
         let checked = self.shared.check(from);
         checked.inspect_err(|reason| self.refused(&from.address, &reason.to_string()))?;
         self.shared.heard(from);
@@ -72,6 +79,34 @@ impl Consensus {
 }
 
 impl Shared {
+    /// A node of another cluster takes this one for a member: this is a founder whose directory was
+    /// emptied. It serves nothing any more.
+    pub(super) fn supersede(&self, by: &str) {
+        let reason = format!(
+            "this node has founded a cluster of its own, and {by} knows it as a member of another: \
+             its directory was emptied. Stop it, remove its directory, and start it with --peer \
+             {by}"
+        );
+        warn!("{reason}");
+        *lock(&self.superseded) = Some(reason);
+        self.is_superseded.store(true, Ordering::SeqCst);
+        self.ready_term.store(0, Ordering::SeqCst);
+    }
+
+    /// Counts and logs that a node which wanted to be a peer was refused.
+    pub(super) fn refused(&self, who: &str, reason: &str) {
+        metrics::add(&self.counters.hellos_refused, 1);
+        let Some(left_out) = self.refusal_lines.admit() else {
+            return;
+        };
+        let line = format!("refused the peer '{}': {reason}", shown(who));
+        let mut before = lock(&self.refusal);
+        if *before != line {
+            warn!("{line}{left_out}");
+            *before = line;
+        }
+    }
+
     /// What this node says of itself; with the members when it answers.
     pub(super) fn introduction(&self, is_answer: bool) -> Result<Introduction> {
         let identity = lock(&self.identity).clone();
@@ -100,6 +135,18 @@ impl Shared {
         let members = self.with(|replica, _| Arc::clone(replica.members()));
         let is_known = !members.nodes.is_empty();
         is_known.then_some(members.cluster_id).or(lock(&self.joining).cluster_id)
+    }
+
+    /// Whether this node founded its cluster in this run and is alone in it, while a node of
+    /// another cluster calls it: that one has its address as a member's.
+    fn is_wiped_founder(&self, caller: &Introduction) -> bool {
+        let Way::Raft { cluster_id: Some(its) } = caller.way else {
+            return false;
+        };
+        let is_alone = self.with(|replica, _| replica.members().nodes.len() == 1);
+        let has_founded = self.has_founded.load(Ordering::SeqCst);
+        let same_name = lock(&self.identity).cluster == caller.cluster;
+        has_founded && is_alone && same_name && self.cluster_id() != Some(its)
     }
 
     /// Whether a node may be a peer.

@@ -76,6 +76,7 @@ pub mod messages;
 pub mod proposing;
 pub mod replica;
 mod requests;
+mod saving;
 mod seen;
 mod shared;
 pub mod status;
@@ -84,6 +85,7 @@ mod waker;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -167,6 +169,7 @@ impl Consensus {
                 replica::FOUNDING_MS / 1_000
             );
             shared.with(|replica, now_ms| replica.found(members, now_ms));
+            shared.has_founded.store(true, Ordering::SeqCst);
             shared.save_term()?;
         }
         shared.update_links();

@@ -1,11 +1,11 @@
 //! What all threads of a node share: the replica, and how to use it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use log::{error, info, warn};
+use log::{error, info};
 
 use super::disk;
 use super::entry::Change;
@@ -16,9 +16,8 @@ use super::seen::Seen;
 use super::waker::Waker;
 use crate::durability::write_ahead_log::WriteAheadLog;
 use crate::error::{Code, Error, Result};
-use crate::guard::{LogLimiter, shown};
+use crate::guard::LogLimiter;
 use crate::locks::{lock, unpoisoned};
-use crate::metrics;
 use crate::peers::cuts::Cuts;
 use crate::peers::identity::Identity;
 use crate::peers::inbound::Inbound;
@@ -48,7 +47,7 @@ pub(super) struct Shared {
     /// Held by the thread that applies entries, for all.
     applying: Mutex<()>,
     /// Behind the newest term or vote in the log on the disk: nothing that shows it leaves before.
-    term_position: AtomicU64,
+    pub(super) term_position: AtomicU64,
     /// The term in which this node leads and may evaluate; 0: it may not.
     pub(super) ready_term: AtomicU64,
     pub(super) links: Mutex<BTreeMap<LinkTo, Arc<PeerHandle>>>,
@@ -61,13 +60,20 @@ pub(super) struct Shared {
     pub(super) joining: Mutex<Joining>,
     pub(super) options: Options,
     pub(super) counters: Counters,
+    /// Whether this node founded its cluster in this run.
+    pub(super) has_founded: AtomicBool,
+    /// Why this node serves nothing any more: another cluster knows it as a member.
+    pub(super) superseded: Mutex<Option<String>>,
+    pub(super) is_superseded: AtomicBool,
+    /// Up to where the log was safe, and since when it has not become safer.
+    pub(super) standstill: Mutex<(u64, u64)>,
     /// Wakes the thread `raft`.
     pub(super) clock_waker: Waker,
     /// Wakes the thread `raft-log`.
     pub(super) log_waker: Waker,
     /// The refusal that was logged last, and how many may be.
-    refusal: Mutex<String>,
-    refusal_lines: LogLimiter,
+    pub(super) refusal: Mutex<String>,
+    pub(super) refusal_lines: LogLimiter,
     /// Why a learner is not promoted, as it was logged last.
     promotion_reason: Mutex<String>,
     began: Instant,
@@ -130,6 +136,10 @@ impl Shared {
             joining: Mutex::default(),
             options,
             counters: Counters::default(),
+            has_founded: AtomicBool::new(false),
+            superseded: Mutex::default(),
+            is_superseded: AtomicBool::new(false),
+            standstill: Mutex::default(),
             clock_waker: Waker::default(),
             log_waker: Waker::default(),
             refusal: Mutex::default(),
@@ -187,7 +197,8 @@ impl Shared {
 
     /// Wakes all who wait for something of the replica.
     fn notify(&self, replica: &MutexGuard<Replica>) {
-        let ready_term = if replica.is_ready() { replica.term() } else { 0 };
+        let is_ready = replica.is_ready() && !self.is_superseded.load(Ordering::SeqCst);
+        let ready_term = if is_ready { replica.term() } else { 0 };
         self.ready_term.store(ready_term, Ordering::SeqCst);
         if self.waiting.load(Ordering::SeqCst) > 0 {
             self.moved.notify_all();
@@ -216,39 +227,6 @@ impl Shared {
         }
     }
 
-    /// Returns when everything in the log's buffer is as safe as the policy promises, and lets the
-    /// replica know. A failure makes this node step down: rule 10.
-    pub(super) fn save(&self) -> Result<()> {
-        let end = self.log.end();
-        match self.log.commit(end) {
-            Ok(()) => {
-                let safe = self.log.safe();
-                self.with(|replica, now_ms| replica.saved(safe, now_ms));
-                Ok(())
-            }
-            Err(error) => {
-                let reason = error.to_string();
-                self.with(|replica, now_ms| replica.set_disk_failure(Some(reason), now_ms));
-                Err(error)
-            }
-        }
-    }
-
-    /// Returns when the term and the vote are on the disk, whatever the policy. Rule 1.
-    pub(super) fn save_term(&self) -> Result<()> {
-        let position = self.term_position.load(Ordering::Acquire);
-        if self.log.is_synced(position) {
-            return Ok(());
-        }
-        self.log.fsync().inspect_err(|error| {
-            let reason = error.to_string();
-            self.with(|replica, now_ms| replica.set_disk_failure(Some(reason), now_ms));
-        })?;
-        let safe = self.log.safe();
-        self.with(|replica, now_ms| replica.saved(safe, now_ms));
-        Ok(())
-    }
-
     /// Waits until `is_over` says what came of it, or until the deadline: then `None`.
     pub(super) fn wait<R>(
         &self,
@@ -270,35 +248,6 @@ impl Shared {
         drop(replica);
         self.waiting.fetch_sub(1, Ordering::SeqCst);
         result
-    }
-
-    /// What stands before the map in the snapshot with this number. From now on the map may only
-    /// get newer. The mark is on the disk before the snapshot is.
-    pub(super) fn snapshot_head(&self, number: u64) -> Result<Vec<u8>> {
-        let mut mark = Vec::new();
-        disk::encode_mark(number, &mut mark);
-        let ground = self.with(|replica, _| {
-            self.log.append(&mark);
-            replica.ground()
-        });
-        if self.log.read_only_reason().is_none() {
-            self.log.fsync()?;
-        }
-        Ok(disk::encode_ground(&ground))
-    }
-
-    /// Counts and logs that a node which wanted to be a peer was refused.
-    pub(super) fn refused(&self, who: &str, reason: &str) {
-        metrics::add(&self.counters.hellos_refused, 1);
-        let Some(left_out) = self.refusal_lines.admit() else {
-            return;
-        };
-        let line = format!("refused the peer '{}': {reason}", shown(who));
-        let mut before = lock(&self.refusal);
-        if *before != line {
-            warn!("{line}{left_out}");
-            *before = line;
-        }
     }
 
     /// Has the thread `raft` look what there is to do.
@@ -325,12 +274,6 @@ impl Shared {
         Ok(())
     }
 
-    /// Lets the replica know whether the disk takes writes. Rule 10.
-    pub(super) fn check_disk(&self) {
-        let reason = self.log.read_only_reason();
-        self.with(|replica, now_ms| replica.set_disk_failure(reason, now_ms));
-    }
-
     /// Logs why a learner is not a voter yet, if that is news.
     pub(super) fn promotion_waits(&self, id: u64, reason: &str) {
         let mut before = lock(&self.promotion_reason);
@@ -345,8 +288,16 @@ impl Shared {
     pub(super) fn no_leader(&self, outcome: &str) -> Error {
         self.counters.proposals_refused.fetch_add(1, Ordering::Relaxed);
         let outcome = if outcome.is_empty() { String::new() } else { format!(" ({outcome})") };
+        Error::refused_as(Code::ClusterDown, format!("{}{outcome}", self.why_not_served()))
+    }
+
+    /// Why this node serves nothing now.
+    pub(super) fn why_not_served(&self) -> String {
+        if let Some(reason) = &*lock(&self.superseded) {
+            return reason.clone();
+        }
         let linked = self.linked();
-        let message = self.with(|replica, now_ms| {
+        self.with(|replica, now_ms| {
             let members = replica.members();
             match replica.leader().and_then(|id| Some((id, members.nodes.get(&id)?))) {
                 Some((id, member)) if id != replica.id() => {
@@ -363,8 +314,7 @@ impl Shared {
                     )
                 }
             }
-        });
-        Error::refused_as(Code::ClusterDown, format!("{message}{outcome}"))
+        })
     }
 
     /// The nodes that a link talks with.

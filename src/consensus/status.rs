@@ -163,6 +163,12 @@ impl Consensus {
         })
     }
 
+    /// Why requests should go to another node, if they should: this one does not lead, or cannot.
+    pub fn reason_not_ready(&self) -> Option<String> {
+        let is_ready = self.shared.ready_term.load(Ordering::SeqCst) != 0;
+        (!is_ready).then(|| self.shared.why_not_served())
+    }
+
     /// Counts since the start.
     pub fn counters(&self) -> &Counters {
         &self.shared.counters

@@ -25,7 +25,7 @@ impl Node {
             info("peers", peers.len()),
             info("raft_role", status.role),
             info("raft_leader", status.leader),
-            metric("raft_is_leader", "1 while this node leads.", is_leader),
+            metric("raft_is_leader", "1 while this node leads.", u64::from(is_leader)),
             both("raft_term", "raft_term", "Term.", status.term),
             both("raft_commit_index", "raft_commit_index", "Last committed entry.", status.commit),
             both("raft_applied_index", "raft_applied_index", "Last applied entry.", status.applied),

@@ -1,5 +1,6 @@
 //! Whether all is well with this node: what `/readyz` answers, and why.
 
+use super::agreement::Agreement;
 use super::{Node, PeerStatus};
 use crate::durability::write_ahead_log::WriteAheadLog;
 use crate::metrics::read;
@@ -19,8 +20,13 @@ impl Node {
         if !self.is_serving() {
             reasons.push("starting: waiting for the seeds to answer".into());
         }
-        reasons.extend(self.clock_is_ahead());
-        reasons.extend(self.clock_differs(peers));
+        match &self.agreement {
+            Agreement::Raft(consensus) => reasons.extend(consensus.reason_not_ready()),
+            Agreement::Eventual(_) => {
+                reasons.extend(self.clock_is_ahead());
+                reasons.extend(self.clock_differs(peers));
+            }
+        }
         reasons
     }
 
