@@ -227,3 +227,95 @@ impl Pending {
 }
 
 const _: () = assert!(RECORDS_MAX < 1 << RECORD_BITS);
+
+#[cfg(test)]
+mod tests {
+    use super::super::members::Members;
+    use super::super::replica::{Ground, LogRecord, Timing};
+    use super::*;
+
+    const PUT_1: Operation = Operation::Put { key: b"a", value: b"1" };
+    const PUT_2: Operation = Operation::Put { key: b"a", value: b"2" };
+    const DELETE: Operation = Operation::Delete { key: b"a" };
+
+    /// A cluster of one that leads.
+    fn leader() -> Replica {
+        let timing = Timing { election_timeout_ms: 1_000, heartbeat_ms: 100 };
+        let mut replica = Replica::new(1, Ground::default(), timing, 1, 0);
+        replica.found(Members::founded_by(1, 1, "h:1"), 0);
+        replica.tick(3_000);
+        commit(&mut replica);
+        replica.applied(replica.commit_index());
+        replica
+    }
+
+    /// The disk has everything.
+    fn commit(replica: &mut Replica) {
+        replica.seal();
+        for record in replica.take_unwritten() {
+            if let LogRecord::Entry(entry) = record {
+                replica.wrote(entry.index, entry.index);
+            }
+        }
+        replica.saved(u64::MAX, 3_000);
+    }
+
+    fn existed(replica: &mut Replica, operations: &[Operation], in_store: bool) -> Vec<bool> {
+        replica.propose(operations, |_| in_store).expect("it leads").existed
+    }
+
+    #[test]
+    fn an_operation_sees_those_before_it_that_are_not_applied() {
+        let mut replica = leader();
+        assert_eq!(replica.pending_value(b"a"), None);
+        let operations = [PUT_1, DELETE, DELETE, PUT_2];
+        assert_eq!(existed(&mut replica, &operations, false), [false, true, false, false]);
+        assert_eq!(replica.pending_value(b"a"), Some(Some(&b"2"[..])));
+        // The same in an entry that is sealed.
+        replica.seal();
+        assert_eq!(replica.pending_value(b"a"), Some(Some(&b"2"[..])));
+        assert_eq!(existed(&mut replica, &[DELETE], false), [true]);
+        assert_eq!(replica.pending_value(b"a"), Some(None));
+    }
+
+    #[test]
+    fn flushall_hides_what_is_in_the_store() {
+        let mut replica = leader();
+        assert_eq!(existed(&mut replica, &[Operation::Flush, DELETE], true), [true, false]);
+        assert_eq!(replica.pending_value(b"a"), Some(None));
+        commit(&mut replica);
+        replica.applied(replica.commit_index());
+        assert_eq!(replica.pending_value(b"a"), None);
+    }
+
+    #[test]
+    fn a_record_leaves_when_it_is_applied_and_not_before() {
+        let mut replica = leader();
+        let first = replica.propose(&[PUT_1], |_| false).expect("it leads").entry;
+        commit(&mut replica);
+        replica.propose(&[PUT_2], |_| false).expect("it leads");
+        commit(&mut replica);
+        replica.applied(first.index);
+        assert_eq!(replica.pending_value(b"a"), Some(Some(&b"2"[..])), "that of the second");
+        replica.applied(replica.commit_index());
+        assert_eq!(replica.pending_value(b"a"), None);
+        assert_eq!(replica.pending.bytes, 0);
+    }
+
+    #[test]
+    fn what_was_pending_goes_when_leadership_ends() {
+        let mut replica = leader();
+        existed(&mut replica, &[PUT_1], false);
+        replica.set_disk_failure(Some("no space left".into()), 3_000);
+        assert_eq!(replica.pending_value(b"a"), None);
+    }
+
+    #[test]
+    fn an_operation_without_effect_is_in_an_entry_too() {
+        let mut replica = leader();
+        let proposed = replica.propose(&[DELETE], |_| false).expect("it leads");
+        replica.seal();
+        let entry = replica.log().get(proposed.entry.index).expect("it is there");
+        assert_eq!(entry.payload, Payload::Records(Vec::new()));
+    }
+}

@@ -216,6 +216,14 @@ impl Cluster {
         AppendRequest { term, previous, commit: 0, round: 1, entries: Vec::new() }
     }
 
+    /// A whole exchange, with no more than so many entries.
+    pub fn append_only(&mut self, from: u64, to: u64, entries: usize) {
+        let mut request = self.send(from, to);
+        request.entries.truncate(entries);
+        let reply = self.receive(from, to, &request);
+        self.answer(from, to, &request, &reply);
+    }
+
     /// The leader's disk has its entries too, and everybody hears of what is committed.
     pub fn replicate(&mut self, from: u64, to: &[u64]) {
         self.settle(from);

@@ -19,10 +19,9 @@ fn until_c() -> Cluster {
     cluster.elect(1, &[2, 3]);
     assert_eq!((cluster.log(1).as_str(), cluster.node(1).term()), ("1 2 4", 4));
     cluster.append(1, 3);
-    let mut request = cluster.send(1, 3);
-    request.entries.truncate(1);
-    let reply = cluster.receive(1, 3, &request);
-    cluster.answer(1, 3, &request, &reply);
+    cluster.append_only(1, 3, 1);
+    cluster.append_only(1, 2, 0);
+    assert_eq!([2, 3].map(|id| cluster.node(1).matched(id)), [Some(2), Some(2)]);
     assert_eq!([cluster.log(2), cluster.log(3)], ["1 2", "1 2"]);
     cluster
 }

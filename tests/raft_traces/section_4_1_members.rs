@@ -36,6 +36,21 @@ fn a_node_joins_as_a_learner_and_counts_when_it_has_caught_up() {
 }
 
 #[test]
+fn a_learner_does_not_count() {
+    let mut cluster = with_leader(3);
+    let new = cluster.add(Ground::default());
+    cluster.change(1, join(new)).unwrap();
+    cluster.replicate(1, &[2, 3, new]);
+    let entry = cluster.put(1, "x");
+    cluster.settle(1);
+    cluster.append(1, new);
+    assert_eq!(cluster.node(1).matched(new), Some(entry.index));
+    assert_eq!(cluster.commit(1), entry.index - 1, "two of four nodes, but one of three voters");
+    cluster.append(1, 2);
+    assert_eq!(cluster.commit(1), entry.index);
+}
+
+#[test]
 fn the_next_change_waits_until_the_one_before_it_is_committed() {
     let mut cluster = with_leader(3);
     let new = cluster.add(Ground::default());
@@ -55,7 +70,9 @@ fn a_new_leader_changes_nothing_before_it_has_committed_an_entry() {
     // Node 2 does not know of it. If it changed the members now, by another one, the majorities of
     // the two changes need have no node in common.
     cluster.elect(2, &[3, 4]);
-    assert!(cluster.change(2, MemberChange::Remove(1)).is_err());
+    [3, 4].into_iter().for_each(|id| cluster.append_only(2, id, 0));
+    let refused = cluster.change(2, MemberChange::Remove(1)).unwrap_err();
+    assert!(refused.contains("does not lead, or not yet"), "{refused}");
     cluster.replicate(2, &[3, 4]);
     cluster.change(2, MemberChange::Remove(1)).unwrap();
     // Now node 1 cannot win any more: a majority has an entry of a later term.
@@ -74,6 +91,20 @@ fn a_cut_restores_the_members_before_the_change() {
     cluster.replicate(2, &[1, 3, 4]);
     assert_eq!(cluster.log(1), "1 2 3");
     assert!(!cluster.node(1).members().nodes.contains_key(&9));
+}
+
+#[test]
+fn a_snapshot_has_the_members_as_of_its_base() {
+    let mut cluster = with_leader(4);
+    cluster.change(1, join(9)).unwrap();
+    cluster.settle(1);
+    let now_ms = cluster.now_ms;
+    cluster.machine(1).compact(now_ms);
+    cluster.restart(1);
+    assert!(cluster.node(1).members().nodes.contains_key(&9), "from the entry behind it");
+    cluster.elect(2, &[3, 4]);
+    cluster.replicate(2, &[1, 3, 4]);
+    assert!(!cluster.node(1).members().nodes.contains_key(&9), "that entry was cut");
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Section 6.4: a leader answers a read only after a majority has confirmed, in messages that were
 //! sent after the read began, that it still led.
 
+use kvstore::consensus::proposing::{NotAppended, Operation};
+
 use crate::cluster::Cluster;
 
 fn with_leader() -> Cluster {
@@ -15,6 +17,10 @@ fn a_new_leader_answers_no_read_before_it_has_committed_an_entry_of_its_term() {
     let mut cluster = Cluster::of(3);
     cluster.elect(1, &[2]);
     assert!(cluster.node(1).read_round().is_none());
+    // Nor does it evaluate writes: it may not know yet what its predecessor has committed.
+    let write = [Operation::Delete { key: b"x" }];
+    let refused = cluster.node(1).propose(&write, |_| false);
+    assert_eq!(refused.unwrap_err(), NotAppended::NotReady);
     cluster.replicate(1, &[2]);
     assert!(cluster.node(1).read_round().is_some());
 }
