@@ -49,6 +49,15 @@ pub fn parse_cluster(text: &str) -> Result<String, String> {
     fits.then(|| text.into()).ok_or_else(|| "1 to 64 printable characters without spaces".into())
 }
 
+/// Whether an address is on this machine, as far as its words say. A name that a name server
+/// answers for is not.
+pub fn is_of_this_machine(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost")
+        || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -53,6 +53,8 @@ pub enum Code {
     TransactionAborted,
     /// This node takes no writes now: its disk failed, or it stops.
     ReadOnly,
+    /// A write may have happened, or may still happen.
+    OutcomeUnknown,
     /// No leader, or no majority: consensus cannot be reached here now.
     ClusterDown,
     /// A status of HTTP, in a request that exists only there.
@@ -65,7 +67,7 @@ impl Code {
     /// The first word of an error reply in RESP, as Redis has it.
     pub fn word(self) -> &'static str {
         match self {
-            Code::General | Code::Http(_) | Code::HttpMethod(_) => "ERR",
+            Code::General | Code::OutcomeUnknown | Code::Http(_) | Code::HttpMethod(_) => "ERR",
             Code::NoPassword => "NOAUTH",
             Code::WrongPassword => "WRONGPASS",
             Code::NoSuchVersion => "NOPROTO",
@@ -82,6 +84,8 @@ impl Code {
             Code::HttpMethod(_) => "405",
             Code::NoPassword | Code::WrongPassword => "401",
             Code::ReadOnly | Code::ClusterDown => "503",
+            // Proxies repeat a 503, and such a write must not be repeated.
+            Code::OutcomeUnknown => "500",
             Code::General | Code::NoSuchVersion | Code::TransactionAborted => "400",
         }
     }

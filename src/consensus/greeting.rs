@@ -9,11 +9,13 @@ use log::{info, warn};
 use super::Consensus;
 use super::changing::MemberChange;
 use super::links::LinkTo;
+use super::members::MEMBERS_MAX;
 use super::shared::Shared;
 use crate::error::{Error, Result};
 use crate::guard::shown;
 use crate::locks::lock;
 use crate::metrics;
+use crate::peers::identity::may_not_dial;
 use crate::peers::inbound::{self, Socket};
 use crate::peers::introduction::{Introduction, Way, other_way};
 
@@ -64,7 +66,10 @@ impl Consensus {
         if self.shared.is_wiped_founder(from) {
             self.shared.supersede(&from.address);
         }
-        let checked = self.shared.check(from);
+        let checked = self.shared.check(from).and_then(|()| {
+            let may_dial = self.shared.may_dial(&from.address);
+            if may_dial { Ok(()) } else { Err(may_not_dial(&from.address)) }
+        });
         checked.inspect_err(|reason| self.refused(&from.address, &reason.to_string()))?;
         self.shared.heard(from);
         let answer = self.shared.introduction(true)?;
@@ -192,7 +197,12 @@ impl Shared {
 
     /// A node may be a peer: the leader makes it a member, or notes where it is now.
     fn heard(self: &Arc<Self>, from: &Introduction) {
-        lock(&self.heard).insert(from.node_id, from.address.clone());
+        let members = self.with(|replica, _| Arc::clone(replica.members()));
+        if members.nodes.contains_key(&from.node_id) {
+            let mut heard = lock(&self.heard);
+            heard.retain(|id, _| members.nodes.contains_key(id));
+            heard.insert(from.node_id, from.address.clone());
+        }
         let (id, address) = (from.node_id, from.address.clone());
         let added = self.with(|replica, now_ms| {
             let known = replica.members().nodes.get(&id).map(|member| &member.address);
@@ -255,7 +265,12 @@ impl Shared {
             joining.cluster_id = Some(id);
         }
         if joining.cluster_id.is_some() {
-            joining.told.extend(by.members.iter().cloned());
+            let others = by.members.iter().filter(|(_, address)| self.may_dial(address));
+            for (id, address) in others.take(MEMBERS_MAX) {
+                if joining.told.len() < MEMBERS_MAX {
+                    joining.told.insert(*id, address.clone());
+                }
+            }
         }
         drop(joining);
         self.wake_clock();

@@ -11,6 +11,7 @@ use super::conversation::RaftConversation;
 use super::shared::Shared;
 use crate::error::Result;
 use crate::locks::lock;
+use crate::metrics;
 use crate::peers::caller::Caller;
 use crate::peers::conversation::Target;
 use crate::peers::status::{PeerHandle, PeerState};
@@ -120,6 +121,20 @@ impl Shared {
         let mut seen = BTreeSet::new();
         addresses.retain(|address| seen.insert(address.clone()));
         Target::At(addresses)
+    }
+
+    /// Notes which peers have sent something on their links since the last look: it is a sign of
+    /// life of one that takes a long entry. Rule 6. `received` is what this function remembers.
+    pub(super) fn hear_peers(&self, received: &mut BTreeMap<u64, u64>) {
+        let links = lock(&self.links).clone();
+        let mut alive = Vec::new();
+        for peer in links.values() {
+            let bytes = metrics::read(&peer.received_bytes);
+            let before = received.insert(peer.number, bytes);
+            alive.extend(peer.id().filter(|_| before.is_some_and(|before| bytes > before)));
+        }
+        received.retain(|number, _| links.values().any(|peer| peer.number == *number));
+        self.with(|replica, now_ms| alive.iter().for_each(|id| replica.hear(*id, now_ms)));
     }
 
     /// Has every link look whether there is something to send.

@@ -83,6 +83,10 @@ pub mod status;
 pub mod view;
 mod waker;
 
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -144,6 +148,7 @@ impl Consensus {
             seeds: options.seeds.clone(),
             advertise: options.advertise.clone(),
             fault_injection: options.fault_injection,
+            dials: configuration.dials(),
             request_timeout: configuration.raft.request_timeout,
             reply_timeout: configuration.limits.link_reply_timeout,
             password: configuration.passwords.first.clone(),
@@ -181,7 +186,7 @@ impl Consensus {
     }
 
     /// What stands before the map in a snapshot: see [`disk`].
-    pub fn snapshot_head(&self) -> Box<HeadFunction> {
+    pub fn snapshot_head(&self) -> Box<HeadFunction<'static>> {
         let shared = Arc::clone(&self.shared);
         Box::new(move |number| shared.snapshot_head(number))
     }
@@ -294,7 +299,9 @@ fn run_log(shared: &Shared) {
 
 /// The thread `raft`: does what time demands.
 fn run_clock(shared: &Arc<Shared>) {
+    let mut received = BTreeMap::new();
     loop {
+        shared.hear_peers(&mut received);
         let (next_ms, learner) = shared.with(|replica, now_ms| {
             replica.tick(now_ms);
             (replica.next_tick_ms(now_ms), replica.learner_to_promote())

@@ -263,7 +263,8 @@ impl Shared {
 
     fn outcome_unknown(&self) -> Error {
         self.counters.outcomes_unknown.fetch_add(1, Ordering::Relaxed);
-        Error::refused(
+        Error::refused_as(
+            Code::OutcomeUnknown,
             "outcome unknown: no majority confirmed it in time; read before you write again",
         )
     }

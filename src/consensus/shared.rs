@@ -14,6 +14,8 @@ use super::members::Members;
 use super::replica::{LogRecord, Replica, Role};
 use super::seen::Seen;
 use super::waker::Waker;
+use crate::addresses::is_of_this_machine;
+use crate::config::Dials;
 use crate::durability::write_ahead_log::WriteAheadLog;
 use crate::error::{Code, Error, Result};
 use crate::guard::LogLimiter;
@@ -85,6 +87,7 @@ pub(super) struct Options {
     pub(super) seeds: Vec<String>,
     pub(super) advertise: Option<String>,
     pub(super) fault_injection: bool,
+    pub(super) dials: Dials,
     pub(super) request_timeout: Duration,
     pub(super) reply_timeout: Duration,
     pub(super) password: Option<Vec<u8>>,
@@ -248,6 +251,13 @@ impl Shared {
         drop(replica);
         self.waiting.fetch_sub(1, Ordering::SeqCst);
         result
+    }
+
+    /// Whether this node may connect to an address.
+    pub(super) fn may_dial(&self, address: &str) -> bool {
+        self.options.dials == Dials::Everybody
+            || self.options.seeds.iter().any(|seed| seed == address)
+            || is_of_this_machine(address)
     }
 
     /// Has the thread `raft` look what there is to do.

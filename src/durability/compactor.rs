@@ -22,7 +22,7 @@ pub struct Compactor {
     /// The map whose changes the log holds.
     pub store: Arc<KeyValueStore>,
     /// What stands before the map in a snapshot, if anything does.
-    pub head: Option<Box<HeadFunction>>,
+    pub head: Option<Box<HeadFunction<'static>>>,
 }
 
 impl Compactor {

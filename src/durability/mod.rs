@@ -133,7 +133,7 @@ impl Durability {
     pub fn start_compaction(
         &self,
         store: &Arc<KeyValueStore>,
-        head: Option<Box<HeadFunction>>,
+        head: Option<Box<HeadFunction<'static>>>,
     ) -> Result<()> {
         let (log, store, stop) = (self.log.clone(), store.clone(), self.stop.clone());
         let compactor = Compactor { log, store, head };
@@ -155,7 +155,7 @@ impl Drop for Durability {
 }
 
 /// Recovery and the start of a new log.
-fn open_files(
+pub(crate) fn open_files(
     files: Arc<dyn FileLayer>,
     options: Opening,
     target: Target,
@@ -164,7 +164,9 @@ fn open_files(
     let directory = Directory {
         id: stored.as_ref().map(|file| file.node_id),
         // A node that never met its seeds has left nothing with them.
-        is_in_cluster: stored.as_ref().map_or(options.has_seeds, |file| !file.members.is_empty()),
+        // The members of a raft cluster are in its log.
+        is_in_cluster: target.log_kind().is_raft()
+            || stored.as_ref().map_or(options.has_seeds, |file| !file.members.is_empty()),
         salvage: options.salvage,
         log_kind: target.log_kind(),
     };
@@ -299,6 +301,6 @@ fn fsync_regularly(log: &WriteAheadLog, stop: &Latch) {
 const FSYNC_INTERVAL: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
-mod disk_model;
+pub(crate) mod disk_model;
 #[cfg(test)]
 mod tests;

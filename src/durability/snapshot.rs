@@ -48,11 +48,11 @@ pub struct Source<'s> {
     pub store: &'s KeyValueStore,
     /// Gives the records that stand before the map in the snapshot with this number, and does what
     /// must be done before it is written.
-    pub head: Option<&'s HeadFunction>,
+    pub head: Option<&'s HeadFunction<'s>>,
 }
 
 /// See [`Source::head`].
-pub type HeadFunction = dyn Fn(u64) -> Result<Vec<u8>> + Send + Sync;
+pub type HeadFunction<'h> = dyn Fn(u64) -> Result<Vec<u8>> + Send + Sync + 'h;
 
 impl<'s> From<&'s KeyValueStore> for Source<'s> {
     fn from(store: &'s KeyValueStore) -> Self {

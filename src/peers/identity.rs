@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use crate::error::Error;
+
 /// What this node says of itself.
 #[derive(Clone, Debug)]
 pub struct Identity {
@@ -15,6 +17,15 @@ pub struct Identity {
     pub is_durable: bool,
     /// `host:port`, or why there is none.
     pub address: std::result::Result<String, String>,
+}
+
+/// The refusal of a node at an address that this one must not connect to.
+pub fn may_not_dial(address: &str) -> Error {
+    Error::refused(format!(
+        "it advertises '{address}', and without a password only this machine and the addresses \
+         named with --peer are dialled; give all nodes a password, name it with --peer, or say \
+         --insecure"
+    ))
 }
 
 /// An id as it is written: 16 hex digits.

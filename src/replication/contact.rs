@@ -1,7 +1,5 @@
 //! One contact: its addresses, and how this node knows who it is.
 
-use std::net::IpAddr;
-
 /// Addresses kept for one contact: the advertised one, the one it was named by, and one in hand.
 const ADDRESSES_MAX: usize = 3;
 
@@ -115,13 +113,4 @@ impl From<&StoredMember> for Contact {
             is_seed: false,
         }
     }
-}
-
-/// Whether an address is on this machine, as far as its words say. A name that a name server
-/// answers for is not.
-pub fn is_of_this_machine(address: &str) -> bool {
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    host.eq_ignore_ascii_case("localhost")
-        || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }

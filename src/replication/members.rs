@@ -31,12 +31,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::contact::{Contact, Known, KnownBy, Stored, is_of_this_machine};
+use super::contact::{Contact, Known, KnownBy, Stored};
+use crate::addresses::is_of_this_machine;
 use crate::config::{BANS_MAX, Dials};
 use crate::error::{Error, Result};
 use crate::guard::shown;
 use crate::peers::cuts::Cuts;
-use crate::peers::identity::{Identity, parse_id};
+use crate::peers::identity::{Identity, may_not_dial, parse_id};
 use crate::peers::introduction::{Introduction, MEMBERS_MAX, Way, other_way};
 use crate::peers::runs::{Runs, copied_directory};
 
@@ -159,12 +160,7 @@ impl Members {
             return Ok(());
         }
         if !self.may_dial(&from.address) {
-            return Err(Error::refused(format!(
-                "it advertises '{}', and without a password only this machine and the addresses \
-                 named with --peer are dialled; give all nodes a password, name it with --peer, \
-                 or say --insecure",
-                from.address
-            )));
+            return Err(may_not_dial(&from.address));
         }
         self.learn(from.node_id, &from.address, KnownBy::ItsWord)?;
         self.note_run(from)?;
