@@ -5,8 +5,8 @@
 //! HTTP, for browsers and `curl`. It is synchronous: a thread for each connection, blocking
 //! sockets, a `Mutex` around a `HashMap`, and nothing but `std` and four small packages.
 //!
-//! **What it is not.** No transactions, no expiry, no data types but strings; not linearizable.
-//! Each chapter ends with what it leaves out and where to read about it.
+//! **What it is not.** No transactions, no expiry, no data types but strings; linearizable only
+//! with `--raft`. Each chapter ends with what it leaves out and where to read about it.
 //!
 //! # The way of a request
 //!
@@ -77,10 +77,10 @@
 //! # What is public
 //!
 //! `main.rs` and the tests in `tests/` see only what is `pub` here. Besides what they run (`node`,
-//! `server`, `client`, `tools`, `options` and what those show), five modules are public for tests
-//! that drive their insides: `store`, `peers` and `replication` for the simulation and the tests of
-//! messages, `protocol` for the tests of its parsers, `random` for all of them. All else is private
-//! to the crate, so that the compiler finds what nobody uses.
+//! `server`, `client`, `tools`, `options` and what those show), six modules are public for tests
+//! that drive their insides: `store`, `peers`, `replication` and `consensus` for the simulations
+//! and the tests of messages, `protocol` for the tests of its parsers, `random` for all of them.
+//! All else is private to the crate, so that the compiler finds what nobody uses.
 
 // The documentation shows private items too: see `.cargo/config.toml`.
 #![allow(rustdoc::private_intra_doc_links)]

@@ -109,6 +109,9 @@ impl Consensus {
     /// majority has confirmed that this node led when it read.
     pub fn settle(&self, unsettled: &mut Unsettled) -> Result<()> {
         let Unsettled { writes, read_in } = std::mem::take(unsettled);
+        if writes.is_none() && read_in.is_none() {
+            return Ok(());
+        }
         let (shared, deadline) =
             (&self.shared, Instant::now() + self.shared.options.request_timeout);
         let round = shared.with(|replica, _| {
