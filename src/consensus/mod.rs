@@ -164,14 +164,15 @@ impl Consensus {
         let address = advertised(shared.options.advertise.as_deref(), listening);
         let address = address.map_err(Error::Fatal)?;
         lock(&shared.identity).address = Ok(address.clone());
-        let is_new = shared.with(|replica, _| replica.members().nodes.is_empty());
+        let (is_new, timing) =
+            shared.with(|replica, _| (replica.members().nodes.is_empty(), replica.timing()));
         if is_new && shared.options.seeds.is_empty() {
             let members = Members::founded_by(random_id(), shared.id(), &address);
             info!(
                 "founding a cluster, {:016x}: no --peer is named and the directory is new. It is \
                  led from here in {} s, unless an older cluster greets this node",
                 members.cluster_id,
-                replica::FOUNDING_MS / 1_000
+                timing.founding_ms() as f64 / 1_000.0
             );
             shared.with(|replica, now_ms| replica.found(members, now_ms));
             shared.has_founded.store(true, Ordering::SeqCst);

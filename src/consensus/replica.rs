@@ -30,8 +30,9 @@ const APPLIED_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub(super) const EXCHANGE_MS_MAX: u64 = 5_000;
 /// Election timeouts double with each failed attempt, up to this.
 const ELECTION_TIMEOUT_MS_MAX: u64 = 5_000;
-/// How long a new cluster's only node waits before it leads itself: an older cluster may greet it.
-pub const FOUNDING_MS: u64 = 3_000;
+/// How many election timeouts a new cluster's only node waits before it leads itself: an older
+/// cluster may greet it.
+const FOUNDING_TIMEOUTS: u64 = 3;
 
 /// One node's part in the agreement.
 ///
@@ -96,6 +97,13 @@ pub struct Timing {
     pub election_timeout_ms: u64,
     /// Pause between two signs of life of a leader.
     pub heartbeat_ms: u64,
+}
+
+impl Timing {
+    /// How long a node that founds a cluster waits before it leads itself.
+    pub fn founding_ms(&self) -> u64 {
+        FOUNDING_TIMEOUTS * self.election_timeout_ms
+    }
 }
 
 /// What the log on the disk gets, in order.
@@ -177,7 +185,7 @@ impl Replica {
     }
 
     /// A cluster of one begins: its first entry names it as the only voter. It leads itself after
-    /// [`FOUNDING_MS`].
+    /// [`Timing::founding_ms`].
     pub fn found(&mut self, members: Members, now_ms: u64) {
         assert!(self.log.last() == EntryId::default() && self.term <= 1, "founded once");
         // A power loss may have left the term without the entry.
@@ -186,7 +194,7 @@ impl Replica {
         }
         let members = Payload::Members(Arc::new(members));
         self.push(Arc::new(Entry { index: 1, term: 1, payload: members }));
-        self.election_at_ms = now_ms + FOUNDING_MS;
+        self.election_at_ms = now_ms + self.timing.founding_ms();
         self.leaderless_since_ms = self.election_at_ms;
     }
 

@@ -4,9 +4,14 @@ use std::sync::Arc;
 
 use super::log::{EntryId, Log};
 use super::members::Members;
-use super::replica::{Ground, Replica, Role};
+use super::replica::{Ground, Replica, Role, Timing};
 
 impl Replica {
+    /// The times that it goes by.
+    pub fn timing(&self) -> Timing {
+        self.timing
+    }
+
     /// This node.
     pub fn id(&self) -> u64 {
         self.id

@@ -75,7 +75,7 @@ use seeds::{is_caught, passes};
 use trouble::simulate;
 
 /// Without optimization a seed takes ten times as long.
-const SEEDS: u64 = if cfg!(debug_assertions) { 2_000 } else { 4_000 };
+const SEEDS: u64 = if cfg!(debug_assertions) { 1_000 } else { 4_000 };
 
 /// Plays seeds, or the one that the environment names, and shows what they reached.
 fn check_seeds(seeds: Range<u64>) {

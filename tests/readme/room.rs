@@ -32,11 +32,13 @@ struct Server {
 
 const PORTS: [&str; 5] = ["8080", "8081", "8082", "9000", "9001"];
 /// What takes the place of `run_server.sh` with other ports: those that look for each other by
-/// themselves.
-const PEERS: &str = "case ${1:-} in
-    PORT0) export KVSTORE_PEER=localhost:PORT1,localhost:PORT2 ;;
-    PORT1) export KVSTORE_PEER=localhost:PORT0,localhost:PORT2 ;;
-    PORT2) export KVSTORE_PEER=localhost:PORT0,localhost:PORT1 ;;
+/// themselves, and with --raft those that join the first.
+const PEERS: &str = "case ${1:-}${2:-} in
+    PORT0--raft) ;;
+    PORT1--raft | PORT2--raft) export KVSTORE_PEER=localhost:PORT0 ;;
+    PORT0*) export KVSTORE_PEER=localhost:PORT1,localhost:PORT2 ;;
+    PORT1*) export KVSTORE_PEER=localhost:PORT0,localhost:PORT2 ;;
+    PORT2*) export KVSTORE_PEER=localhost:PORT0,localhost:PORT1 ;;
 esac";
 
 /// Free ports in place of the README's: others, of four digits too, so that columns stay where they
@@ -159,7 +161,10 @@ impl Room {
 
     fn stop_servers(&mut self) {
         for mut server in std::mem::take(&mut self.servers) {
-            server.shown.type_keys("\x03");
+            // One that the page has killed needs no Ctrl-C.
+            if server.shown.is_running() {
+                server.shown.type_keys("\x03");
+            }
             server.shown.finish();
         }
     }
