@@ -8,7 +8,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub fn random_id() -> u64 {
     let mut hasher = RandomState::new().build_hasher();
     hasher.write_u128(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos());
-    hasher.finish()
+    // 0 stands for nobody in some formats.
+    hasher.finish().max(1)
 }
 
 /// Numbers that a seed decides, by SplitMix64 (Steele et al., "Fast Splittable Pseudorandom Number

@@ -128,40 +128,6 @@ fn histories_are_linearizable_through_many_faults() {
     }
 }
 
-/// Kills all nodes at once under load, so many times: every acknowledged write is there after it.
-fn kill_all(rounds: u64) {
-    let mut cluster = RaftCluster::start(3, &[]);
-    let addresses = cluster.addresses();
-    let load = Load { addresses: &addresses, clients: 6, keys: &KEYS, timeout: TIMEOUT, seed: 3 };
-    let recorder = drive(&load, |recorder| {
-        for _ in 0..rounds {
-            wait_for_puts(recorder, 100);
-            let pids: Vec<u32> = cluster.nodes.iter().map(|node| node.server().pid()).collect();
-            pids.iter().for_each(|pid| signal(*pid, "KILL"));
-            for index in 0..3 {
-                cluster.nodes[index].kill();
-                cluster.restart(index);
-            }
-        }
-        wait_for_puts(recorder, 50);
-    });
-    let leader = [cluster.nodes[cluster.leader()].address()];
-    let mut session = Session::new(&recorder, 99, &leader, TIMEOUT);
-    assert!(KEYS.iter().all(|key| session.get(key)), "the leader answers");
-    recorder.check().unwrap_or_else(|violation| panic!("{violation}"));
-}
-
-#[test]
-fn nothing_acknowledged_is_lost_when_all_nodes_are_killed_at_once() {
-    kill_all(3);
-}
-
-#[test]
-#[ignore = "full size: 30 rounds"]
-fn nothing_acknowledged_is_lost_when_all_nodes_are_killed_30_times() {
-    kill_all(full_size(30));
-}
-
 #[test]
 fn a_gentle_stop_of_the_leader_loses_nothing_and_keeps_nobody_waiting() {
     let mut cluster = RaftCluster::start(3, &[]);

@@ -32,10 +32,10 @@ impl Replica {
             return Err("this node does not lead, or not yet".into());
         }
         self.seal();
-        let newest = self.members_from.last().map_or(0, |(from, _)| *from);
-        if newest > self.commit {
+        if self.is_changing() {
             return Err("another change of the members is under way; try again".into());
         }
+        let newest = self.members_since();
         let next = self.members().after(change)?;
         if next == **self.members() {
             return Ok(newest);
@@ -46,6 +46,11 @@ impl Replica {
         self.push(Arc::new(Entry { index, term, payload }));
         self.update_peers();
         Ok(index)
+    }
+
+    /// Whether a change of the members is not committed yet.
+    pub fn is_changing(&self) -> bool {
+        self.members_since() > self.commit
     }
 
     /// The voters after the change must be able to commit it, and the next one.

@@ -105,10 +105,14 @@ impl<'s> Recovery<'s> {
         Recovery { store, found: Mutex::default() }
     }
 
-    /// Takes records of a segment, in order: see [`crate::durability::Target::ReplicatedLog`].
-    pub fn take(&self, batch: &Batch) -> Result<()> {
-        let (name, mut bytes) = (batch.name, batch.records.as_slice());
+    /// Takes records of a segment, in order, and `None` behind the last: see
+    /// [`crate::durability::Target::ReplicatedLog`].
+    pub fn take(&self, batch: Option<&Batch>) -> Result<()> {
         let mut found = lock(&self.found);
+        let Some(batch) = batch else {
+            return found.take_unmarked();
+        };
+        let (name, mut bytes) = (batch.name, batch.records.as_slice());
         while !bytes.is_empty() {
             let content = bytes.get(RAFT_HEADER_BYTES..).unwrap_or_default();
             let len = if content.is_empty() { usize::MAX } else { u32_at(bytes, 1) as usize };
@@ -120,10 +124,8 @@ impl<'s> Recovery<'s> {
     }
 
     /// What the directory holds, once all was taken.
-    pub fn finish(self) -> Result<Ground> {
-        let mut found = self.found.into_inner().unwrap_or_else(PoisonError::into_inner);
-        found.take_unmarked()?;
-        Ok(found.ground)
+    pub fn finish(self) -> Ground {
+        self.found.into_inner().unwrap_or_else(PoisonError::into_inner).ground
     }
 }
 
@@ -172,7 +174,8 @@ impl Found {
                 store.apply(&Record::decode(content)?.0);
                 return Ok(());
             }
-            _ => return Err(bad("unknown kind")),
+            // The checksum is right, so a newer program wrote it.
+            _ => return Err(Error::Fatal(format!("a record of the kind {kind}"))),
         };
         if is_behind_snapshot && !self.is_marked {
             self.before_mark.push(record);
@@ -200,6 +203,11 @@ impl Found {
             LogRecord::Entry(entry) if entry.index <= ground.base.index => {}
             LogRecord::Entry(entry) => {
                 let at = (entry.index - ground.base.index - 1) as usize;
+                let before = at.checked_sub(1).and_then(|at| ground.entries.get(at));
+                let term_before = before.map_or(ground.base.term, |entry| entry.term);
+                if entry.term < term_before || entry.term > ground.term {
+                    return Err(bad("an entry of a term that does not fit"));
+                }
                 match ground.entries.get(at) {
                     Some(known) if known.term == entry.term => {}
                     Some(_) => {

@@ -160,6 +160,9 @@ impl Shared {
         let Way::Raft { cluster_id } = other.way else {
             return Err(other_way());
         };
+        if other.node_id == 0 {
+            return Err(Error::refused("a node's id is not 0, which stands for nobody in votes"));
+        }
         if other.node_id == identity.node_id {
             return Err(Error::refused(if other.run_id == identity.run_id {
                 "this is the node itself"

@@ -164,9 +164,17 @@ impl Consensus {
         let address = advertised(shared.options.advertise.as_deref(), listening);
         let address = address.map_err(Error::Fatal)?;
         lock(&shared.identity).address = Ok(address.clone());
-        let (is_new, timing) =
-            shared.with(|replica, _| (replica.members().nodes.is_empty(), replica.timing()));
+        let (is_new, term, timing) = shared.with(|replica, _| {
+            (replica.members().nodes.is_empty(), replica.term(), replica.timing())
+        });
         if is_new && shared.options.seeds.is_empty() {
+            if term > replica::FOUNDING_TERM {
+                return Err(Error::Fatal(
+                    "this node had begun to join a cluster, and does not know its members yet; \
+                     name one of them with --peer, or start with an empty --data-dir"
+                        .into(),
+                ));
+            }
             let members = Members::founded_by(random_id(), shared.id(), &address);
             info!(
                 "founding a cluster, {:016x}: no --peer is named and the directory is new. It is \
@@ -207,11 +215,15 @@ impl Consensus {
         let deadline = self.shared.admit("not removed")?;
         let id = self.member_at(target)?;
         let change = MemberChange::Remove(id);
-        let entry = self.shared.with(|replica, now_ms| {
-            let index = replica.change_members(&change, now_ms);
-            index.map(|index| log::EntryId { index, term: replica.term() })
+        // Another change, such as a promotion, may be under way.
+        let appended = self.shared.wait(deadline, |replica| {
+            (!replica.is_changing()).then(|| {
+                let index = replica.change_members(&change, self.shared.now_ms());
+                index.map(|index| log::EntryId { index, term: replica.term() })
+            })
         });
-        let entry = entry.map_err(Error::refused)?;
+        let under_way = || Err("another change of the members is under way".to_string());
+        let entry = appended.unwrap_or_else(under_way).map_err(Error::refused)?;
         self.shared.wake_clock();
         self.shared.settle(entry, deadline)?;
         info!("{target} ({id:016x}) is no member any more, and its id is never used again");

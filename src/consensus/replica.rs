@@ -33,6 +33,8 @@ const ELECTION_TIMEOUT_MS_MAX: u64 = 5_000;
 /// How many election timeouts a new cluster's only node waits before it leads itself: an older
 /// cluster may greet it.
 const FOUNDING_TIMEOUTS: u64 = 3;
+/// The term of a new cluster's first entry. Leaders have higher ones.
+pub const FOUNDING_TERM: u64 = 1;
 
 /// One node's part in the agreement.
 ///
@@ -187,13 +189,14 @@ impl Replica {
     /// A cluster of one begins: its first entry names it as the only voter. It leads itself after
     /// [`Timing::founding_ms`].
     pub fn found(&mut self, members: Members, now_ms: u64) {
-        assert!(self.log.last() == EntryId::default() && self.term <= 1, "founded once");
+        assert!(self.log.last() == EntryId::default(), "founded once");
+        assert!(self.term <= FOUNDING_TERM, "another cluster's log is not known yet");
         // A power loss may have left the term without the entry.
         if self.term == 0 {
-            self.set_term(1, None);
+            self.set_term(FOUNDING_TERM, None);
         }
         let members = Payload::Members(Arc::new(members));
-        self.push(Arc::new(Entry { index: 1, term: 1, payload: members }));
+        self.push(Arc::new(Entry { index: 1, term: FOUNDING_TERM, payload: members }));
         self.election_at_ms = now_ms + self.timing.founding_ms();
         self.leaderless_since_ms = self.election_at_ms;
     }

@@ -59,7 +59,7 @@ impl Shared {
     }
 
     /// What stands before the map in the snapshot with this number. From now on the map may only
-    /// get newer. The mark is on the disk before the snapshot is.
+    /// get newer.
     pub(super) fn snapshot_head(&self, number: u64) -> Result<Vec<u8>> {
         let mut mark = Vec::new();
         disk::encode_mark(number, &mut mark);
@@ -67,9 +67,6 @@ impl Shared {
             self.log.append(&mark);
             replica.ground()
         });
-        if self.log.read_only_reason().is_none() {
-            self.log.fsync()?;
-        }
         Ok(disk::encode_ground(&ground))
     }
 }

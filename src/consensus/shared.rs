@@ -121,7 +121,7 @@ impl Shared {
         options: Options,
         began: Instant,
     ) -> Self {
-        Shared {
+        let shared = Shared {
             identity: Mutex::new(identity),
             store,
             log,
@@ -149,7 +149,10 @@ impl Shared {
             refusal_lines: LogLimiter::default(),
             promotion_reason: Mutex::default(),
             began,
-        }
+        };
+        // What was recovered counts only if the disk took it at the start: rule 10.
+        shared.check_disk();
+        shared
     }
 
     /// A monotonic clock.
@@ -240,6 +243,7 @@ impl Shared {
         let mut replica = lock(&self.replica);
         let result = loop {
             if let Some(result) = is_over(&mut replica) {
+                self.write_out(&mut replica);
                 break Some(result);
             }
             let left = deadline.saturating_duration_since(Instant::now());

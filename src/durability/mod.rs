@@ -155,7 +155,7 @@ impl Drop for Durability {
 }
 
 /// Recovery and the start of a new log.
-pub(crate) fn open_files(
+pub fn open_files(
     files: Arc<dyn FileLayer>,
     options: Opening,
     target: Target,
@@ -163,8 +163,8 @@ pub(crate) fn open_files(
     let stored = NodeFile::load(files.as_ref())?;
     let directory = Directory {
         id: stored.as_ref().map(|file| file.node_id),
-        // A node that never met its seeds has left nothing with them.
-        // The members of a raft cluster are in its log.
+        // A node that never met its seeds has left nothing with them. The members of a node that
+        // agrees by consensus are in its log.
         is_in_cluster: target.log_kind().is_raft()
             || stored.as_ref().map_or(options.has_seeds, |file| !file.members.is_empty()),
         salvage: options.salvage,
@@ -301,6 +301,6 @@ fn fsync_regularly(log: &WriteAheadLog, stop: &Latch) {
 const FSYNC_INTERVAL: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
-pub(crate) mod disk_model;
+pub mod disk_model;
 #[cfg(test)]
 mod tests;

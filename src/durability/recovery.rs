@@ -92,6 +92,7 @@ pub fn recover(
 }
 
 /// Reads all that is stored in `files` in order, on this thread: the records of a replicated log.
+/// No file is changed before `take` has accepted all of it.
 pub fn recover_in_order(
     files: &dyn FileLayer,
     directory: &Directory,
@@ -100,13 +101,17 @@ pub fn recover_in_order(
     let start = Instant::now();
     let mut survey = survey(files, directory)?;
     let kept = read_segments(files, directory, &mut survey, |batch| {
-        take(&batch).map_err(|error| unknown_record(&batch, &error))
+        take(Some(&batch)).map_err(|error| match error {
+            Error::Corrupt(reason) => directory.damage(batch.name, batch.offset, &reason),
+            error => unknown_record(&batch, &error),
+        })
     })?;
+    take(None)?;
     Ok(Recovered::new(files, survey, &kept, Merged::default(), start))
 }
 
-/// See [`recover_in_order`].
-pub type TakeFunction<'t> = dyn Fn(&Batch) -> Result<()> + 't;
+/// See [`recover_in_order`]. `None`: that was all.
+pub type TakeFunction<'t> = dyn Fn(Option<&Batch>) -> Result<()> + 't;
 
 impl Recovered {
     fn new(

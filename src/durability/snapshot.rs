@@ -46,13 +46,19 @@ const SYNC_BYTES: u64 = 8 * 1024 * 1024;
 pub struct Source<'s> {
     /// The map.
     pub store: &'s KeyValueStore,
-    /// Gives the records that stand before the map in the snapshot with this number, and does what
-    /// must be done before it is written.
+    /// Gives the records that stand before the map in the snapshot with this number, and appends a
+    /// mark to the log: what stands before the mark is in the snapshot.
     pub head: Option<&'s HeadFunction<'s>>,
 }
 
+impl Source<'_> {
+    fn head_of(&self, number: u64) -> Result<Vec<u8>> {
+        self.head.map_or_else(|| Ok(Vec::new()), |head| head(number))
+    }
+}
+
 /// See [`Source::head`].
-pub type HeadFunction<'h> = dyn Fn(u64) -> Result<Vec<u8>> + Send + Sync + 'h;
+pub type HeadFunction<'s> = dyn Fn(u64) -> Result<Vec<u8>> + Send + Sync + 's;
 
 impl<'s> From<&'s KeyValueStore> for Source<'s> {
     fn from(store: &'s KeyValueStore) -> Self {
@@ -73,8 +79,14 @@ pub fn compact<'s>(
     source: impl Into<Source<'s>>,
     kept: &[SegmentName],
 ) -> Result<()> {
-    let rotation = log.rotate()?;
-    let bytes = write(log, rotation.snapshot_number, source.into())?;
+    let (rotation, source) = (log.rotate()?, source.into());
+    let head = source.head_of(rotation.snapshot_number)?;
+    if source.head.is_some() {
+        // Without its mark, the new log would be read as younger than the snapshot as a whole. So
+        // a log that has failed meanwhile must heal first.
+        log.fsync()?;
+    }
+    let bytes = write(log, rotation.snapshot_number, source.store, &head)?;
     if let Err(error) = log.stand_on(rotation.snapshot_number) {
         // All that is lost is the check at a start that nobody removed the snapshot.
         warn!("cannot create a log that names its snapshot: {error}");
@@ -85,8 +97,10 @@ pub fn compact<'s>(
 
 /// Heals a log whose disk failed: writes the map to new files, then allows writes again.
 pub fn heal<'s>(log: &WriteAheadLog, source: impl Into<Source<'s>>) -> Result<()> {
-    let (rotation, position) = log.begin_healing();
-    let bytes = write(log, rotation.snapshot_number, source.into())?;
+    let ((rotation, position), source) = (log.begin_healing(), source.into());
+    // The mark waits in the buffer for the new log, in front of everything that follows it.
+    let head = source.head_of(rotation.snapshot_number)?;
+    let bytes = write(log, rotation.snapshot_number, source.store, &head)?;
     // Free the room first: the new log may need it.
     replaced(log, rotation, bytes, &[]);
     Ok(log.heal(rotation.snapshot_number, position)?)
@@ -127,12 +141,11 @@ pub fn remove_below(files: &dyn FileLayer, number: u64, kept: &[SegmentName]) ->
     files.fsync_directory()
 }
 
-/// Writes a snapshot of the map as it is now or a little later; returns its size in bytes. It is
-/// complete and safe, or not there.
-pub fn write(log: &WriteAheadLog, number: u64, source: Source) -> Result<u64> {
+/// Writes a snapshot of `head` and of the map as it is now or a little later; returns its size in
+/// bytes. It is complete and safe, or not there.
+pub fn write(log: &WriteAheadLog, number: u64, store: &KeyValueStore, head: &[u8]) -> Result<u64> {
     let (files, name) = (log.files.as_ref(), SegmentName { number, kind: log.kind.snapshot() });
-    let head = source.head.map_or_else(|| Ok(Vec::new()), |head| head(number))?;
-    let written = write_temporary(files, name, log.directory, source.store, &head);
+    let written = write_temporary(files, name, log.directory, store, head);
     let published = written.and_then(|bytes| publish(files, &name.to_string()).map(|()| bytes));
     // It may fill the disk. If removing it fails, the next start does it.
     let removed = |_: &io::Error| drop(files.remove(&temporary(&name.to_string())));
@@ -161,7 +174,15 @@ pub fn write_temporary(
     let file = files.create_over(ROOM, &temporary(&name.to_string()))?;
     let mut output = OpenSegment::begin(file, name, directory, 0)?;
     let (mut frame, mut full) = (Frame::default(), Vec::new());
-    frame.push(head);
+    let mut rest = head;
+    // Entries that are not applied may be longer than one frame.
+    while let Some(len) = name.kind.record_len(rest) {
+        if frame.is_full_for(len) {
+            full.push(std::mem::take(&mut frame));
+        }
+        frame.push(&rest[..len]);
+        rest = &rest[len..];
+    }
     for shard in 0..SHARDS {
         // Copied under the shard's lock, written without it.
         store.for_each_in_shard(shard, |entry| {

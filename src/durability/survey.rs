@@ -53,10 +53,14 @@ impl Directory {
                 readable"
                 .into();
         };
+        let danger = if self.log_kind.is_raft() {
+            "A copy from before has forgotten what this node promised to the others"
+        } else {
+            "A copy from before and --salvage could bring deleted keys back everywhere"
+        };
         format!(
             "The other nodes of the cluster have the data: move this directory away, start with \
-             an empty one, and then say PEER FORGET {id:016x} to another node. A copy from before \
-             and --salvage could bring deleted keys back everywhere"
+             an empty one, and then say PEER FORGET {id:016x} to another node. {danger}"
         )
     }
 }

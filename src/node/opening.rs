@@ -63,9 +63,9 @@ impl Node {
         store: Arc<KeyValueStore>,
     ) -> Result<Self> {
         let recovery = Recovery::into_store(&store);
-        let take = |batch: &_| recovery.take(batch);
+        let take = |batch: Option<&_>| recovery.take(batch);
         let durability = Durability::open(directory, opening, Target::ReplicatedLog(&take))?;
-        let ground = recovery.finish()?;
+        let ground = recovery.finish();
         let durability = Arc::new(durability);
         let ids = (durability.node_file.node_id, random_id());
         let log = Arc::clone(&durability.log);
