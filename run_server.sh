@@ -15,14 +15,11 @@ fi
 # A connection takes a descriptor: raise the soft limit towards 65,536 as far as it may go.
 soft=$(ulimit -S -n)
 [ "$soft" = unlimited ] || [ "$soft" -ge 65536 ] || ulimit -S -n 65536 2>/dev/null || ulimit -S -n "$(ulimit -H -n)"
-# Three terminals, no flags: 8080, 8081 and 8082 look for each other, unless peers are named. With --raft, 8080 founds a
-# cluster, and 8081 and 8082 join it.
-raft=
-case ${KVSTORE_RAFT:-}:" $* " in *:*" --raft "* | 1:* | true:*) raft=raft ;; esac
+# Three terminals: 8080, 8081 and 8082 look for each other, or with --raft join 8080, unless peers are named.
+case ${KVSTORE_RAFT:-}:" $* " in *:*" --raft "* | 1:* | true:*) raft=raft ;; *) raft= ;; esac
 case ${KVSTORE_PEER:-}:$raft${1:-8080}:" $* " in
     :*" --peer"[\ =]*) ;;
-    :raft8081:* | :raft8082:*) export KVSTORE_PEER=localhost:8080 ;;
-    :raft*) ;;
+    :raft808[12]:*) export KVSTORE_PEER=localhost:8080 ;;
     :8080:* | :-*) export KVSTORE_PEER=localhost:8081,localhost:8082 ;;
     :8081:*) export KVSTORE_PEER=localhost:8080,localhost:8082 ;;
     :8082:*) export KVSTORE_PEER=localhost:8080,localhost:8081 ;;

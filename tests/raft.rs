@@ -210,6 +210,24 @@ fn a_founder_whose_directory_was_emptied_serves_nothing() {
 }
 
 #[test]
+fn a_wrong_seed_of_another_cluster_stops_nobody() {
+    let healthy = RaftCluster::start(1, &QUICK);
+    healthy.client().put("name", "Dylan").expect("stored");
+    let mut other = RaftCluster::start(2, &QUICK);
+    other.nodes[0].kill();
+    other.nodes[1].kill();
+    let node = &other.nodes[1];
+    let (directory, peer) = (node.directory.to_str().expect("text"), healthy.addresses());
+    let peer = format!("--peer={}", peer[0]);
+    let again = Server::start_on(node.port, &["--raft", "--data-dir", directory, &peer], &[]);
+    poll("it has tried the wrong seed", || {
+        let rows = text(ask(&again, &["PEERS"]));
+        rows.contains("each was founded by itself").then_some(())
+    });
+    assert_eq!(value(&healthy, "name"), Some("Dylan".into()));
+}
+
+#[test]
 fn readiness_and_metrics_show_who_leads() {
     let cluster = RaftCluster::start(3, &QUICK);
     let leader = cluster.leader();

@@ -56,6 +56,11 @@ fn the_script_names_the_other_two_ports() {
     assert_eq!(peers(&["8081"], ""), "localhost:8080,localhost:8082");
     assert_eq!(peers(&["8082"], ""), "localhost:8080,localhost:8081");
     assert_eq!(peers(&["9000"], ""), "");
+    // With --raft, 8080 founds a cluster, and the others join it.
+    assert_eq!(peers(&["8080", "--raft", "--data-dir", "n0"], ""), "");
+    assert_eq!(peers(&["8081", "--raft", "--data-dir", "n1"], ""), "localhost:8080");
+    assert_eq!(peers(&["8082", "--data-dir", "n2", "--raft"], ""), "localhost:8080");
+    assert_eq!(peers(&["8081", "--raft", "--peer", "a:1"], ""), "");
     assert_eq!(peers(&["8080", "--peer", "a:1"], ""), "");
     assert_eq!(peers(&["8080", "--peer=a:1"], ""), "");
     assert_eq!(peers(&["8080"], "a:1"), "a:1");

@@ -26,6 +26,8 @@ pub(super) struct RaftConversation {
     shared: Arc<Shared>,
     peer: Arc<PeerHandle>,
     to: LinkTo,
+    /// The address in use.
+    address: String,
     /// When this node introduced itself on this connection.
     greeted_ms: Option<u64>,
     asked: Asked,
@@ -41,7 +43,14 @@ enum Asked {
 
 impl RaftConversation {
     pub(super) fn new(shared: Arc<Shared>, peer: Arc<PeerHandle>, to: LinkTo) -> Self {
-        RaftConversation { shared, peer, to, greeted_ms: None, asked: Asked::Nothing }
+        RaftConversation {
+            shared,
+            peer,
+            to,
+            address: String::new(),
+            greeted_ms: None,
+            asked: Asked::Nothing,
+        }
     }
 
     fn next_request(&mut self, id: u64) -> Result<Option<PeerRequest>> {
@@ -84,7 +93,9 @@ impl Conversation for RaftConversation {
         Ok(())
     }
 
-    fn connected(&mut self, _address: &str) {}
+    fn connected(&mut self, address: &str) {
+        self.address = address.into();
+    }
 
     fn next(&mut self, now_ms: u64) -> Result<Step> {
         let is_member = self.shared.is_member();
@@ -93,7 +104,7 @@ impl Conversation for RaftConversation {
                 greeted_ms
             }
             _ => {
-                let introduction = self.shared.introduction(false)?;
+                let introduction = self.shared.question(&self.to, &self.address)?;
                 return Ok(Step::Send(vec![PeerRequest::Hello(introduction)]));
             }
         };

@@ -63,13 +63,13 @@ impl Consensus {
         socket: Option<Arc<dyn Socket>>,
         peer: &mut Option<Greeted>,
     ) -> Result<Introduction> {
-        if self.shared.is_wiped_founder(from) {
-            self.shared.supersede(&from.address);
-        }
         let checked = self.shared.check(from).and_then(|()| {
             let may_dial = self.shared.may_dial(&from.address);
             if may_dial { Ok(()) } else { Err(may_not_dial(&from.address)) }
         });
+        if checked.is_err() && self.shared.is_wiped_founder(from) {
+            self.shared.supersede(&from.address);
+        }
         checked.inspect_err(|reason| self.refused(&from.address, &reason.to_string()))?;
         self.shared.heard(from);
         let answer = self.shared.introduction(true)?;
@@ -92,8 +92,10 @@ impl Shared {
              its directory was emptied. Stop it, remove its directory, and start it with --peer \
              {by}"
         );
-        warn!("{reason}");
-        *lock(&self.superseded) = Some(reason);
+        let before = lock(&self.superseded).replace(reason.clone());
+        if before.is_none() {
+            warn!("{reason}");
+        }
         self.is_superseded.store(true, Ordering::SeqCst);
         self.ready_term.store(0, Ordering::SeqCst);
     }
@@ -110,6 +112,24 @@ impl Shared {
             warn!("{line}{left_out}");
             *before = line;
         }
+    }
+
+    /// What this node says of itself to whoever answers at an address. It says its cluster only
+    /// where a member should be: at the address of a seed there may be anybody.
+    pub(super) fn question(&self, to: &LinkTo, address: &str) -> Result<Introduction> {
+        let introduction = self.introduction(false)?;
+        let is_members = match to {
+            LinkTo::Seed(_) => false,
+            LinkTo::Node(id) => {
+                let stored = self.with(|replica, _| {
+                    replica.members().nodes.get(id).map(|member| member.address.clone())
+                });
+                stored.as_deref() == Some(address)
+                    || lock(&self.heard).get(id).is_some_and(|heard| heard == address)
+            }
+        };
+        let way = if is_members { introduction.way } else { Way::Raft { cluster_id: None } };
+        Ok(Introduction { way, ..introduction })
     }
 
     /// What this node says of itself; with the members when it answers.
@@ -143,15 +163,16 @@ impl Shared {
     }
 
     /// Whether this node founded its cluster in this run and is alone in it, while a node of
-    /// another cluster calls it: that one has its address as a member's.
+    /// another cluster calls it. That one says its cluster only to the addresses of members.
     fn is_wiped_founder(&self, caller: &Introduction) -> bool {
         let Way::Raft { cluster_id: Some(its) } = caller.way else {
             return false;
         };
         let is_alone = self.with(|replica, _| replica.members().nodes.len() == 1);
         let has_founded = self.has_founded.load(Ordering::SeqCst);
-        let same_name = lock(&self.identity).cluster == caller.cluster;
-        has_founded && is_alone && same_name && self.cluster_id() != Some(its)
+        let has_same_name = lock(&self.identity).cluster == caller.cluster;
+        let is_cut = lock(&self.cuts).has(Some(caller.node_id), &caller.address);
+        has_founded && is_alone && has_same_name && !is_cut && self.cluster_id() != Some(its)
     }
 
     /// Whether a node may be a peer.

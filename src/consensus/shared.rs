@@ -319,6 +319,9 @@ impl Shared {
                 }
                 Some(_) => "the leader applies what its predecessor left".into(),
                 _ if members.nodes.is_empty() => "this node has not joined a cluster yet".into(),
+                _ if !members.nodes.contains_key(&replica.id()) => {
+                    "this node was removed from the cluster by PEER FORGET".into()
+                }
                 _ => {
                     let voters = members.voters().count();
                     let answering = answering(members, replica, &linked, now_ms);
