@@ -19,10 +19,8 @@ words=() option= # host, port and command: what is neither an option nor the val
 for word; do
     case $option$word in --*' '*) option= ;; -? | --*=* | --help) ;; --*) option="$word " ;; *) words+=("$word") ;; esac
 done
-# A server that was started a moment ago may still be starting: retry a refused connection for 3 s, unless there are
-# others to ask.
-case ${KVSTORE_ALSO:-}" $* " in " --help "* | ?*" --also"* | [!\ ]*) tries=0 ;; *) tries=30 ;; esac
-for _ in $(seq "$tries"); do
+# A server that was started a moment ago may still be starting: retry a refused connection for 3 s, if it is the only one.
+for _ in $(case ${KVSTORE_ALSO:-}" $* " in " --help "* | ?*" --also"* | [!\ ]*) ;; *) seq 30 ;; esac); do
     timeout 3 bash -c ': <>"/dev/tcp/$0/$1"' "${words[0]:-localhost}" "${words[1]:-8080}" 2>/dev/null ||
         [ $? != 1 ] && break || sleep 0.1
 done
