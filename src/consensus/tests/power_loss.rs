@@ -205,7 +205,7 @@ fn a_power_loss_frees_no_vote_whatever_the_policy() {
 }
 
 #[test]
-#[ignore = "full size: a minute"]
+#[ignore = "full size: three minutes"]
 fn a_power_loss_takes_nothing_that_was_answered_for_full_size() {
     for policy in [FsyncPolicy::Always, FsyncPolicy::Everysec, FsyncPolicy::Never] {
         assert_eq!(power_loss(policy, Faults::default(), 100..160), None, "{policy:?}");
