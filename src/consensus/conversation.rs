@@ -71,6 +71,15 @@ impl RaftConversation {
         Ok(Some(request))
     }
 
+    /// Whether there is an APPEND to send. Every write asks this, so it looks at nothing else: a
+    /// link that is cut or gone has lost its socket.
+    fn has_news(&self) -> bool {
+        let Some(id) = self.peer.id() else {
+            return false;
+        };
+        self.shared.with(|replica, now_ms| replica.is_append_due(id, now_ms))
+    }
+
     fn introduced(&mut self, now_ms: u64, reply: PeerReply) -> Result<()> {
         let answer = match reply {
             PeerReply::Introduction(answer) => answer,
@@ -165,7 +174,7 @@ impl Conversation for RaftConversation {
 
     fn wait(&mut self, woken: &Receiver<()>, timeout: Duration) -> Woken {
         match woken.recv_timeout(timeout) {
-            Ok(()) if matches!(self.target(), Target::At(_)) => Woken::ByNews,
+            Ok(()) if self.has_news() => Woken::ByNews,
             Ok(()) => Woken::ByOthers,
             Err(_) => Woken::ByTime,
         }

@@ -83,7 +83,8 @@ impl Replica {
         Some(AppendRequest { term, previous, commit, round: leading.round, entries })
     }
 
-    fn is_append_due(&self, peer: u64, now_ms: u64) -> bool {
+    /// Whether there is an APPEND for a peer: see [`Replica::append_request`].
+    pub(super) fn is_append_due(&self, peer: u64, now_ms: u64) -> bool {
         let Role::Leader(leading) = &self.role else {
             return false;
         };
