@@ -3,14 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread;
 
 use log::warn;
 
 use super::conversation::RaftConversation;
 use super::shared::Shared;
 use crate::error::Result;
-use crate::locks::lock;
+use crate::locks::{lock, spawn};
 use crate::metrics;
 use crate::peers::caller::Caller;
 use crate::peers::conversation::Target;
@@ -91,10 +90,8 @@ impl Shared {
             silence_max: self.options.reply_timeout,
             password: self.options.password.clone(),
         };
-        thread::Builder::new()
-            .name(format!("link-{number}"))
-            .spawn(move || worker::run(caller, &wire, || shared.now_ms()))?;
-        Ok(())
+        let run = move || worker::run(caller, &wire, || shared.now_ms());
+        Ok(spawn(&format!("link-{number}"), run)?)
     }
 
     /// Where a link can be connected to now.

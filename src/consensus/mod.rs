@@ -90,7 +90,6 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use ::log::info;
@@ -99,7 +98,7 @@ use crate::config::Configuration;
 use crate::durability::snapshot::HeadFunction;
 use crate::durability::write_ahead_log::WriteAheadLog;
 use crate::error::{Error, Result};
-use crate::locks::lock;
+use crate::locks::{lock, spawn};
 use crate::peers::cuts::Cuts;
 use crate::peers::identity::{Identity, advertised, parse_id};
 use crate::random::random_id;
@@ -188,9 +187,9 @@ impl Consensus {
         }
         shared.update_links();
         let clock = Arc::clone(shared);
-        thread::Builder::new().name("raft".into()).spawn(move || run_clock(&clock))?;
+        spawn("raft", move || run_clock(&clock))?;
         let writer = Arc::clone(shared);
-        thread::Builder::new().name("raft-log".into()).spawn(move || run_log(&writer))?;
+        spawn("raft-log", move || run_log(&writer))?;
         Ok(address)
     }
 

@@ -11,37 +11,27 @@ use crate::locks::lock;
 const DISK_MS_MAX: u64 = 5_000;
 
 impl Shared {
-    /// Returns when everything in the log's buffer is as safe as the policy promises, and lets the
-    /// replica know. A failure makes this node step down: rule 10.
+    /// Returns when everything in the log's buffer is as safe as the policy promises.
     pub(super) fn save(&self) -> Result<()> {
         let end = self.log.end();
-        match self.log.commit(end) {
-            Ok(()) => {
-                let safe = self.log.safe();
-                self.with(|replica, now_ms| replica.saved(safe, now_ms));
-                Ok(())
-            }
-            Err(error) => {
-                let reason = error.to_string();
-                self.with(|replica, now_ms| replica.set_disk_failure(Some(reason), now_ms));
-                Err(error)
-            }
-        }
+        self.saved(self.log.commit(end))
     }
 
     /// Returns when the term and the vote are on the disk, whatever the policy. Rule 1.
     pub(super) fn save_term(&self) -> Result<()> {
         let position = self.term_position.load(Ordering::Acquire);
-        if self.log.is_synced(position) {
-            return Ok(());
-        }
-        self.log.fsync().inspect_err(|error| {
-            let reason = error.to_string();
-            self.with(|replica, now_ms| replica.set_disk_failure(Some(reason), now_ms));
-        })?;
+        if self.log.is_synced(position) { Ok(()) } else { self.saved(self.log.fsync()) }
+    }
+
+    /// Lets the replica know what came of a write or fsync. A failure makes this node step down:
+    /// rule 10.
+    fn saved(&self, result: Result<()>) -> Result<()> {
         let safe = self.log.safe();
-        self.with(|replica, now_ms| replica.saved(safe, now_ms));
-        Ok(())
+        self.with(|replica, now_ms| match &result {
+            Ok(()) => replica.saved(safe, now_ms),
+            Err(error) => replica.set_disk_failure(Some(error.to_string()), now_ms),
+        });
+        result
     }
 
     /// Lets the replica know whether the disk takes writes, and in time. Rule 10.

@@ -33,9 +33,8 @@ const APPLY_BYTES: usize = 1024 * 1024;
 
 /// What all threads of a node share.
 ///
-/// Lock order: `applying`, then `replica`, then the log's `buffer`; a shard is locked with
-/// `applying` held and `replica` not. `links` is taken with none of them held. `replica` is never
-/// held across I/O.
+/// Lock order: `applying` or `cuts`, then `replica`, then a shard or the log's `buffer`. `links` is
+/// taken with none of them held. `replica` is never held across I/O.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) identity: Mutex<Identity>,

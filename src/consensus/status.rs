@@ -10,8 +10,7 @@ use super::members::Members;
 use super::replica::{Counts, Replica, Role};
 use super::shared::Counters;
 use crate::locks::lock;
-use crate::metrics::read;
-use crate::peers::status::{PeerState, PeerStatus, RaftPeer};
+use crate::peers::status::{PeerStatus, RaftPeer};
 
 /// A replica at one time.
 #[derive(Clone, Debug)]
@@ -28,8 +27,6 @@ pub struct RaftStatus {
     pub voters: usize,
     pub learners: usize,
     pub counts: Counts,
-    pub is_ready: bool,
-    pub is_member: bool,
 }
 
 /// What is known of an entry.
@@ -92,10 +89,16 @@ impl Replica {
 
     /// How many other members have the log up to an index.
     pub fn holders(&self, index: u64) -> usize {
-        let Role::Leader(leading) = &self.role else {
-            return 0;
-        };
-        leading.peers.values().filter(|progress| progress.matched >= index).count()
+        self.members().nodes.keys().filter(|id| self.has(**id, index)).count()
+    }
+
+    /// How many other voters have the log up to an index.
+    pub fn voters_with(&self, index: u64) -> usize {
+        self.members().voters().filter(|id| self.has(*id, index)).count()
+    }
+
+    fn has(&self, peer: u64, index: u64) -> bool {
+        self.matched(peer).is_some_and(|matched| matched >= index)
     }
 
     /// What is known of an entry that this node appended as leader.
@@ -109,15 +112,6 @@ impl Replica {
         }
     }
 
-    /// How many other voters have the log up to an index.
-    pub fn voters_with(&self, index: u64) -> usize {
-        let Role::Leader(leading) = &self.role else {
-            return 0;
-        };
-        let has = |id: &u64| leading.peers.get(id).is_some_and(|it| it.matched >= index);
-        self.members().voters().filter(has).count()
-    }
-
     /// What a leader knows of a member.
     fn peer_status(&self, id: u64) -> RaftPeer {
         let members = self.members();
@@ -127,15 +121,7 @@ impl Replica {
             _ if members.nodes.contains_key(&id) => "learner",
             _ => "stranger",
         };
-        let progress = match &self.role {
-            Role::Leader(leading) => leading.peers.get(&id),
-            _ => None,
-        };
-        RaftPeer {
-            role,
-            matched: progress.map(|progress| progress.matched),
-            is_behind: progress.is_some_and(|progress| progress.is_behind),
-        }
+        RaftPeer { role, matched: self.matched(id), is_behind: self.is_behind(id) }
     }
 }
 
@@ -157,8 +143,6 @@ impl Consensus {
                 voters,
                 learners: members.nodes.len() - voters,
                 counts: replica.counts,
-                is_ready: replica.is_ready(),
-                is_member: members.nodes.contains_key(&replica.id()),
             }
         })
     }
@@ -182,24 +166,8 @@ impl Consensus {
                 LinkTo::Node(id) => Some(*id),
                 LinkTo::Seed(_) => peer.id(),
             };
-            let state = peer.state();
-            PeerStatus {
-                address: peer.address(),
-                id,
-                state: state.to_string(),
-                error: match state {
-                    PeerState::Connecting(reason) if !reason.is_empty() => Some(reason),
-                    _ => None,
-                },
-                met: id.is_some(),
-                queued_keys: 0,
-                lag_ms: 0,
-                last_sync_ms: None,
-                sent_bytes: read(&peer.sent_bytes),
-                received_bytes: read(&peer.received_bytes),
-                clock_ahead_ms: 0,
-                raft: id.map(|id| self.shared.with(|replica, _| replica.peer_status(id))),
-            }
+            let raft = id.map(|id| self.shared.with(|replica, _| replica.peer_status(id)));
+            PeerStatus { raft, ..peer.status(id) }
         });
         rows.collect()
     }

@@ -8,6 +8,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use log::{info, warn};
 
 use crate::locks::{Latch, lock};
+use crate::metrics::read;
 
 /// How the link to a peer is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,6 +109,28 @@ impl PeerHandle {
             ended: AtomicU64::default(),
             shown: Mutex::new(Shown { address: address.into(), state, id: None }),
             socket: Mutex::default(),
+        }
+    }
+
+    /// A row of `PEERS` for the node with this id, as far as this link alone knows.
+    pub fn status(&self, id: Option<u64>) -> PeerStatus {
+        let state = self.state();
+        PeerStatus {
+            address: self.address(),
+            id,
+            state: state.to_string(),
+            error: match state {
+                PeerState::Connecting(reason) if !reason.is_empty() => Some(reason),
+                _ => None,
+            },
+            met: id.is_some(),
+            queued_keys: 0,
+            lag_ms: 0,
+            last_sync_ms: None,
+            sent_bytes: read(&self.sent_bytes),
+            received_bytes: read(&self.received_bytes),
+            clock_ahead_ms: 0,
+            raft: None,
         }
     }
 

@@ -5,8 +5,7 @@ use std::sync::{Arc, Mutex};
 use super::queue::{Held, Queue};
 use crate::config::Limits;
 use crate::locks::lock;
-use crate::metrics;
-use crate::peers::status::{PeerHandle, PeerState, PeerStatus};
+use crate::peers::status::{PeerHandle, PeerStatus};
 
 /// Bytes of the keys that wait for one peer. When full, the key's shard is marked and compared
 /// later.
@@ -44,23 +43,13 @@ impl LinkHandle {
 
     /// A row of `PEERS`.
     pub(super) fn status(&self, id: Option<u64>, now_ms: u64, wall_ms: u64) -> PeerStatus {
-        let (shown, state) = (lock(&self.shown), self.peer.state());
+        let shown = lock(&self.shown);
         PeerStatus {
-            address: self.peer.address(),
-            id,
-            state: state.to_string(),
-            error: match state {
-                PeerState::Connecting(reason) if !reason.is_empty() => Some(reason),
-                _ => None,
-            },
-            met: id.is_some(),
             queued_keys: self.queue.len() + shown.waiting,
             lag_ms: shown.oldest_ms.map_or(0, |at| wall_ms.saturating_sub(at)),
             last_sync_ms: shown.last_sync_ms.map(|at| now_ms.saturating_sub(at)),
-            sent_bytes: metrics::read(&self.peer.sent_bytes),
-            received_bytes: metrics::read(&self.peer.received_bytes),
             clock_ahead_ms: shown.clock_ahead_ms,
-            raft: None,
+            ..self.peer.status(id)
         }
     }
 }
