@@ -1,7 +1,6 @@
 //! HELLO: who may be a peer, founding, and joining.
 
 use std::sync::Arc;
-
 use std::sync::atomic::Ordering;
 
 use log::{info, warn};
@@ -12,7 +11,6 @@ use super::links::LinkTo;
 use super::members::MEMBERS_MAX;
 use super::shared::Shared;
 use crate::error::{Error, Result};
-use crate::guard::shown;
 use crate::locks::lock;
 use crate::metrics;
 use crate::peers::identity::may_not_dial;
@@ -71,6 +69,7 @@ impl Consensus {
             self.shared.supersede(&from.address);
         }
         checked.inspect_err(|reason| self.refused(&from.address, &reason.to_string()))?;
+        self.shared.refused_peers.forget(&from.address);
         self.shared.heard(from);
         let answer = self.shared.introduction(true)?;
         if let Some(socket) = socket {
@@ -103,15 +102,7 @@ impl Shared {
     /// Counts and logs that a node which wanted to be a peer was refused.
     pub(super) fn refused(&self, who: &str, reason: &str) {
         metrics::add(&self.counters.hellos_refused, 1);
-        let Some(left_out) = self.refusal_lines.admit() else {
-            return;
-        };
-        let line = format!("refused the peer '{}': {reason}", shown(who));
-        let mut before = lock(&self.refusal);
-        if *before != line {
-            warn!("{line}{left_out}");
-            *before = line;
-        }
+        self.refused_peers.note(who, reason);
     }
 
     /// What this node says of itself to whoever answers at an address. It says its cluster only

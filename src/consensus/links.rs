@@ -106,7 +106,7 @@ impl Shared {
         if !self.wanted_links().contains(to) {
             return Target::Gone;
         }
-        // A node that came back elsewhere said so itself; and seeds may lead to anybody.
+        // A node that restarted at another address has told this one. A seed may know it, too.
         addresses.extend(id.and_then(|id| lock(&self.heard).get(&id).cloned()));
         if id.is_some() {
             addresses.extend(self.options.seeds.iter().cloned());
@@ -134,7 +134,7 @@ impl Shared {
         self.with(|replica, now_ms| alive.iter().for_each(|id| replica.hear(*id, now_ms)));
     }
 
-    /// Has every link look whether there is something to send.
+    /// Wakes the thread of every link: there may be something to send.
     pub(super) fn wake_links(&self) {
         lock(&self.links).values().for_each(|peer| peer.wake());
     }

@@ -24,7 +24,8 @@
 //! node votes once in a term, and only for a candidate whose log has all that its own has. So two
 //! majorities share a node, and the new leader has every committed entry.
 //!
-//! **The rules**, and what breaks without them. Each is an assertion, or a test of that name.
+//! **The rules**, and what breaks without them. Assertions in the core and the examples in
+//! `tests/raft_traces` hold them.
 //! 1. *A term and a vote are on disk before anything shows them.* A node that forgot its vote
 //!    would vote twice, and elect two leaders in one term.
 //! 2. *A follower answers for what the request names, once it is on disk; the leader counts itself
@@ -43,15 +44,15 @@
 //!    A leader that was paused does not know that another was elected, and would serve old values.
 //! 9. *Only committed entries are applied.* Others may never happen.
 //! 10. *After a failed write or fsync a node leads no more, and answers nothing until the disk has
-//!     healed.* What it says to have on disk counts.
+//!     healed.* The leader counts what a node says that it has on disk.
 //!
 //! **What is left out.** A follower that lacks entries which the leader has no more waits: the
 //! transfer of a whole state does not exist yet (`PEERS` says `behind=1`). Followers do not forward
 //! requests, they name the leader. There are no joint changes of members (4.3), no leases for
 //! reads (6.4.1), and no sessions that make a repeated write harmless (6.3).
 //!
-//! **Threads.** `raft` does what time demands: it stands for election, promotes learners, starts
-//! links. `raft-log` brings to the disk what no client waits for. Each link is a thread of
+//! **Threads.** `raft` acts on timeouts: it stands for election, promotes learners and starts
+//! links. `raft-log` writes what no client waits for. Each link is a thread of
 //! [`crate::peers::worker`]. Clients' threads evaluate, wait and apply.
 //!
 //! Files: read [`replica`] first, the pure core, with [`election`], [`leading`], [`following`],
@@ -146,7 +147,6 @@ impl Consensus {
         let options = Options {
             seeds: options.seeds.clone(),
             advertise: options.advertise.clone(),
-            fault_injection: options.fault_injection,
             dials: configuration.dials(),
             request_timeout: configuration.raft.request_timeout,
             reply_timeout: configuration.limits.link_reply_timeout,
@@ -254,7 +254,6 @@ impl Consensus {
 
     /// Pretends that a member (address or id), or everybody (`*`), cannot be reached.
     pub fn partition(&self, target: &str) -> Result<()> {
-        self.check_fault_injection("PARTITION")?;
         match target {
             "*" => *lock(&self.shared.cuts) = Cuts::Everybody,
             peer => {
@@ -268,7 +267,6 @@ impl Consensus {
 
     /// Ends the partition from one member, or all partitions (`*`).
     pub fn heal(&self, target: &str) -> Result<()> {
-        self.check_fault_injection("HEAL")?;
         let mut cuts = lock(&self.shared.cuts);
         match target {
             "*" => *cuts = Cuts::default(),
@@ -288,19 +286,9 @@ impl Consensus {
         let address = members.nodes.get(&id).map(|member| member.address.clone());
         Ok(address.into_iter().chain([format!("{id:016x}")]).collect())
     }
-
-    fn check_fault_injection(&self, command: &str) -> Result<()> {
-        if self.shared.options.fault_injection {
-            return Ok(());
-        }
-        Err(Error::refused(format!(
-            "{command} needs a server that was started with --enable-fault-injection"
-        )))
-    }
 }
 
-/// The thread `raft-log`: brings to the disk what no client waits for, such as the entry that
-/// begins a term.
+/// The thread `raft-log`: writes what no client waits for, such as the entry that begins a term.
 fn run_log(shared: &Shared) {
     while shared.log_waker.woken.recv().is_ok() {
         // A failure is noted by the replica, and tried again after the log has healed.
@@ -309,7 +297,7 @@ fn run_log(shared: &Shared) {
     }
 }
 
-/// The thread `raft`: does what time demands.
+/// The thread `raft`: acts on timeouts.
 fn run_clock(shared: &Arc<Shared>) {
     let mut received = BTreeMap::new();
     loop {

@@ -201,7 +201,7 @@ impl Replica {
         self.leaderless_since_ms = self.election_at_ms;
     }
 
-    /// Does what time demands.
+    /// Acts on timeouts.
     pub fn tick(&mut self, now_ms: u64) {
         match self.role {
             Role::Leader(_) => self.check_quorum(now_ms),

@@ -18,11 +18,11 @@ use crate::addresses::is_of_this_machine;
 use crate::config::Dials;
 use crate::durability::write_ahead_log::WriteAheadLog;
 use crate::error::{Code, Error, Result};
-use crate::guard::LogLimiter;
 use crate::locks::{lock, unpoisoned};
 use crate::peers::cuts::Cuts;
 use crate::peers::identity::Identity;
 use crate::peers::inbound::Inbound;
+use crate::peers::refused::RefusedPeers;
 use crate::peers::status::PeerHandle;
 use crate::store::KeyValueStore;
 
@@ -72,9 +72,8 @@ pub(super) struct Shared {
     pub(super) clock_waker: Waker,
     /// Wakes the thread `raft-log`.
     pub(super) log_waker: Waker,
-    /// The refusal that was logged last, and how many may be.
-    pub(super) refusal: Mutex<String>,
-    pub(super) refusal_lines: LogLimiter,
+    /// Nodes that introduced themselves and were refused.
+    pub(super) refused_peers: RefusedPeers,
     /// Why a learner is not promoted, as it was logged last.
     promotion_reason: Mutex<String>,
     began: Instant,
@@ -85,7 +84,6 @@ pub(super) struct Shared {
 pub(super) struct Options {
     pub(super) seeds: Vec<String>,
     pub(super) advertise: Option<String>,
-    pub(super) fault_injection: bool,
     pub(super) dials: Dials,
     pub(super) request_timeout: Duration,
     pub(super) reply_timeout: Duration,
@@ -144,8 +142,7 @@ impl Shared {
             standstill: Mutex::default(),
             clock_waker: Waker::default(),
             log_waker: Waker::default(),
-            refusal: Mutex::default(),
-            refusal_lines: LogLimiter::default(),
+            refused_peers: RefusedPeers::default(),
             promotion_reason: Mutex::default(),
             began,
         };
@@ -263,7 +260,7 @@ impl Shared {
             || is_of_this_machine(address)
     }
 
-    /// Has the thread `raft` look what there is to do.
+    /// Wakes the thread `raft`.
     pub(super) fn wake_clock(&self) {
         self.clock_waker.wake();
     }

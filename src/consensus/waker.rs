@@ -1,4 +1,4 @@
-//! Wakes a thread that has nothing to wait for but time.
+//! Wakes a thread that sleeps until a timeout.
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -18,7 +18,7 @@ impl Default for Waker {
 
 impl Waker {
     pub(super) fn wake(&self) {
-        // Full means that the thread will look anyway.
+        // A full channel wakes the thread anyway.
         let _ = self.wake.try_send(());
     }
 }

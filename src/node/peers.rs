@@ -161,6 +161,7 @@ impl Node {
 
     /// `PARTITION`: pretends that a peer (address or id), or everybody (`*`), cannot be reached.
     pub fn cut_off(&self, peer: &str) -> Result<()> {
+        self.check_fault_injection("PARTITION")?;
         match &self.agreement {
             Agreement::Eventual(replication) => replication.partition(peer),
             Agreement::Raft(consensus) => consensus.partition(peer),
@@ -169,10 +170,20 @@ impl Node {
 
     /// `HEAL`: ends the partition from one peer (address or id), or all partitions (`*`).
     pub fn heal(&self, peer: &str) -> Result<()> {
+        self.check_fault_injection("HEAL")?;
         match &self.agreement {
             Agreement::Eventual(replication) => replication.heal(peer),
             Agreement::Raft(consensus) => consensus.heal(peer),
         }
+    }
+
+    fn check_fault_injection(&self, command: &str) -> Result<()> {
+        if self.configuration.replication.fault_injection {
+            return Ok(());
+        }
+        Err(Error::refused(format!(
+            "{command} needs a server that was started with --enable-fault-injection"
+        )))
     }
 
     /// How each peer is.

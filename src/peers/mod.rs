@@ -27,8 +27,8 @@
 //! delays what comes after it.
 //!
 //! Files: [`identity`] and [`introduction`] say who a node is, [`runs`] notices one that runs
-//! twice, [`status`] is what others see of a peer, [`cuts`] whom `PARTITION` hides. [`view`],
-//! [`versions`], [`pace`] and [`large`] serve the comparison.
+//! twice, [`status`] is what others see of a peer, [`refused`] who may not be one, [`cuts`] whom
+//! `PARTITION` hides. [`view`], [`versions`], [`pace`] and [`large`] serve the comparison.
 
 pub mod caller;
 pub mod comparison;
@@ -39,6 +39,7 @@ pub mod inbound;
 pub mod introduction;
 pub mod large;
 pub mod pace;
+pub mod refused;
 pub mod requests;
 pub mod runs;
 pub mod status;

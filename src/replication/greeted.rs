@@ -2,13 +2,9 @@
 
 use std::sync::Arc;
 
-use log::warn;
-
+use super::ReplicationManager;
 use super::shared::Shared;
-use super::{PEERS_MAX, ReplicationManager};
 use crate::error::Result;
-use crate::guard::shown;
-use crate::locks::lock;
 use crate::metrics;
 use crate::peers::inbound::{self, Socket};
 use crate::peers::introduction::Introduction;
@@ -73,7 +69,7 @@ impl ReplicationManager {
     fn heard(&self, from: &Introduction) -> Result<()> {
         let result = self.shared.heard(from);
         match &result {
-            Ok(()) => drop(lock(&self.shared.refusals).remove(&shown(&from.address))),
+            Ok(()) => self.shared.refused.forget(&from.address),
             Err(reason) => self.refused(&from.address, &reason.to_string()),
         }
         result
@@ -82,20 +78,7 @@ impl ReplicationManager {
     /// Counts that somebody who wanted to be a peer was refused; logs it if it is news.
     pub fn refused(&self, who: &str, reason: &str) {
         metrics::add(&self.shared.counters.hellos_refused, 1);
-        let (who, reason) = (shown(who), reason.to_string());
-        let mut refusals = lock(&self.shared.refusals);
-        if refusals.get(&who) == Some(&reason) {
-            return;
-        }
-        // What may not be logged now is not noted either: if it goes on, it is logged later.
-        let Some(left_out) = self.shared.refusal_lines.admit() else {
-            return;
-        };
-        if refusals.len() >= PEERS_MAX {
-            refusals.clear();
-        }
-        warn!("refused the peer '{who}': {reason}{left_out}");
-        refusals.insert(who, reason);
+        self.shared.refused.note(who, reason);
     }
 
     /// The connection counts as that node's until the result is dropped.

@@ -78,11 +78,11 @@ use log::{info, trace, warn};
 
 use crate::config::Configuration;
 use crate::error::Result;
-use crate::guard::LogLimiter;
 use crate::locks::lock;
 use crate::peers::identity::{Identity, advertised};
 use crate::peers::inbound::Inbound;
 use crate::peers::introduction::Introduction;
+use crate::peers::refused::RefusedPeers;
 use crate::peers::status::PeerState;
 pub use crate::peers::status::PeerStatus;
 use crate::peers::view::View;
@@ -182,8 +182,7 @@ impl ReplicationManager {
                 counters: Counters::default(),
                 progress: (Mutex::default(), Condvar::new()),
                 waiting: AtomicUsize::new(0),
-                refusals: Mutex::default(),
-                refusal_lines: LogLimiter::default(),
+                refused: RefusedPeers::default(),
                 skewed: SkewedPeers::default(),
             }),
         }

@@ -12,7 +12,6 @@ use crate::peers::status::PeerState;
 impl ReplicationManager {
     /// Pretends that a peer (address or id), or everybody (`*`), cannot be reached.
     pub fn partition(&self, target: &str) -> Result<()> {
-        self.check_fault_injection("PARTITION")?;
         let members = &self.shared.members;
         lock(members).partition(target)?;
         self.shared.inbound.close(|id, address| lock(members).is_cut_off(id, address));
@@ -27,19 +26,9 @@ impl ReplicationManager {
 
     /// Ends the partition from one peer, an address or id, or all partitions (`*`).
     pub fn heal(&self, target: &str) -> Result<()> {
-        self.check_fault_injection("HEAL")?;
         lock(&self.shared.members).heal(target)?;
         self.shared.links().values().for_each(|link| link.peer.wake());
         Ok(())
-    }
-
-    fn check_fault_injection(&self, command: &str) -> Result<()> {
-        if self.shared.options.fault_injection {
-            return Ok(());
-        }
-        Err(Error::refused(format!(
-            "{command} needs a server that was started with --enable-fault-injection"
-        )))
     }
 }
 

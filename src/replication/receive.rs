@@ -79,7 +79,7 @@ impl ReplicationManager {
         let (shared, (id, address)) = (&self.shared, from.name());
         let ahead_s = (time_max >> COUNTER_BITS).saturating_sub(shared.host.wall_ms()) / 1_000;
         shared.skewed.refused(id, shared.monotonic_ms(), PEERS_MAX, || {
-            let Some(left_out) = shared.refusal_lines.admit() else {
+            let Some(left_out) = shared.refused.lines.admit() else {
                 return false;
             };
             warn!(

@@ -17,7 +17,6 @@ use super::skewed::SkewedPeers;
 use super::tombstones::{self, Rounds};
 use crate::config::{Limits, ReplicationOptions};
 use crate::error::{Error, Result};
-use crate::guard::LogLimiter;
 use crate::locks::{lock, unpoisoned};
 use crate::metrics;
 use crate::peers::caller::Caller;
@@ -25,6 +24,7 @@ use crate::peers::comparison::Revived;
 use crate::peers::conversation::Target;
 use crate::peers::inbound::Inbound;
 use crate::peers::introduction::{Introduction, Way};
+use crate::peers::refused::RefusedPeers;
 use crate::peers::view::View;
 use crate::store::KeyValueStore;
 use crate::store::version::{COUNTER_BITS, HybridClock};
@@ -59,10 +59,8 @@ pub(super) struct Shared {
     /// Signalled when a peer holds more, if anybody waits.
     pub(super) progress: (Mutex<()>, Condvar),
     pub(super) waiting: AtomicUsize,
-    /// Why nodes that introduced themselves were refused last, by address: logged when it changes.
-    pub(super) refusals: Mutex<BTreeMap<String, String>>,
-    /// Lines of log about refused nodes.
-    pub(super) refusal_lines: LogLimiter,
+    /// Nodes that introduced themselves and were refused.
+    pub(super) refused: RefusedPeers,
     /// Peers whose records were refused.
     pub(super) skewed: SkewedPeers,
 }

@@ -29,6 +29,14 @@ pub fn voters(ids: impl IntoIterator<Item = u64>) -> Members {
 }
 
 impl Cluster {
+    /// Three nodes, of which the first leads; all have its first entry.
+    pub fn led() -> Cluster {
+        let mut cluster = Cluster::of(3);
+        cluster.elect(1, &[2]);
+        cluster.replicate(1, &[2, 3]);
+        cluster
+    }
+
     /// Nodes 1, 2, 3 …, each with a log of one entry of term 1.
     pub fn of(count: usize) -> Self {
         Cluster::with_logs(&vec!["1"; count])

@@ -5,16 +5,9 @@ use kvstore::consensus::messages::Appended;
 
 use crate::cluster::Cluster;
 
-fn with_leader() -> Cluster {
-    let mut cluster = Cluster::of(3);
-    cluster.elect(1, &[2]);
-    cluster.replicate(1, &[2, 3]);
-    cluster
-}
-
 #[test]
 fn the_disk_of_a_leader_counts_like_that_of_a_follower() {
-    let mut cluster = with_leader();
+    let mut cluster = Cluster::led();
     let entry = cluster.put(1, "x");
     cluster.append(1, 2);
     assert_eq!(cluster.commit(1), 2, "one disk of three has it");
@@ -24,7 +17,7 @@ fn the_disk_of_a_leader_counts_like_that_of_a_follower() {
 
 #[test]
 fn two_followers_are_a_majority_without_the_leader() {
-    let mut cluster = with_leader();
+    let mut cluster = Cluster::led();
     let entry = cluster.put(1, "x");
     cluster.append(1, 2);
     cluster.append(1, 3);
@@ -34,7 +27,7 @@ fn two_followers_are_a_majority_without_the_leader() {
 
 #[test]
 fn a_follower_answers_when_its_disk_has_what_the_request_names() {
-    let mut cluster = with_leader();
+    let mut cluster = Cluster::led();
     cluster.put(1, "x");
     let (request, now_ms) = (cluster.send(1, 2), cluster.now_ms);
     let outcome = cluster.node(2).handle_append(1, &request, now_ms).unwrap();
@@ -63,7 +56,7 @@ fn an_entry_that_replaces_another_is_not_on_the_disk_because_that_one_was() {
 
 #[test]
 fn an_answer_that_waited_for_the_disk_is_void_when_the_term_is_over() {
-    let mut cluster = with_leader();
+    let mut cluster = Cluster::led();
     cluster.put(1, "x");
     let (request, now_ms) = (cluster.send(1, 2), cluster.now_ms);
     let outcome = cluster.node(2).handle_append(1, &request, now_ms).unwrap();
@@ -77,7 +70,7 @@ fn an_answer_that_waited_for_the_disk_is_void_when_the_term_is_over() {
 
 #[test]
 fn a_leader_whose_disk_fails_steps_down_and_answers_nothing_until_it_has_healed() {
-    let mut cluster = with_leader();
+    let mut cluster = Cluster::led();
     cluster.put(1, "x");
     let now_ms = cluster.now_ms;
     cluster.node(1).set_disk_failure(Some("no space left".into()), now_ms);

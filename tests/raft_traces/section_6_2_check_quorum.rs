@@ -3,16 +3,9 @@
 
 use crate::cluster::Cluster;
 
-fn with_leader() -> Cluster {
-    let mut cluster = Cluster::of(3);
-    cluster.elect(1, &[2]);
-    cluster.replicate(1, &[2, 3]);
-    cluster
-}
-
 #[test]
 fn a_leader_that_nobody_answers_steps_down_after_an_election_timeout() {
-    let mut cluster = with_leader();
+    let mut cluster = Cluster::led();
     for _ in 0..9 {
         cluster.wait(100);
         cluster.tick(1);
@@ -28,7 +21,7 @@ fn a_leader_that_nobody_answers_steps_down_after_an_election_timeout() {
 
 #[test]
 fn one_answer_of_two_is_enough() {
-    let mut cluster = with_leader();
+    let mut cluster = Cluster::led();
     for _ in 0..50 {
         cluster.append(1, 2);
         cluster.tick(1);
@@ -38,7 +31,7 @@ fn one_answer_of_two_is_enough() {
 
 #[test]
 fn an_exchange_that_is_under_way_counts_for_5_seconds_after_each_sign_of_life() {
-    let mut cluster = with_leader();
+    let mut cluster = Cluster::led();
     cluster.send(1, 2);
     let lasts = |cluster: &mut Cluster, ms: u64| {
         for _ in 0..ms / 100 {
@@ -57,7 +50,7 @@ fn an_exchange_that_is_under_way_counts_for_5_seconds_after_each_sign_of_life() 
 
 #[test]
 fn an_append_that_waits_for_the_disk_counts_as_hearing_the_leader() {
-    let mut cluster = with_leader();
+    let mut cluster = Cluster::led();
     let (request, now_ms) = (cluster.send(1, 2), cluster.now_ms);
     let follower = cluster.node(2);
     follower.begin_handling();
@@ -74,7 +67,7 @@ fn an_append_that_waits_for_the_disk_counts_as_hearing_the_leader() {
 
 #[test]
 fn a_broken_connection_of_the_leader_causes_one_fast_attempt() {
-    let mut cluster = with_leader();
+    let mut cluster = Cluster::led();
     let now_ms = cluster.now_ms;
     cluster.node(2).lost(1, now_ms);
     assert!(cluster.node(2).next_tick_ms(now_ms) < now_ms + 150);

@@ -5,13 +5,6 @@ use kvstore::consensus::proposing::{NotAppended, Operation};
 
 use crate::cluster::Cluster;
 
-fn with_leader() -> Cluster {
-    let mut cluster = Cluster::of(3);
-    cluster.elect(1, &[2]);
-    cluster.replicate(1, &[2, 3]);
-    cluster
-}
-
 #[test]
 fn a_new_leader_answers_no_read_before_it_has_committed_an_entry_of_its_term() {
     let mut cluster = Cluster::of(3);
@@ -27,7 +20,7 @@ fn a_new_leader_answers_no_read_before_it_has_committed_an_entry_of_its_term() {
 
 #[test]
 fn an_answer_confirms_only_the_round_that_it_carries() {
-    let mut cluster = with_leader();
+    let mut cluster = Cluster::led();
     let early = cluster.send(1, 2);
     // The read begins while an older request is on its way: its answer proves nothing.
     let round = cluster.node(1).read_round().unwrap();
@@ -40,7 +33,7 @@ fn an_answer_confirms_only_the_round_that_it_carries() {
 
 #[test]
 fn one_round_serves_all_who_ask_before_it_leaves() {
-    let mut cluster = with_leader();
+    let mut cluster = Cluster::led();
     let rounds = [(); 3].map(|()| cluster.node(1).read_round().unwrap());
     assert!(rounds.iter().all(|round| *round == rounds[0]));
     cluster.send(1, 2);
@@ -49,7 +42,7 @@ fn one_round_serves_all_who_ask_before_it_leaves() {
 
 #[test]
 fn a_leader_that_was_replaced_answers_nothing() {
-    let mut cluster = with_leader();
+    let mut cluster = Cluster::led();
     let round = cluster.node(1).read_round().unwrap();
     // Nodes 2 and 3 elect another, which takes a write.
     cluster.elect(2, &[3]);
@@ -64,7 +57,7 @@ fn a_leader_that_was_replaced_answers_nothing() {
 
 #[test]
 fn a_round_of_an_older_term_is_never_confirmed() {
-    let mut cluster = with_leader();
+    let mut cluster = Cluster::led();
     let round = cluster.node(1).read_round().unwrap();
     cluster.elect(2, &[3]);
     cluster.append(2, 1);

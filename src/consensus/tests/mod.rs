@@ -77,7 +77,6 @@ impl Follower {
         let options = Options {
             seeds: Vec::new(),
             advertise: None,
-            fault_injection: false,
             dials: crate::config::Dials::Everybody,
             request_timeout: Duration::from_secs(3),
             reply_timeout: Duration::from_secs(5),
