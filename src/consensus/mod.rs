@@ -288,7 +288,8 @@ impl Consensus {
     }
 }
 
-/// The thread `raft-log`: writes what no client waits for, such as the entry that begins a term.
+/// The thread `raft-log`: writes what no client waits for, such as the entry that begins a
+/// term.
 fn run_log(shared: &Shared) {
     while shared.log_waker.woken.recv().is_ok() {
         // A failure is noted by the replica, and tried again after the log has healed.
