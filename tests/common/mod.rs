@@ -407,7 +407,8 @@ impl Terminal {
         // program inherits that.
         let mut script = Command::new("env");
         script.args(["--default-signal=INT,QUIT", "script", "-qfec", command, "/dev/null"]);
-        script.env("TERM", "dumb");
+        // `script` takes the shell of whoever runs the tests, which may be any or none.
+        script.env("SHELL", "/bin/sh").env("TERM", "dumb");
         let mut child = script
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -96,15 +96,15 @@ impl Room {
         self.ports.iter().fold(text.to_string(), |text, (port, free)| text.replace(port, free))
     }
 
-    /// A shell command that enters this room first.
+    /// A shell command that does `command` in this room, in the shell that the pages mean.
     fn entered(&self, command: &str) -> String {
-        let command = format!("cd {} && {command}", quoted(self.folder.path().display()));
+        let folder = quoted(self.folder.path().display());
+        let typed = format!("bash -c {}", quoted(format!("cd {folder} && {command}")));
         match &self.namespace {
-            Some(Namespace { pid, .. }) => format!(
-                "exec nsenter -t {pid} -U -n -p -m --preserve-credentials bash -c {}",
-                quoted(command)
-            ),
-            None => command,
+            Some(Namespace { pid, .. }) => {
+                format!("exec nsenter -t {pid} -U -n -p -m --preserve-credentials {typed}")
+            }
+            None => format!("exec {typed}"),
         }
     }
 
