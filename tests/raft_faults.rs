@@ -148,6 +148,11 @@ fn a_gentle_stop_of_the_leader_loses_nothing_and_keeps_nobody_waiting() {
             cluster.wait_for_voters(3);
         }
     });
+    let history = recorder.history();
+    let events = history.keys.values().flatten();
+    let longest = events.filter_map(|event| Some(event.end()? - event.start)).max();
+    let longest = Duration::from_micros(longest.expect("something was answered"));
+    assert!(longest < Duration::from_secs(1), "a client waited {longest:?}");
     let leader = [cluster.nodes[cluster.leader()].address()];
     let mut session = Session::new(&recorder, 99, &leader, TIMEOUT);
     assert!(KEYS.iter().all(|key| session.get(key)), "the leader answers");

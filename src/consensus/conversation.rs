@@ -83,7 +83,7 @@ impl RaftConversation {
     fn introduced(&mut self, now_ms: u64, reply: PeerReply) -> Result<()> {
         let answer = match reply {
             PeerReply::Introduction(answer) => answer,
-            PeerReply::Error(reason) => return Err(Error::refused(reason)),
+            PeerReply::Error(reason) => return Err(self.shared.refused_by(reason)),
             _ => return Err(Error::Corrupt("a reply of another kind to HELLO".into())),
         };
         self.shared.answered(&self.to, &answer)?;

@@ -17,6 +17,10 @@ use crate::peers::identity::may_not_dial;
 use crate::peers::inbound::{self, Socket};
 use crate::peers::introduction::{Introduction, Way, other_way};
 
+/// How a node that was removed is refused. It serves nothing any more when it reads this.
+const REMOVED: &str = "this id was removed from the cluster by PEER FORGET, and an id is never \
+                       used again; start the node with an empty --data-dir";
+
 /// A connection's place in the table of peers. Dropping it gives the place back.
 #[derive(Debug)]
 pub struct Greeted {
@@ -66,7 +70,12 @@ impl Consensus {
             if may_dial { Ok(()) } else { Err(may_not_dial(&from.address)) }
         });
         if checked.is_err() && self.shared.is_wiped_founder(from) {
-            self.shared.supersede(&from.address);
+            self.shared.retire(format!(
+                "this node has founded a cluster of its own, and {0} knows it as a member of \
+                 another: its directory was emptied. Stop it, remove its directory, and start it \
+                 with --peer {0}",
+                from.address
+            ));
         }
         checked.inspect_err(|reason| self.refused(&from.address, &reason.to_string()))?;
         self.shared.refused_peers.forget(&from.address);
@@ -83,19 +92,13 @@ impl Consensus {
 }
 
 impl Shared {
-    /// A node of another cluster takes this one for a member: this is a founder whose directory was
-    /// emptied. It serves nothing any more.
-    pub(super) fn supersede(&self, by: &str) {
-        let reason = format!(
-            "this node has founded a cluster of its own, and {by} knows it as a member of another: \
-             its directory was emptied. Stop it, remove its directory, and start it with --peer \
-             {by}"
-        );
-        let before = lock(&self.superseded).replace(reason.clone());
+    /// This node serves nothing any more, for a reason that its user must act on.
+    fn retire(&self, reason: String) {
+        let before = lock(&self.retired).replace(reason.clone());
         if before.is_none() {
             warn!("{reason}");
         }
-        self.is_superseded.store(true, Ordering::SeqCst);
+        self.is_retired.store(true, Ordering::SeqCst);
         self.ready_term.store(0, Ordering::SeqCst);
     }
 
@@ -128,11 +131,7 @@ impl Shared {
         let identity = lock(&self.identity).clone();
         let members = self.with(|replica, _| Arc::clone(replica.members()));
         let address = identity.address.map_err(Error::refused)?;
-        let (mut known, mut bans) = (Vec::new(), Vec::new());
-        if is_answer {
-            known = members.nodes.iter().map(|(id, it)| (*id, it.address.clone())).collect();
-            bans = members.removed.iter().copied().collect();
-        }
+        let known = members.nodes.iter().map(|(id, it)| (*id, it.address.clone()));
         Ok(Introduction {
             cluster: identity.cluster,
             node_id: identity.node_id,
@@ -141,8 +140,9 @@ impl Shared {
             clock: 0,
             address,
             way: Way::Raft { cluster_id: self.cluster_id() },
-            members: known,
-            bans,
+            members: known.filter(|_| is_answer).collect(),
+            // Who is removed is refused.
+            bans: Vec::new(),
         })
     }
 
@@ -202,10 +202,7 @@ impl Shared {
         }
         let committed = self.with(|replica, _| Arc::clone(replica.committed_members()));
         if committed.removed.contains(&other.node_id) {
-            return Err(Error::refused(
-                "this id was removed from the cluster by PEER FORGET, and an id is never used \
-                 again; start the node with an empty --data-dir",
-            ));
+            return Err(Error::refused(REMOVED));
         }
         Ok(())
     }
@@ -237,15 +234,17 @@ impl Shared {
         }
     }
 
+    /// A node refused our HELLO.
+    pub(super) fn refused_by(&self, reason: String) -> Error {
+        if reason == REMOVED {
+            self.retire(reason.clone());
+        }
+        Error::refused(reason)
+    }
+
     /// A node answered our HELLO: is it the one that the link leads to?
     pub(super) fn answered(self: &Arc<Self>, to: &LinkTo, by: &Introduction) -> Result<()> {
         self.check(by)?;
-        if by.bans.contains(&self.id()) {
-            return Err(Error::refused(
-                "this node was removed from the cluster by PEER FORGET; start it with an empty \
-                 --data-dir and --peer to join again",
-            ));
-        }
         match to {
             LinkTo::Node(id) if *id != by.node_id => Err(Error::Unreachable(format!(
                 "another node answers there: {:016x} instead of {id:016x}",

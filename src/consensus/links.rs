@@ -30,7 +30,7 @@ pub(super) enum LinkTo {
 impl Shared {
     /// The other nodes, ids and addresses: those of the log, and while this node is in none, those
     /// that it was told.
-    fn others(&self) -> BTreeMap<u64, String> {
+    pub(super) fn others(&self) -> BTreeMap<u64, String> {
         let (own, is_member) = (self.id(), self.is_member());
         let members = self.with(|replica, _| Arc::clone(replica.members()));
         let mut others = BTreeMap::new();

@@ -93,7 +93,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use ::log::info;
+use ::log::{info, warn};
 
 use crate::config::Configuration;
 use crate::durability::snapshot::HeadFunction;
@@ -184,6 +184,11 @@ impl Consensus {
             shared.with(|replica, now_ms| replica.found(members, now_ms));
             shared.has_founded.store(true, Ordering::SeqCst);
             shared.save_term()?;
+        } else if !shared.options.seeds.is_empty() && shared.others().is_empty() && !is_new {
+            warn!(
+                "--peer changes nothing: this node is the only member of its own cluster, as its \
+                 --data-dir says. To join another, start it with an empty one"
+            );
         }
         shared.update_links();
         let clock = Arc::clone(shared);

@@ -17,6 +17,7 @@ use super::entry::{Entry, PAYLOAD_BYTES_MAX, Payload, RECORD_BITS, RECORDS_MAX, 
 use super::log::EntryId;
 use super::replica::Replica;
 use crate::store::record::{HEADER_BYTES, Record};
+use crate::store::version::Version;
 
 /// An entry of this length takes no further request.
 const BUILDING_BYTES: usize = 1024 * 1024;
@@ -90,12 +91,12 @@ struct PendingRecord {
 }
 
 impl Replica {
-    /// Evaluates the operations of one request and appends what they change. `exists` says whether
-    /// the store has a value for a key.
+    /// Evaluates the operations of one request and appends what they change. `stored` is the
+    /// version of a key's value in the store.
     pub fn propose(
         &mut self,
         operations: &[Operation],
-        exists: impl Fn(&[u8]) -> bool,
+        stored: impl Fn(&[u8]) -> Option<Version>,
     ) -> Result<Proposed, NotAppended> {
         if !self.is_ready() {
             return Err(NotAppended::NotReady);
@@ -116,13 +117,17 @@ impl Replica {
             self.seal();
         }
         let existed =
-            operations.iter().map(|operation| self.evaluate(operation, &exists)).collect();
+            operations.iter().map(|operation| self.evaluate(operation, &stored)).collect();
         self.building.get_or_insert_default();
         let entry = EntryId { index: self.log.last().index + 1, term: self.term };
         Ok(Proposed { entry, existed })
     }
 
-    fn evaluate(&mut self, operation: &Operation, exists: impl Fn(&[u8]) -> bool) -> bool {
+    fn evaluate(
+        &mut self,
+        operation: &Operation,
+        stored: impl Fn(&[u8]) -> Option<Version>,
+    ) -> bool {
         let (index, term) = (self.log.last().index + 1, self.term);
         let Replica { building, pending, .. } = self;
         let building = building.get_or_insert_default();
@@ -139,7 +144,11 @@ impl Replica {
         };
         let existed = match pending.keys.get(key) {
             Some(record) => record.value.is_some(),
-            None => pending.flushed_by.is_none() && exists(key),
+            None if pending.flushed_by.is_some() => false,
+            None => stored(key).is_some_and(|stored| {
+                assert!(stored < version, "a stamp exceeds what it replaces");
+                true
+            }),
         };
         // An operation without effect has no record, but is answered only when its entry is
         // committed.
@@ -261,7 +270,8 @@ mod tests {
     }
 
     fn existed(replica: &mut Replica, operations: &[Operation], in_store: bool) -> Vec<bool> {
-        replica.propose(operations, |_| in_store).expect("it leads").existed
+        let stored = in_store.then(Version::default);
+        replica.propose(operations, |_| stored).expect("it leads").existed
     }
 
     #[test]
@@ -291,9 +301,9 @@ mod tests {
     #[test]
     fn a_record_leaves_when_it_is_applied_and_not_before() {
         let mut replica = leader();
-        let first = replica.propose(&[PUT_1], |_| false).expect("it leads").entry;
+        let first = replica.propose(&[PUT_1], |_| None).expect("it leads").entry;
         commit(&mut replica);
-        replica.propose(&[PUT_2], |_| false).expect("it leads");
+        replica.propose(&[PUT_2], |_| None).expect("it leads");
         commit(&mut replica);
         replica.applied(first.index);
         assert_eq!(replica.pending_value(b"a"), Some(Some(&b"2"[..])), "that of the second");
@@ -313,7 +323,7 @@ mod tests {
     #[test]
     fn an_operation_without_effect_is_in_an_entry_too() {
         let mut replica = leader();
-        let proposed = replica.propose(&[DELETE], |_| false).expect("it leads");
+        let proposed = replica.propose(&[DELETE], |_| None).expect("it leads");
         replica.seal();
         let entry = replica.log().get(proposed.entry.index).expect("it is there");
         assert_eq!(entry.payload, Payload::Records(Vec::new()));

@@ -42,8 +42,8 @@ impl Consensus {
     pub fn write(&self, operations: &[Operation], unsettled: &mut Unsettled) -> Result<Vec<bool>> {
         let shared = &self.shared;
         let deadline = shared.admit("not stored")?;
-        let exists = |key: &[u8]| shared.store.get(key, |value| value.is_some()).0;
-        let appended = |replica: &mut Replica| match replica.propose(operations, exists) {
+        let stored = |key: &[u8]| shared.store.version(key);
+        let appended = |replica: &mut Replica| match replica.propose(operations, stored) {
             Err(NotAppended::Full) => None,
             other => Some(other),
         };

@@ -63,9 +63,10 @@ pub(super) struct Shared {
     pub(super) counters: Counters,
     /// Whether this node founded its cluster in this run.
     pub(super) has_founded: AtomicBool,
-    /// Why this node serves nothing any more: another cluster knows it as a member.
-    pub(super) superseded: Mutex<Option<String>>,
-    pub(super) is_superseded: AtomicBool,
+    /// Why this node serves nothing any more: it was removed, or another cluster knows it as a
+    /// member.
+    pub(super) retired: Mutex<Option<String>>,
+    pub(super) is_retired: AtomicBool,
     /// Up to where the log was safe, and since when it has not become safer.
     pub(super) standstill: Mutex<(u64, u64)>,
     /// Wakes the thread `raft`.
@@ -137,8 +138,8 @@ impl Shared {
             options,
             counters: Counters::default(),
             has_founded: AtomicBool::new(false),
-            superseded: Mutex::default(),
-            is_superseded: AtomicBool::new(false),
+            retired: Mutex::default(),
+            is_retired: AtomicBool::new(false),
             standstill: Mutex::default(),
             clock_waker: Waker::default(),
             log_waker: Waker::default(),
@@ -199,7 +200,7 @@ impl Shared {
 
     /// Wakes all who wait for something of the replica.
     fn notify(&self, replica: &MutexGuard<Replica>) {
-        let is_ready = replica.is_ready() && !self.is_superseded.load(Ordering::SeqCst);
+        let is_ready = replica.is_ready() && !self.is_retired.load(Ordering::SeqCst);
         let ready_term = if is_ready { replica.term() } else { 0 };
         self.ready_term.store(ready_term, Ordering::SeqCst);
         if self.waiting.load(Ordering::SeqCst) > 0 {
@@ -303,7 +304,7 @@ impl Shared {
 
     /// Why this node serves nothing now.
     pub(super) fn why_not_served(&self) -> String {
-        if let Some(reason) = &*lock(&self.superseded) {
+        if let Some(reason) = &*lock(&self.retired) {
             return reason.clone();
         }
         let linked = self.linked();

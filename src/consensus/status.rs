@@ -160,14 +160,17 @@ impl Consensus {
 
     /// How each other node is.
     pub fn peers(&self) -> Vec<PeerStatus> {
-        let links = lock(&self.shared.links).clone();
+        let (links, others) = (lock(&self.shared.links).clone(), self.shared.others());
         let rows = links.iter().map(|(to, peer)| {
             let id = match to {
                 LinkTo::Node(id) => Some(*id),
                 LinkTo::Seed(_) => peer.id(),
             };
             let raft = id.map(|id| self.shared.with(|replica, _| replica.peer_status(id)));
-            PeerStatus { raft, ..peer.status(id) }
+            let status = PeerStatus { raft, ..peer.status(id) };
+            // What `PEER FORGET` calls a member, wherever it was called last.
+            let member = id.and_then(|id| others.get(&id).cloned());
+            PeerStatus { address: member.unwrap_or(status.address), ..status }
         });
         rows.collect()
     }

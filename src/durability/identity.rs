@@ -127,8 +127,8 @@ pub fn bad(reason: &str) -> Error {
     Error::Corrupt(format!(
         "the file {NODE} cannot be used: {reason}. If this node is one of a cluster, the others \
          have its data: move this directory away and start with an empty one, since with this one \
-         deleted keys could come back everywhere. If it is alone, move the file away and start \
-         with --salvage"
+         deleted keys could come back everywhere. If it is alone and runs without --raft, move the \
+         file away and start with --salvage"
     ))
 }
 

@@ -35,6 +35,17 @@ pub struct Batch {
     pub records: Vec<u8>,
 }
 
+impl Batch {
+    /// How many records there are.
+    pub fn count(&self) -> u64 {
+        let (mut count, mut at) = (0, 0);
+        while let Some(len) = self.name.kind.record_len(&self.records[at..]) {
+            (count, at) = (count + 1, at + len);
+        }
+        count
+    }
+}
+
 /// A segment that stays.
 #[derive(Debug)]
 pub struct Kept {

@@ -99,15 +99,16 @@ pub fn recover_in_order(
     take: &TakeFunction,
 ) -> Result<Recovered> {
     let start = Instant::now();
-    let mut survey = survey(files, directory)?;
+    let (mut survey, mut taken) = (survey(files, directory)?, Merged::default());
     let kept = read_segments(files, directory, &mut survey, |batch| {
+        taken.records += batch.count();
         take(Some(&batch)).map_err(|error| match error {
             Error::Corrupt(reason) => directory.damage(batch.name, batch.offset, &reason),
             error => unknown_record(&batch, &error),
         })
     })?;
     take(None)?;
-    Ok(Recovered::new(files, survey, &kept, Merged::default(), start))
+    Ok(Recovered::new(files, survey, &kept, taken, start))
 }
 
 /// See [`recover_in_order`]. `None`: that was all.

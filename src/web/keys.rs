@@ -65,7 +65,9 @@ pub fn list(query: &[u8], node: &Node, batch: &mut Batch, reply: &mut HttpReply)
                 count = wanted.ok_or_else(|| refused("400", "count is not a number from 1 on"))?
                     as usize;
             }
-            _ => return Err(refused("400", "the options are prefix, cursor and count")),
+            // See `answer`.
+            b"stale" => {}
+            _ => return Err(refused("400", "the options are prefix, cursor, count and stale")),
         }
     }
     let count = count.min(LIST_COUNT_MAX);

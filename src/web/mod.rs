@@ -12,6 +12,7 @@
 //! | `GET /` | the page: charts, peers, a key browser |
 //! | `GET`, `HEAD`, `PUT`, `DELETE /keys/<key>` | one value; the key percent-encoded, the value as it is |
 //! | `GET /keys?prefix=&cursor=&count=` | a page of keys, as JSON |
+//! | `?stale` behind one of these | what this node has is enough, as with `READONLY` |
 //! | `POST /links/<id>/cut`, `/heal` | cuts and heals the link to a peer, where fault injection is enabled |
 //! | `GET /status.json` | what the page shows |
 //! | `GET /metrics` | the same for Prometheus |
@@ -103,6 +104,7 @@ pub fn answer(
     let path = path(request);
     let query = request.target.get(path.len() + 1..).unwrap_or_default();
     let is_read = matches!(request.method, b"GET" | b"HEAD");
+    batch.is_read_only = query.split(|&byte| byte == b'&').any(|option| option == b"stale");
     if let Some(key) = path.strip_prefix(b"/keys/") {
         return keys::one(request, key, node, batch, reply);
     }

@@ -19,12 +19,16 @@ impl Store {
         self.0.get(key).map(|(_, value)| value.as_slice())
     }
 
+    pub fn version(&self, key: &[u8]) -> Option<Version> {
+        self.0.get(key).map(|(version, _)| *version)
+    }
+
     pub fn apply(&mut self, entry: &Entry) {
         for change in entry.changes() {
             match change.expect("an entry is well-formed") {
                 Change::Flush(version) => self.0.retain(|_, (stored, _)| *stored > version),
                 Change::Write(record) => {
-                    let stored = self.0.get(record.key).map(|(version, _)| *version);
+                    let stored = self.version(record.key);
                     if stored.is_some_and(|version| version >= record.version) {
                         continue;
                     }

@@ -154,7 +154,7 @@ impl Cluster {
         }
         let machine = &mut self.nodes[request.node].machine;
         let store = &machine.store;
-        let proposed = machine.replica.propose(&asked, |key| store.get(key).is_some());
+        let proposed = machine.replica.propose(&asked, |key| store.version(key));
         let Ok(proposed) = proposed else {
             return false;
         };

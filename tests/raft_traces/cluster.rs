@@ -126,7 +126,7 @@ impl Cluster {
     /// A leader begins an entry with a write of one key.
     pub fn propose(&mut self, id: u64, key: &str) -> EntryId {
         let operation = Operation::Put { key: key.as_bytes(), value: b"value" };
-        self.node(id).propose(&[operation], |_| false).expect("it leads").entry
+        self.node(id).propose(&[operation], |_| None).expect("it leads").entry
     }
 
     /// A leader appends an entry with a write of one key.

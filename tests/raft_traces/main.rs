@@ -14,6 +14,8 @@
 //! | `section_6_4_reads` | a read is answered after a round of messages (8) |
 //! | `section_9_6_pre_vote` | a node that was cut off disturbs nobody (3) |
 //! | `section_10_2_1_disk` | the leader's disk works while its messages travel (1, 2, 10) |
+//!
+//! Rule 9 is an assertion: "only committed entries are applied".
 
 mod cluster;
 mod figure_3_6;

@@ -12,7 +12,7 @@ fn a_new_leader_answers_no_read_before_it_has_committed_an_entry_of_its_term() {
     assert!(cluster.node(1).read_round().is_none());
     // Nor does it evaluate writes: it may not know yet what its predecessor has committed.
     let write = [Operation::Delete { key: b"x" }];
-    let refused = cluster.node(1).propose(&write, |_| false);
+    let refused = cluster.node(1).propose(&write, |_| None);
     assert_eq!(refused.unwrap_err(), NotAppended::NotReady);
     cluster.replicate(1, &[2]);
     assert!(cluster.node(1).read_round().is_some());
