@@ -1,4 +1,5 @@
-//! The conversation with one other node: a leader sends APPEND, a candidate VOTE.
+//! The conversation with one other node: a leader sends APPEND, a candidate VOTE, a follower what
+//! its clients ask of the leader.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,7 +10,9 @@ use log::trace;
 
 use super::links::LinkTo;
 use super::messages::{AppendReply, AppendRequest, VoteReply, VoteRequest};
+use super::replica::Replica;
 use super::shared::Shared;
+use super::tickets::{Ticket, request_of};
 use crate::error::{Error, Result};
 use crate::peers::conversation::{Conversation, Progress, Step, Target, Woken};
 use crate::peers::requests::{PeerReply, PeerRequest};
@@ -19,6 +22,8 @@ use crate::peers::status::PeerHandle;
 const INTRODUCE_INTERVAL_MS: u64 = 1_000;
 /// Longest rest of a conversation that has nothing to say, below the idle limit of the other side.
 const IDLE_MS: u64 = 30_000;
+/// Pause after a leader could not take what clients ask: it may be busy, or lead no more.
+const PAUSE_MS: u64 = 20;
 
 /// The conversation with one other node.
 #[derive(Debug)]
@@ -31,6 +36,8 @@ pub(super) struct RaftConversation {
     /// When this node introduced itself on this connection.
     greeted_ms: Option<u64>,
     asked: Asked,
+    /// Before this time nothing is asked for clients.
+    paused_until_ms: u64,
 }
 
 /// The request that is under way.
@@ -39,6 +46,7 @@ enum Asked {
     Nothing,
     Append(AppendRequest),
     Vote(VoteRequest),
+    Forward(Vec<Ticket>),
 }
 
 impl RaftConversation {
@@ -50,6 +58,7 @@ impl RaftConversation {
             address: String::new(),
             greeted_ms: None,
             asked: Asked::Nothing,
+            paused_until_ms: 0,
         }
     }
 
@@ -58,12 +67,19 @@ impl RaftConversation {
             if let Some(request) = replica.append_request(id, now_ms) {
                 return Asked::Append(request);
             }
-            replica.vote_request(id).map_or(Asked::Nothing, Asked::Vote)
+            if let Some(request) = replica.vote_request(id) {
+                return Asked::Vote(request);
+            }
+            if self.may_forward(replica, id, now_ms) {
+                return Asked::Forward(self.shared.forwarding.take());
+            }
+            Asked::Nothing
         });
         let request = match &self.asked {
             Asked::Nothing => return Ok(None),
             Asked::Append(request) => request.encode(),
             Asked::Vote(request) => request.encode(),
+            Asked::Forward(tickets) => request_of(tickets),
         };
         // Rule 1: the term, and a candidate's vote for itself, are on the disk before others see
         // them.
@@ -71,13 +87,21 @@ impl RaftConversation {
         Ok(Some(request))
     }
 
-    /// Whether there is an APPEND to send. Every write asks this, so it looks at nothing else: a
-    /// link that is cut or gone has lost its socket.
+    /// Whether there is something to ask of a leader for clients.
+    fn may_forward(&self, replica: &Replica, id: u64, now_ms: u64) -> bool {
+        let is_led = replica.leader() == Some(id) && replica.is_led();
+        is_led && now_ms >= self.paused_until_ms && self.shared.forwarding.has_tickets()
+    }
+
+    /// Whether there is an APPEND or a FORWARD to send. Every write asks this, so it looks at
+    /// nothing else: a link that is cut or gone has lost its socket.
     fn has_news(&self) -> bool {
         let Some(id) = self.peer.id() else {
             return false;
         };
-        self.shared.with(|replica, now_ms| replica.is_append_due(id, now_ms))
+        self.shared.with(|replica, now_ms| {
+            replica.is_append_due(id, now_ms) || self.may_forward(replica, id, now_ms)
+        })
     }
 
     fn introduced(&mut self, now_ms: u64, reply: PeerReply) -> Result<()> {
@@ -125,7 +149,10 @@ impl Conversation for RaftConversation {
         }
         let due_ms = self.shared.with(|replica, _| replica.append_due_ms(id));
         let idle_ms = if is_member { now_ms + IDLE_MS } else { greeted_ms + INTRODUCE_INTERVAL_MS };
-        Ok(Step::Wait { until_ms: due_ms.unwrap_or(idle_ms) })
+        let until_ms = due_ms.unwrap_or(idle_ms);
+        let is_paused = now_ms < self.paused_until_ms;
+        let until_ms = if is_paused { until_ms.min(self.paused_until_ms) } else { until_ms };
+        Ok(Step::Wait { until_ms })
     }
 
     fn take(&mut self, now_ms: u64, _: &[PeerRequest], replies: Vec<PeerReply>) -> Result<()> {
@@ -152,6 +179,11 @@ impl Conversation for RaftConversation {
                 // There may be votes to ask of others, or entries to send.
                 self.shared.wake_links();
             }
+            (Asked::Forward(tickets), _) => {
+                if !self.shared.forward_answered(tickets, reply)? {
+                    self.paused_until_ms = now_ms + PAUSE_MS;
+                }
+            }
             _ => self.introduced(now_ms, reply)?,
         }
         Ok(())
@@ -165,7 +197,9 @@ impl Conversation for RaftConversation {
             self.shared.counters.links_broken.fetch_add(1, Ordering::Relaxed);
         }
         self.peer.set_id(None);
-        self.asked = Asked::Nothing;
+        if let Asked::Forward(tickets) = std::mem::replace(&mut self.asked, Asked::Nothing) {
+            self.shared.forward_broke(tickets);
+        }
     }
 
     fn progress(&self) -> Progress {

@@ -26,6 +26,7 @@ impl Replica {
             self.follow(request.term, Some(from), now_ms);
         }
         self.hear(from, now_ms);
+        self.confirmed = self.confirmed.max(request.confirmed);
         let outcome = self.take_entries(request)?;
         if let Appended::Matches(index) = outcome {
             // Rule 5: the smaller of the leader's and the last matched index, and it never falls.

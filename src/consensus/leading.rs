@@ -46,6 +46,12 @@ pub struct Progress {
     /// The last sign of life while it owes an answer.
     pub(super) alive_ms: u64,
     pub(super) sent_round: u64,
+    /// What its clients wait for: an entry to be committed, and a round to be confirmed.
+    pub(super) wanted_commit: u64,
+    pub(super) wanted_round: u64,
+    /// What the last APPEND that it answered said of these.
+    pub(super) told_commit: u64,
+    pub(super) told_round: u64,
     pub(super) is_in_flight: bool,
     /// Whether its last answer had all that was committed when it was asked.
     pub(super) is_caught_up: bool,
@@ -63,6 +69,7 @@ impl Replica {
             return None;
         }
         let (term, base, last, commit) = (self.term, self.log.base(), self.log.last(), self.commit);
+        let confirmed = self.confirmed_round();
         let Role::Leader(leading) = &mut self.role else {
             return None;
         };
@@ -80,7 +87,7 @@ impl Replica {
         progress.is_in_flight = true;
         progress.sent_ms = now_ms;
         progress.sent_round = leading.round;
-        Some(AppendRequest { term, previous, commit, round: leading.round, entries })
+        Some(AppendRequest { term, previous, commit, round: leading.round, confirmed, entries })
     }
 
     /// Whether there is an APPEND for a peer: see [`Replica::append_request`].
@@ -95,6 +102,7 @@ impl Replica {
         let has_entries = self.last_begun() >= progress.next && !progress.is_behind;
         has_entries
             || leading.round > progress.sent_round
+            || self.owes_news(progress)
             || now_ms >= progress.sent_ms + self.timing.heartbeat_ms
     }
 
@@ -130,6 +138,8 @@ impl Replica {
         progress.answered_ms = Some(now_ms);
         // Rule 8: an answer confirms only the round that it carries.
         progress.round = progress.round.max(reply.round.min(leading.round));
+        progress.told_commit = progress.told_commit.max(request.commit);
+        progress.told_round = progress.told_round.max(request.confirmed);
         match reply.outcome {
             Appended::Matches(index) => {
                 // Nothing beyond what the request named: rule 2.
@@ -268,20 +278,19 @@ impl Replica {
         Some(ReadRound { term, number: leading.round })
     }
 
-    /// Whether a majority has confirmed that this node led after a round was drawn. `None`: it may
-    /// still. `Some(false)`: never, this node leads no more.
+    /// Whether a majority has confirmed that the leader led after a round was drawn, as the leader
+    /// counts it or has let this node know. `None`: it may still. `Some(false)`: that leader leads
+    /// no more.
     pub fn is_confirmed(&self, round: ReadRound) -> Option<bool> {
-        let Role::Leader(leading) = &self.role else {
-            return Some(false);
-        };
-        if round.term != self.term {
-            return Some(false);
+        // A follower may not have heard of the term of the leader that it asked.
+        if round.term > self.term {
+            return None;
         }
-        let has = |id: u64| {
-            id == self.id
-                || leading.peers.get(&id).is_some_and(|progress| progress.round >= round.number)
-        };
-        self.members().has_majority(has).then_some(true)
+        if round.term == self.term && self.confirmed_round() >= round.number {
+            return Some(true);
+        }
+        let leads = round.term == self.term && self.leader.is_some();
+        if leads { None } else { Some(false) }
     }
 }
 
@@ -295,6 +304,10 @@ impl Progress {
             sent_ms: 0,
             alive_ms: 0,
             sent_round: 0,
+            wanted_commit: 0,
+            wanted_round: 0,
+            told_commit: 0,
+            told_round: 0,
             is_in_flight: false,
             is_caught_up: false,
             is_behind: false,

@@ -139,6 +139,14 @@ impl Shared {
         lock(&self.links).values().for_each(|peer| peer.wake());
     }
 
+    /// Ends the connections of nodes whose removal is committed.
+    pub(super) fn close_removed(&self) {
+        let members = self.with(|replica, _| Arc::clone(replica.committed_members()));
+        if !members.removed.is_empty() {
+            self.inbound.close(|id, _| members.removed.contains(&id));
+        }
+    }
+
     /// Ends the links and connections that are cut off now.
     pub(super) fn interrupt_cut(&self) {
         self.inbound.close(|id, address| lock(&self.cuts).has(Some(id), address));

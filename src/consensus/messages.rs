@@ -1,11 +1,14 @@
-//! What replicas say to each other: `PEER APPEND` and `PEER VOTE`.
+//! What replicas say to each other: `PEER APPEND`, `PEER VOTE` and `PEER FORWARD`.
 //!
 //! | request | reply |
 //! |---|---|
-//! | `PEER APPEND term previous_index previous_term commit round entries` | `[term, round, outcome, index]` |
+//! | `PEER APPEND term previous_index previous_term commit round confirmed entries` | `[term, round, outcome, index]` |
 //! | `PEER VOTE term is_trial last_index last_term` | `[term, is_granted]` |
+//! | `PEER FORWARD wants_read proposals` | `[term, first, last, round, commit, n, n × matched, counts…]` |
+//! | `PEER REMOVE id` | as to a FORWARD with one proposal |
 //!
-//! Entries stand one behind the other, as [`super::entry`] writes them. Numbers are decimal.
+//! Entries stand one behind the other, as [`super::entry`] writes them, and proposals as
+//! [`super::forwarded`] does. Numbers are decimal.
 
 use std::sync::Arc;
 
@@ -25,6 +28,8 @@ pub struct AppendRequest {
     pub commit: u64,
     /// The newest read round; the answer confirms this one and no other.
     pub round: u64,
+    /// The newest read round that a majority has confirmed.
+    pub confirmed: u64,
     /// In order.
     pub entries: Vec<Arc<Entry>>,
 }
@@ -73,6 +78,21 @@ pub struct VoteReply {
     pub is_granted: bool,
 }
 
+/// The answer to FORWARD, which never waits. What is missing was not done, and may be asked again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ForwardReply {
+    /// Of who answers.
+    pub term: u64,
+    /// The indexes of the first and the last entry with the proposals: all were appended, or none.
+    pub entries: Option<(u64, u64)>,
+    /// The round that must be confirmed for a read, and the index that it must see.
+    pub read: Option<(u64, u64)>,
+    /// With `read`: what each other member is known to have on its disk, in no order.
+    pub matched: Vec<u64>,
+    /// For each proposal, how many keys of its last request had a value before.
+    pub counts: Vec<u64>,
+}
+
 impl AppendRequest {
     /// Whether the entries follow each other, and none is of a later term than the leader's.
     pub fn check(&self) -> Result<()> {
@@ -103,16 +123,16 @@ impl AppendRequest {
         let mut entries = Vec::new();
         self.entries.iter().for_each(|entry| entry.encode(&mut entries));
         let EntryId { index, term } = self.previous;
-        let numbers = vec![self.term, index, term, self.commit, self.round];
+        let numbers = vec![self.term, index, term, self.commit, self.round, self.confirmed];
         PeerRequest::Agree { name: "APPEND", numbers, body: Some(entries) }
     }
 
     /// From the wire.
-    pub fn decode(numbers: [u64; 5], entries: &[u8]) -> Result<Self> {
-        let [term, index, previous_term, commit, round] = numbers;
+    pub fn decode(numbers: [u64; 6], entries: &[u8]) -> Result<Self> {
+        let [term, index, previous_term, commit, round, confirmed] = numbers;
         let previous = EntryId { index, term: previous_term };
         let entries = Entry::decode_all(entries)?;
-        Ok(AppendRequest { term, previous, commit, round, entries })
+        Ok(AppendRequest { term, previous, commit, round, confirmed, entries })
     }
 }
 
@@ -168,13 +188,44 @@ impl VoteReply {
     }
 }
 
+impl ForwardReply {
+    /// For the wire: no entry and no round has the number 0.
+    pub fn numbers(&self) -> Vec<u64> {
+        let (first, last) = self.entries.unwrap_or_default();
+        let (round, commit) = self.read.unwrap_or_default();
+        let mut numbers = vec![self.term, first, last, round, commit, self.matched.len() as u64];
+        numbers.extend(&self.matched);
+        numbers.extend(&self.counts);
+        numbers
+    }
+
+    /// From the wire.
+    pub fn decode(reply: PeerReply) -> Result<Self> {
+        let numbers = all_numbers_of(reply)?;
+        let nonsense = || Error::Corrupt("a FORWARD was answered with nonsense".into());
+        let (fixed, rest) = numbers.split_first_chunk::<6>().ok_or_else(nonsense)?;
+        let [term, first, last, round, commit, count] = *fixed;
+        let (matched, counts) = rest.split_at_checked(count as usize).ok_or_else(nonsense)?;
+        Ok(ForwardReply {
+            term,
+            entries: (first > 0).then_some((first, last)),
+            read: (round > 0).then_some((round, commit)),
+            matched: matched.to_vec(),
+            counts: counts.to_vec(),
+        })
+    }
+}
+
 /// The numbers of a reply. An error is the peer's reason to refuse.
 fn numbers_of<const N: usize>(reply: PeerReply) -> Result<[u64; N]> {
+    let numbers = all_numbers_of(reply)?;
+    numbers.try_into().map_err(|_| Error::Corrupt("a reply with another count of numbers".into()))
+}
+
+fn all_numbers_of(reply: PeerReply) -> Result<Vec<u64>> {
     match reply {
         PeerReply::Error(reason) => Err(Error::refused(reason)),
-        PeerReply::Numbers(numbers) => numbers
-            .try_into()
-            .map_err(|_| Error::Corrupt("a reply with another count of numbers".into())),
+        PeerReply::Numbers(numbers) => Ok(numbers),
         _ => Err(Error::Corrupt("a reply of another kind".into())),
     }
 }

@@ -62,12 +62,15 @@
 //! [`disk`] what a data directory holds. `tests/raft_traces` shows the rules at work, one example a
 //! file.
 
+mod answering;
 pub mod changing;
 mod conversation;
 pub mod disk;
 pub mod election;
 pub mod entry;
 pub mod following;
+mod forward;
+pub mod forwarded;
 mod greeting;
 pub mod leading;
 mod links;
@@ -81,6 +84,7 @@ mod saving;
 mod seen;
 mod shared;
 pub mod status;
+mod tickets;
 pub mod view;
 mod waker;
 
@@ -110,6 +114,7 @@ use members::Members;
 use replica::{Ground, Replica, Timing};
 pub use requests::Unsettled;
 use shared::{Options, Shared};
+use tickets::{Answer, Ask};
 
 /// Pause between two signs of life of a leader.
 const HEARTBEAT_MS: u64 = 100;
@@ -214,24 +219,25 @@ impl Consensus {
         lock(&self.shared.identity).address.clone().unwrap_or_default()
     }
 
-    /// Removes a member, by address or id. Only the leader can.
+    /// Removes a member, by address or id.
     pub fn forget(&self, target: &str) -> Result<()> {
-        let deadline = self.shared.admit("not removed")?;
+        let shared = &self.shared;
+        let deadline = shared.admit("not removed")?;
         let id = self.member_at(target)?;
-        let change = MemberChange::Remove(id);
-        // Another change, such as a promotion, may be under way.
-        let appended = self.shared.wait(deadline, |replica| {
-            (!replica.is_changing()).then(|| {
-                let index = replica.change_members(&change, self.shared.now_ms());
-                index.map(|index| log::EntryId { index, term: replica.term() })
-            })
-        });
-        let under_way = || Err("another change of the members is under way".to_string());
-        let entry = appended.unwrap_or_else(under_way).map_err(Error::refused)?;
-        self.shared.wake_clock();
-        self.shared.settle(entry, deadline)?;
+        let entry = match shared.submit(&Ask::Remove(id), deadline) {
+            Answer::Appended { last, .. } => last,
+            Answer::Refused(reason) => return Err(Error::refused(reason)),
+            Answer::NotSent if shared.with(|replica, _| replica.is_changing()) => {
+                return Err(Error::refused("another change of the members is under way"));
+            }
+            Answer::NotSent => return Err(shared.no_leader("not removed")),
+            _ => return Err(shared.outcome_unknown()),
+        };
+        shared.wake_clock();
+        shared.bring_to_majority();
+        shared.wait_for(entry, entry, deadline)?;
         info!("{target} ({id:016x}) is no member any more, and its id is never used again");
-        self.shared.inbound.close(|other, _| other == id);
+        shared.close_removed();
         Ok(())
     }
 
@@ -315,6 +321,7 @@ fn run_clock(shared: &Arc<Shared>) {
         shared.check_disk();
         shared.apply();
         shared.update_links();
+        shared.close_removed();
         if let Some(id) = learner {
             let change = MemberChange::Promote(id);
             let promoted = shared.with(|replica, now_ms| replica.change_members(&change, now_ms));

@@ -98,17 +98,29 @@ impl Replica {
         operations: &[Operation],
         stored: impl Fn(&[u8]) -> Option<Version>,
     ) -> Result<Proposed, NotAppended> {
+        self.may_append()?;
+        check_length(operations)?;
+        Ok(self.append(operations, stored))
+    }
+
+    /// Whether this node leads, and begins something more.
+    pub(super) fn may_append(&self) -> Result<(), NotAppended> {
         if !self.is_ready() {
             return Err(NotAppended::NotReady);
         }
         if self.pending.bytes >= PENDING_BYTES_MAX {
             return Err(NotAppended::Full);
         }
-        let bytes: usize = operations.iter().map(bytes_of).sum();
-        let count = operations.len() as u64;
-        if bytes > PAYLOAD_BYTES_MAX || count > RECORDS_MAX {
-            return Err(NotAppended::TooLong);
-        }
+        Ok(())
+    }
+
+    /// Appends a request whose length was checked.
+    pub(super) fn append(
+        &mut self,
+        operations: &[Operation],
+        stored: impl Fn(&[u8]) -> Option<Version>,
+    ) -> Proposed {
+        let (bytes, count) = length_of(operations);
         // The records of one request stay together.
         let is_full = |building: &Building| {
             building.records.len() + bytes > BUILDING_BYTES || building.count + count > RECORDS_MAX
@@ -120,7 +132,7 @@ impl Replica {
             operations.iter().map(|operation| self.evaluate(operation, &stored)).collect();
         self.building.get_or_insert_default();
         let entry = EntryId { index: self.log.last().index + 1, term: self.term };
-        Ok(Proposed { entry, existed })
+        Proposed { entry, existed }
     }
 
     fn evaluate(
@@ -187,6 +199,17 @@ impl Replica {
             self.push(Arc::new(Entry { index, term, payload: Payload::Records(records) }));
         }
     }
+}
+
+/// Whether a request fits into an entry.
+pub(super) fn check_length(operations: &[Operation]) -> Result<(), NotAppended> {
+    let (bytes, count) = length_of(operations);
+    let fits = bytes <= PAYLOAD_BYTES_MAX && count <= RECORDS_MAX;
+    if fits { Ok(()) } else { Err(NotAppended::TooLong) }
+}
+
+fn length_of(operations: &[Operation]) -> (usize, u64) {
+    (operations.iter().map(bytes_of).sum(), operations.len() as u64)
 }
 
 fn bytes_of(operation: &Operation) -> usize {

@@ -48,8 +48,9 @@ pub struct Replica {
     pub(super) term: u64,
     pub(super) vote: Option<u64>,
     pub(super) role: Role,
-    /// Who leads this term, as far as is known.
+    /// Who leads this term, as far as is known, and its newest read round that is confirmed.
     pub(super) leader: Option<u64>,
+    pub(super) confirmed: u64,
     pub(super) log: Log,
     pub(super) commit: u64,
     pub(super) applied: u64,
@@ -156,6 +157,7 @@ impl Replica {
             vote,
             role: Role::Follower,
             leader: None,
+            confirmed: 0,
             log: Log::recovered(base, Vec::new()),
             commit: base.index,
             applied: base.index,
@@ -360,6 +362,7 @@ impl Replica {
     pub(super) fn set_term(&mut self, term: u64, vote: Option<u64>) {
         assert!(term >= self.term, "the term never falls");
         assert!(term > self.term || self.vote.is_none() || self.vote == vote, "one vote a term");
+        self.confirmed = if term > self.term { 0 } else { self.confirmed };
         (self.term, self.vote) = (term, vote);
         self.unwritten.push(LogRecord::Term { term, vote });
     }

@@ -10,7 +10,7 @@ use super::replica::Replica;
 pub(super) struct Seen {
     pub(super) role: &'static str,
     term: u64,
-    leader: Option<u64>,
+    pub(super) leader: Option<u64>,
     commit: u64,
     rounds: u64,
     matched: u64,

@@ -13,6 +13,7 @@ use super::links::LinkTo;
 use super::members::Members;
 use super::replica::{LogRecord, Replica, Role};
 use super::seen::Seen;
+use super::tickets::Forwarding;
 use super::waker::Waker;
 use crate::addresses::is_of_this_machine;
 use crate::config::Dials;
@@ -33,8 +34,8 @@ const APPLY_BYTES: usize = 1024 * 1024;
 
 /// What all threads of a node share.
 ///
-/// Lock order: `applying` or `cuts`, then `replica`, then a shard or the log's `buffer`. `links` is
-/// taken with none of them held. `replica` is never held across I/O.
+/// Lock order: `applying` or `cuts`, then `replica`, then a shard, the log's `buffer` or the queue
+/// of `forwarding`. `links` is taken with none of them held. `replica` is never held across I/O.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) identity: Mutex<Identity>,
@@ -61,6 +62,8 @@ pub(super) struct Shared {
     pub(super) joining: Mutex<Joining>,
     pub(super) options: Options,
     pub(super) counters: Counters,
+    /// What clients here ask of the leader.
+    pub(super) forwarding: Forwarding,
     /// Whether this node founded its cluster in this run.
     pub(super) has_founded: AtomicBool,
     /// Why this node serves nothing any more: it was removed, or another cluster knows it as a
@@ -108,6 +111,8 @@ pub struct Counters {
     pub links_broken: AtomicU64,
     pub proposals_refused: AtomicU64,
     pub outcomes_unknown: AtomicU64,
+    pub writes_forwarded: AtomicU64,
+    pub reads_forwarded: AtomicU64,
 }
 
 impl Shared {
@@ -137,6 +142,7 @@ impl Shared {
             joining: Mutex::default(),
             options,
             counters: Counters::default(),
+            forwarding: Forwarding::default(),
             has_founded: AtomicBool::new(false),
             retired: Mutex::default(),
             is_retired: AtomicBool::new(false),
@@ -170,13 +176,18 @@ impl Shared {
             self.notify(&replica);
         }
         let (must_apply, leads) = (replica.must_apply(), after.role == LEADER);
+        let owes_news = after != before && replica.owes_anybody_news();
         drop(replica);
+        if owes_news {
+            self.wake_links();
+        }
         match (must_apply, leads) {
             (true, true) => self.apply(),
             // A follower's answer to its leader does not wait for this.
             (true, false) => self.wake_clock(),
             (false, _)
-                if (after.role, after.members_from) != (before.role, before.members_from) =>
+                if (after.role, after.leader, after.members_from)
+                    != (before.role, before.leader, before.members_from) =>
             {
                 self.wake_clock();
             }
@@ -203,6 +214,9 @@ impl Shared {
         let is_ready = replica.is_ready() && !self.is_retired.load(Ordering::SeqCst);
         let ready_term = if is_ready { replica.term() } else { 0 };
         self.ready_term.store(ready_term, Ordering::SeqCst);
+        if is_ready {
+            self.forwarding.withdraw();
+        }
         if self.waiting.load(Ordering::SeqCst) > 0 {
             self.moved.notify_all();
         }
@@ -312,7 +326,7 @@ impl Shared {
             let members = replica.members();
             match replica.leader().and_then(|id| Some((id, members.nodes.get(&id)?))) {
                 Some((id, member)) if id != replica.id() => {
-                    format!("not the leader, which is {}", member.address)
+                    format!("the leader, {}, has not answered in time", member.address)
                 }
                 Some(_) => "the leader applies what its predecessor left".into(),
                 _ if members.nodes.is_empty() => "this node has not joined a cluster yet".into(),

@@ -72,10 +72,10 @@ impl Replica {
         }
     }
 
-    /// The newest read round that a majority has confirmed.
+    /// The newest read round that a majority has confirmed; a follower has it from its leader.
     pub fn confirmed_round(&self) -> u64 {
         let Role::Leader(leading) = &self.role else {
-            return 0;
+            return self.confirmed;
         };
         let round_of = |id: u64| match leading.peers.get(&id) {
             Some(progress) => progress.round,
@@ -97,13 +97,23 @@ impl Replica {
         self.members().voters().filter(|id| self.has(*id, index)).count()
     }
 
+    /// What each other member is known to have.
+    pub(super) fn all_matched(&self) -> Vec<u64> {
+        self.members().nodes.keys().filter_map(|id| self.matched(*id)).collect()
+    }
+
     fn has(&self, peer: u64, index: u64) -> bool {
         self.matched(peer).is_some_and(|matched| matched >= index)
     }
 
-    /// What is known of an entry that this node appended as leader.
+    /// What is known of an entry that a leader appended, this node or another.
     pub fn fate(&self, entry: EntryId) -> Fate {
+        let committed_term = self.log.term_at(self.commit);
         match self.log.term_at(entry.index) {
+            // Terms never fall from one entry to the next.
+            _ if self.commit < entry.index && committed_term > Some(entry.term) => {
+                Fate::NeverHappened
+            }
             _ if self.applied < entry.index && self.commit < entry.index => Fate::Open,
             Some(term) if term != entry.term => Fate::NeverHappened,
             Some(_) if self.applied >= entry.index => Fate::Happened,
@@ -147,10 +157,13 @@ impl Consensus {
         })
     }
 
-    /// Why requests should go to another node, if they should: this one does not lead, or cannot.
+    /// Why requests should go to another node, if they should: this one neither leads nor knows who
+    /// does.
     pub fn reason_not_ready(&self) -> Option<String> {
-        let is_ready = self.shared.ready_term.load(Ordering::SeqCst) != 0;
-        (!is_ready).then(|| self.shared.why_not_served())
+        let shared = &self.shared;
+        let is_retired = shared.is_retired.load(Ordering::SeqCst);
+        let is_led = !is_retired && shared.with(|replica, _| replica.is_led());
+        (!is_led && !shared.leads()).then(|| shared.why_not_served())
     }
 
     /// Counts since the start.

@@ -139,7 +139,7 @@ impl Node {
         let Batch {
             position, changed, shown_to_peer, has_written, is_served, is_read_only, ..
         } = *batch;
-        let mut unsettled = batch.unsettled;
+        let mut unsettled = std::mem::take(&mut batch.unsettled);
         *batch = Batch { has_written, is_served, is_read_only, ..Batch::default() };
         if let Agreement::Raft(consensus) = &self.agreement {
             consensus.settle(&mut unsettled)?;

@@ -73,7 +73,7 @@ impl Node {
             }),
             Agreement::Raft(consensus) => {
                 let put = |(key, value)| Operation::Put { key, value };
-                self.agree(consensus, pairs.into_iter().map(put).collect(), batch)?;
+                self.agree(consensus, pairs.into_iter().map(put).collect(), false, batch)?;
             }
         }
         Ok(())
@@ -92,16 +92,16 @@ impl Node {
         batch: &mut Batch,
     ) -> Result<usize> {
         self.admit(Access::Write, batch)?;
-        let existed: Vec<bool> = match &self.agreement {
+        match &self.agreement {
             Agreement::Eventual(replication) => {
-                keys.into_iter().map(|key| self.write(replication, key, None, batch)).collect()
+                let existed = keys.into_iter().map(|key| self.write(replication, key, None, batch));
+                Ok(existed.filter(|existed| *existed).count())
             }
             Agreement::Raft(consensus) => {
                 let delete = |key| Operation::Delete { key };
-                self.agree(consensus, keys.into_iter().map(delete).collect(), batch)?
+                self.agree(consensus, keys.into_iter().map(delete).collect(), true, batch)
             }
-        };
-        Ok(existed.into_iter().filter(|existed| *existed).count())
+        }
     }
 
     /// Deletes every key this node holds, each with a version of its own. Keys that are written
@@ -111,7 +111,7 @@ impl Node {
         let replication = match &self.agreement {
             Agreement::Eventual(replication) => replication,
             Agreement::Raft(consensus) => {
-                return self.agree(consensus, vec![Operation::Flush], batch).map(drop);
+                return self.agree(consensus, vec![Operation::Flush], false, batch).map(drop);
             }
         };
         let mut keys: Vec<Box<[u8]>> = Vec::new();
@@ -130,17 +130,18 @@ impl Node {
         Ok(())
     }
 
-    /// The one way of a client's write through consensus: it becomes a part of an entry. Whether
-    /// each key had a value.
+    /// The one way of a client's write through consensus: it becomes a part of an entry. How many
+    /// keys had a value, if that is wanted.
     fn agree(
         &self,
         consensus: &Consensus,
         operations: Vec<Operation>,
+        wants_count: bool,
         batch: &mut Batch,
-    ) -> Result<Vec<bool>> {
-        let existed = consensus.write(&operations, &mut batch.unsettled)?;
+    ) -> Result<usize> {
+        let count = consensus.write(&operations, wants_count, &mut batch.unsettled)?;
         self.wrote_with_consensus(batch);
-        Ok(existed)
+        Ok(count as usize)
     }
 
     /// The one way of a client's write in an eventual cluster: stamp, merge, and only then hand on.

@@ -221,7 +221,7 @@ impl Node {
     pub fn append_from_peer(
         &self,
         peer: &Greeted,
-        numbers: [u64; 5],
+        numbers: [u64; 6],
         entries: &[u8],
     ) -> Result<[u64; 4]> {
         self.agreement.raft()?.append(peer.raft()?, numbers, entries)
@@ -230,6 +230,22 @@ impl Node {
     /// What `PEER VOTE` answers: a candidate asks for this node's vote.
     pub fn vote_for_peer(&self, peer: &Greeted, numbers: [u64; 4]) -> Result<[u64; 2]> {
         self.agreement.raft()?.vote(peer.raft()?, numbers)
+    }
+
+    /// What `PEER REMOVE` answers: a client at a follower has a member removed.
+    pub fn remove_for_peer(&self, peer: &Greeted, id: u64) -> Result<Vec<u64>> {
+        self.agreement.raft()?.remove(peer.raft()?, id)
+    }
+
+    /// What `PEER FORWARD` answers: what clients ask at a follower.
+    pub fn forward_from_peer(
+        &self,
+        peer: &Greeted,
+        wants_read: bool,
+        proposals: &[u8],
+    ) -> Result<Vec<u64>> {
+        let takes_writes = !self.stop.is_asked() && self.check_writable().is_ok();
+        self.agreement.raft()?.forwarded(peer.raft()?, wants_read, proposals, takes_writes)
     }
 }
 

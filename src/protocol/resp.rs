@@ -183,12 +183,14 @@ impl Parser {
         Ok(true)
     }
 
-    /// Whether the next element is the records of a `PEER MERGE` or the entries of a `PEER APPEND`,
-    /// the only strings that may be longer than the longest value.
+    /// Whether the next element is the records of a `PEER MERGE`, the entries of a `PEER APPEND`
+    /// or the proposals of a `PEER FORWARD`, the only strings that may be longer than the longest
+    /// value.
     fn is_merge(&self, bytes: &[u8]) -> bool {
         let name: &[u8] = match (self.left, self.spans.len()) {
             (1, 2) => b"MERGE",
-            (1, 7) => b"APPEND",
+            (1, 8) => b"APPEND",
+            (1, 3) => b"FORWARD",
             _ => return false,
         };
         let words = self.words(bytes);

@@ -42,6 +42,13 @@ pub fn execute<R: Reply>(
         PeerCommand::Vote { numbers } => {
             numbers_of(&node.vote_for_peer(peer.ok_or_else(introduced)?, numbers)?, reply);
         }
+        PeerCommand::Remove { id } => {
+            numbers_of(&node.remove_for_peer(peer.ok_or_else(introduced)?, id)?, reply);
+        }
+        PeerCommand::Forward { wants_read, proposals } => {
+            let peer = peer.ok_or_else(introduced)?;
+            numbers_of(&node.forward_from_peer(peer, wants_read, proposals)?, reply);
+        }
         PeerCommand::Merge { records } => {
             let done = node.merge_from_peer(peer.ok_or_else(introduced)?, records, batch)?;
             reply.array(2);

@@ -221,7 +221,7 @@ impl Cluster {
     /// An APPEND of a node that leads a term, without entries.
     pub fn heartbeat(&self, term: u64, index: u64, entry_term: u64) -> AppendRequest {
         let previous = EntryId { index, term: entry_term };
-        AppendRequest { term, previous, commit: 0, round: 1, entries: Vec::new() }
+        AppendRequest { term, previous, commit: 0, round: 1, confirmed: 0, entries: Vec::new() }
     }
 
     /// A whole exchange, with no more than so many entries.

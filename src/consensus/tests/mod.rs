@@ -171,7 +171,7 @@ fn flush_entry(index: u64, term: u64) -> Arc<Entry> {
 }
 
 fn append_of(term: u64, previous: EntryId, commit: u64, entries: Vec<Arc<Entry>>) -> AppendRequest {
-    AppendRequest { term, previous, commit, round: 1, entries }
+    AppendRequest { term, previous, commit, round: 1, confirmed: 0, entries }
 }
 
 fn id_of(entry: &Entry) -> EntryId {

@@ -63,8 +63,10 @@ pub enum PeerCommand<'a> {
     Digests { shard: Option<usize> },
     Versions { shard: usize, bucket: usize, after: Option<&'a [u8]> },
     Merge { records: &'a [u8] },
-    Append { numbers: [u64; 5], entries: &'a [u8] },
+    Append { numbers: [u64; 6], entries: &'a [u8] },
     Vote { numbers: [u64; 4] },
+    Remove { id: u64 },
+    Forward { wants_read: bool, proposals: &'a [u8] },
 }
 
 /// The command of this name, which is in capitals; `None` if there is none with so many words.
@@ -138,10 +140,17 @@ fn subcommand<'a>(name: &[u8], words: Words<'a>) -> Result<Command<'a>> {
             bucket: index(word(1))?,
             after: (len == 3).then(|| word(2)),
         }),
-        (b"PEER", b"APPEND", 6) => {
-            Peer(PeerCommand::Append { numbers: numbers(rest)?, entries: word(5) })
+        (b"PEER", b"APPEND", 7) => {
+            Peer(PeerCommand::Append { numbers: numbers(rest)?, entries: word(6) })
         }
         (b"PEER", b"VOTE", 4) => Peer(PeerCommand::Vote { numbers: numbers(rest)? }),
+        (b"PEER", b"REMOVE", 1) => {
+            let [id] = numbers(rest)?;
+            Peer(PeerCommand::Remove { id })
+        }
+        (b"PEER", b"FORWARD", 2) => {
+            Peer(PeerCommand::Forward { wants_read: word(0) == b"1", proposals: word(1) })
+        }
         (b"PEER", b"MERGE", 1) => Peer(PeerCommand::Merge { records: word(0) }),
         _ => return Err(no_such_subcommand(words)),
     })

@@ -82,7 +82,8 @@ pub const TABLE: &[Row] = &[
     new("HEAL", "", 1, NO_KEYS, READ, LINES, "ends every PARTITION"),
     new("PEER",
         "HELLO ... | DIGESTS [shard] | VERSIONS shard bucket [key] | \
-        MERGE records | APPEND ... | VOTE ... | FORGET address | id",
+        MERGE records | APPEND ... | VOTE ... | FORWARD ... | REMOVE id | \
+        FORGET address | id",
         -2, NO_KEYS, READ, RESP,
         "between nodes; FORGET bans a node for good"),
     new("READONLY", "", 1, NO_KEYS, READ, RESP,

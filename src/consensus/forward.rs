@@ -1,0 +1,243 @@
+//! # Forwarding: every node takes every request
+//!
+//! **The problem.** Only the leader appends, and only the leader knows what was committed last. A
+//! client that reached another node should notice neither.
+//!
+//! **The idea.** A follower does not execute writes: it sends them to the leader, which evaluates
+//! and appends them like its own. Nor does it trust its store: before a read it asks the leader up
+//! to which index the store must have applied the log (a *read index*, 6.4), and then reads its own
+//! store. So the leader's work for a read at a follower does not depend on the value's length.
+//!
+//! ```text
+//! client ─► follower: SET, SET, DEL, GET of one batch
+//!             │ FORWARD: one exchange for all clients that wait
+//!             ▼
+//!           leader: evaluate, append ──► answers at once: entries 7 to 7, DEL found 1 key
+//!             │                                           round 12, index 6
+//!             │ APPEND (7) … APPEND (commit 7, confirmed 12): at once, not with the next heartbeat
+//!             ▼
+//!           follower: applies 7 ─► OK, OK, 1; has applied 6 and round 12 is confirmed ─► value
+//! ```
+//!
+//! **Writes.** The writes of one connection's batch travel together, as a [`Proposal`]. They are
+//! sent when a result is needed (the count of `DEL`), when a read comes behind them, when they are
+//! long, or when the batch is settled. A leader appends all proposals of a FORWARD, or none. Then
+//! the client's thread waits on its own node: the write has happened when the entry with this index
+//! and term is applied here. It has not when another entry is committed there.
+//!
+//! **Rules**, and what breaks without them.
+//! 1. *A ticket that a link has taken is not sent again.* The leader may have appended it, and a
+//!    write that happens a second time can undo another client's write in between. So when the
+//!    connection breaks before the answer, the outcome is unknown. Questions are asked again.
+//! 2. *`not stored` is said only when the ticket was removed from the queue under its lock*, or the
+//!    leader answered that it appended nothing.
+//! 3. *One ticket of a connection at a time.* So its writes are appended in its order, whoever
+//!    leads.
+//! 4. *A read index counts once its round is confirmed in the leader's term* (rule 8 of
+//!    [`super`]). A confirmed round is a fact: it stays true when the leader changes.
+//!
+//! **Limits.** The queue holds 64 MiB, as much as a leader lets wait; a client that finds it full
+//! waits until its request's time is over. An exchange carries 1 MiB, or one longer request.
+//!
+//! **What is left out.** A follower does not send entries on behalf of the leader, and no client is
+//! sent to the leader (`MOVED`): see chapter 6.2 of the dissertation for that way.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::bounded;
+
+use super::forwarded::Proposal;
+use super::leading::ReadRound;
+use super::links::LinkTo;
+use super::log::EntryId;
+use super::messages::ForwardReply;
+use super::replica::Replica;
+use super::shared::Shared;
+use super::tickets::{Answer, Ask, Ticket};
+use crate::error::Result;
+use crate::locks::lock;
+use crate::peers::requests::PeerReply;
+
+/// After so long a question is asked again: the leader may have changed.
+const QUESTION_PATIENCE: Duration = Duration::from_millis(300);
+
+impl Shared {
+    /// Asks the leader, through the link to it.
+    pub(super) fn ask(&self, ask: Ask, deadline: Instant) -> Answer {
+        let (client, (answer, answered)) = (Arc::new(()), bounded(1));
+        let ticket = Ticket { ask, answer, client: Arc::downgrade(&client) };
+        if !self.forwarding.push(ticket, deadline) {
+            return Answer::NotSent;
+        }
+        // Whoever begins to lead afterwards sees the ticket.
+        if self.leads() {
+            self.forwarding.withdraw();
+        }
+        self.wake_link_to_leader();
+        match answered.recv_deadline(deadline) {
+            Ok(answer) => answer,
+            Err(_) if self.forwarding.give_up(client) => Answer::NotSent,
+            Err(_) => answered.try_recv().unwrap_or(Answer::Unknown),
+        }
+    }
+
+    /// Whether this node leads, and may evaluate.
+    pub(super) fn leads(&self) -> bool {
+        self.ready_term.load(Ordering::SeqCst) != 0
+    }
+
+    fn wake_link_to_leader(&self) {
+        let leader = lock(&self.replica).leader();
+        if let Some(id) = leader
+            && let Some(link) = lock(&self.links).get(&LinkTo::Node(id))
+        {
+            link.wake();
+        }
+    }
+
+    /// Has something appended, here or at the leader.
+    pub(super) fn submit(&self, ask: &Ask, deadline: Instant) -> Answer {
+        loop {
+            let answer = match ask {
+                Ask::Write(proposal) if self.leads() => self.append_here(proposal, deadline),
+                Ask::Remove(id) if self.leads() => self.remove_here(*id, deadline),
+                _ => self.ask(ask.clone(), deadline),
+            };
+            if !matches!(answer, Answer::NotSent) || Instant::now() >= deadline {
+                return answer;
+            }
+        }
+    }
+
+    fn append_here(&self, proposal: &Proposal, deadline: Instant) -> Answer {
+        let (id, mut bytes) = (self.id(), Vec::new());
+        proposal.encode(&mut bytes);
+        let stored = |key: &[u8]| self.store.version(key);
+        let appended = self.wait(deadline, |replica| {
+            if !replica.is_ready() {
+                return Some(None);
+            }
+            // What this node wrote can be read. Without entries too much waits to be applied.
+            let reply = replica.handle_forward(id, false, &bytes, stored).ok()?;
+            reply.entries.map(|_| Some(reply))
+        });
+        match appended.flatten() {
+            Some(reply) => answers(&reply, reply.counts.first().copied()),
+            None => Answer::NotSent,
+        }
+    }
+
+    fn remove_here(&self, id: u64, deadline: Instant) -> Answer {
+        // Another change, such as a promotion, may be under way.
+        let removed = self.wait(deadline, |replica| {
+            match replica.handle_remove(self.id(), id, self.now_ms()) {
+                Ok(Some(entry)) => Some(Answer::Appended { first: entry, last: entry, count: 0 }),
+                Ok(None) if replica.is_ready() => None,
+                Ok(None) => Some(Answer::NotSent),
+                Err(reason) => Some(Answer::Refused(reason)),
+            }
+        });
+        removed.unwrap_or(Answer::NotSent)
+    }
+
+    /// How many other members have the log up to an index on disk, as the leader knows it.
+    pub(super) fn holders(&self, index: u64) -> usize {
+        if self.leads() {
+            return self.with(|replica, _| replica.holders(index));
+        }
+        match self.ask(Ask::Read, Instant::now() + QUESTION_PATIENCE) {
+            Answer::Read { matched, .. } => matched.iter().filter(|held| **held >= index).count(),
+            _ => 0,
+        }
+    }
+
+    /// Waits until the store has all that was committed when this was called, as the leader says.
+    /// Returns `false` if the time is over; and `true` also if this node leads by now.
+    pub(super) fn catch_up(&self, deadline: Instant) -> bool {
+        while !self.leads() && Instant::now() < deadline {
+            let patience = deadline.min(Instant::now() + QUESTION_PATIENCE);
+            let Answer::Read { round, index, .. } = self.ask(Ask::Read, patience) else {
+                continue;
+            };
+            if self.wait(deadline, |replica| replica.is_confirmed(round)) == Some(true) {
+                return self.wait_applied(index, deadline);
+            }
+        }
+        self.leads()
+    }
+
+    /// Waits until an index is committed, and applies it.
+    fn wait_applied(&self, index: u64, deadline: Instant) -> bool {
+        let is_committed = |replica: &mut Replica| (replica.commit_index() >= index).then_some(());
+        let is_over = self.wait(deadline, is_committed).is_some();
+        self.apply();
+        is_over
+    }
+
+    /// Tickets that cannot have been carried out wait again.
+    fn put_back(&self, tickets: Vec<Ticket>) {
+        self.forwarding.put_back(tickets);
+        if self.leads() {
+            self.forwarding.withdraw();
+        }
+    }
+
+    /// The link broke before the answer. Rule 1.
+    pub(super) fn forward_broke(&self, tickets: Vec<Ticket>) {
+        let (questions, lost): (Vec<_>, Vec<_>) =
+            tickets.into_iter().partition(|ticket| matches!(ticket.ask, Ask::Read));
+        for ticket in lost {
+            let _ = ticket.answer.send(Answer::Unknown);
+        }
+        self.put_back(questions);
+    }
+
+    /// Hands out the answers of an exchange; `false` if the leader could not take everything now.
+    pub(super) fn forward_answered(&self, tickets: Vec<Ticket>, reply: PeerReply) -> Result<bool> {
+        if let ([Ticket { ask: Ask::Remove(_), answer, .. }], PeerReply::Error(reason)) =
+            (tickets.as_slice(), &reply)
+        {
+            let _ = answer.send(Answer::Refused(reason.clone()));
+            return Ok(true);
+        }
+        let reply = match ForwardReply::decode(reply) {
+            Ok(reply) => reply,
+            Err(error) => {
+                self.forward_broke(tickets);
+                return Err(error);
+            }
+        };
+        let (mut counts, mut left) = (reply.counts.iter().copied(), Vec::new());
+        let matched: Arc<[u64]> = reply.matched.as_slice().into();
+        for ticket in tickets {
+            let answer = match (&ticket.ask, reply.read) {
+                (Ask::Write(_) | Ask::Remove(_), _) => answers(&reply, counts.next()),
+                (Ask::Read, Some((number, index))) => {
+                    let round = ReadRound { term: reply.term, number };
+                    Answer::Read { round, index, matched: Arc::clone(&matched) }
+                }
+                (Ask::Read, None) => Answer::NotSent,
+            };
+            match answer {
+                Answer::NotSent => left.push(ticket),
+                answer => drop(ticket.answer.send(answer)),
+            }
+        }
+        let is_done = left.is_empty();
+        self.put_back(left);
+        Ok(is_done)
+    }
+}
+
+/// The answer to a write, if the leader appended it.
+fn answers(reply: &ForwardReply, count: Option<u64>) -> Answer {
+    match (reply.entries, count) {
+        (Some((first, last)), Some(count)) => {
+            let of = |index| EntryId { index, term: reply.term };
+            Answer::Appended { first: of(first), last: of(last), count }
+        }
+        _ => Answer::NotSent,
+    }
+}
