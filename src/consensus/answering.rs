@@ -41,10 +41,12 @@ impl Consensus {
 
     /// `PEER REMOVE`: a client at a follower has a member removed.
     pub fn remove(&self, from: &Greeted, id: u64) -> Result<Vec<u64>> {
-        from.check_current()?;
         let shared = &self.shared;
-        let (removed, term) = shared
-            .with(|replica, now_ms| (replica.handle_remove(from.id(), id, now_ms), replica.term()));
+        let (removed, term) = from.while_current(|| {
+            Ok(shared.with(|replica, now_ms| {
+                (replica.handle_remove(from.id(), id, now_ms), replica.term())
+            }))
+        })?;
         let entries = removed.map_err(Error::refused)?.map(|entry| (entry.index, entry.index));
         shared.save_term()?;
         shared.log_waker.wake();
@@ -61,12 +63,13 @@ impl Consensus {
         proposals: &[u8],
         takes_writes: bool,
     ) -> Result<Vec<u64>> {
-        from.check_current()?;
         let (shared, id) = (&self.shared, from.id());
         let proposals = if takes_writes { proposals } else { &[] };
         let stored = |key: &[u8]| shared.store.version(key);
-        let reply =
-            shared.with(|replica, _| replica.handle_forward(id, wants_read, proposals, stored))?;
+        // A write whose outcome is unknown does not happen behind a later one of its connection.
+        let reply = from.while_current(|| {
+            shared.with(|replica, _| replica.handle_forward(id, wants_read, proposals, stored))
+        })?;
         shared.save_term()?;
         if reply.entries.is_some() {
             // Nobody here waits for the disk.

@@ -42,20 +42,15 @@
 //! **What is left out.** A follower does not send entries on behalf of the leader, and no client is
 //! sent to the leader (`MOVED`): see chapter 6.2 of the dissertation for that way.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::bounded;
-
 use super::forwarded::Proposal;
-use super::leading::ReadRound;
 use super::links::LinkTo;
-use super::log::EntryId;
 use super::messages::ForwardReply;
 use super::replica::Replica;
 use super::shared::Shared;
-use super::tickets::{Answer, Ask, Ticket};
+use super::tickets::{Answer, Ask, Forwarding, Ticket};
 use crate::error::Result;
 use crate::locks::lock;
 use crate::peers::requests::PeerReply;
@@ -66,21 +61,13 @@ const QUESTION_PATIENCE: Duration = Duration::from_millis(300);
 impl Shared {
     /// Asks the leader, through the link to it.
     pub(super) fn ask(&self, ask: Ask, deadline: Instant) -> Answer {
-        let (client, (answer, answered)) = (Arc::new(()), bounded(1));
-        let ticket = Ticket { ask, answer, client: Arc::downgrade(&client) };
+        let (ticket, client) = Ticket::new(ask);
         if !self.forwarding.push(ticket, deadline) {
             return Answer::NotSent;
         }
-        // Whoever begins to lead afterwards sees the ticket.
-        if self.leads() {
-            self.forwarding.withdraw();
-        }
+        self.withdraw_if_leader();
         self.wake_link_to_leader();
-        match answered.recv_deadline(deadline) {
-            Ok(answer) => answer,
-            Err(_) if self.forwarding.give_up(client) => Answer::NotSent,
-            Err(_) => answered.try_recv().unwrap_or(Answer::Unknown),
-        }
+        client.wait(deadline).unwrap_or_else(|| self.forwarding.give_up(client))
     }
 
     /// Whether this node leads, and may evaluate.
@@ -124,7 +111,7 @@ impl Shared {
             reply.entries.map(|_| Some(reply))
         });
         match appended.flatten() {
-            Some(reply) => answers(&reply, reply.counts.first().copied()),
+            Some(reply) => reply.appended(reply.counts.first().copied()),
             None => Answer::NotSent,
         }
     }
@@ -154,7 +141,7 @@ impl Shared {
     }
 
     /// Waits until the store has all that was committed when this was called, as the leader says.
-    /// Returns `false` if the time is over; and `true` also if this node leads by now.
+    /// Returns `false` if the time is over, or this node leads by now.
     pub(super) fn catch_up(&self, deadline: Instant) -> bool {
         while !self.leads() && Instant::now() < deadline {
             let patience = deadline.min(Instant::now() + QUESTION_PATIENCE);
@@ -165,7 +152,7 @@ impl Shared {
                 return self.wait_applied(index, deadline);
             }
         }
-        self.leads()
+        false
     }
 
     /// Waits until an index is committed, and applies it.
@@ -176,68 +163,34 @@ impl Shared {
         is_over
     }
 
-    /// Tickets that cannot have been carried out wait again.
-    fn put_back(&self, tickets: Vec<Ticket>) {
-        self.forwarding.put_back(tickets);
-        if self.leads() {
-            self.forwarding.withdraw();
-        }
-    }
-
-    /// The link broke before the answer. Rule 1.
+    /// The link broke before the answer.
     pub(super) fn forward_broke(&self, tickets: Vec<Ticket>) {
-        let (questions, lost): (Vec<_>, Vec<_>) =
-            tickets.into_iter().partition(|ticket| matches!(ticket.ask, Ask::Read));
-        for ticket in lost {
-            let _ = ticket.answer.send(Answer::Unknown);
-        }
-        self.put_back(questions);
+        self.forwarding.broke(tickets);
+        self.withdraw_if_leader();
     }
 
     /// Hands out the answers of an exchange; `false` if the leader could not take everything now.
     pub(super) fn forward_answered(&self, tickets: Vec<Ticket>, reply: PeerReply) -> Result<bool> {
-        if let ([Ticket { ask: Ask::Remove(_), answer, .. }], PeerReply::Error(reason)) =
-            (tickets.as_slice(), &reply)
+        if let PeerReply::Error(reason) = &reply
+            && Forwarding::refused(&tickets, reason)
         {
-            let _ = answer.send(Answer::Refused(reason.clone()));
             return Ok(true);
         }
-        let reply = match ForwardReply::decode(reply) {
-            Ok(reply) => reply,
+        let result = match ForwardReply::decode(reply) {
+            Ok(reply) => self.forwarding.answered(tickets, &reply),
             Err(error) => {
-                self.forward_broke(tickets);
-                return Err(error);
+                self.forwarding.broke(tickets);
+                Err(error)
             }
         };
-        let (mut counts, mut left) = (reply.counts.iter().copied(), Vec::new());
-        let matched: Arc<[u64]> = reply.matched.as_slice().into();
-        for ticket in tickets {
-            let answer = match (&ticket.ask, reply.read) {
-                (Ask::Write(_) | Ask::Remove(_), _) => answers(&reply, counts.next()),
-                (Ask::Read, Some((number, index))) => {
-                    let round = ReadRound { term: reply.term, number };
-                    Answer::Read { round, index, matched: Arc::clone(&matched) }
-                }
-                (Ask::Read, None) => Answer::NotSent,
-            };
-            match answer {
-                Answer::NotSent => left.push(ticket),
-                answer => drop(ticket.answer.send(answer)),
-            }
-        }
-        let is_done = left.is_empty();
-        self.put_back(left);
-        Ok(is_done)
+        self.withdraw_if_leader();
+        result
     }
-}
 
-/// The answer to a write, if the leader appended it.
-fn answers(reply: &ForwardReply, count: Option<u64>) -> Answer {
-    match (reply.entries, count) {
-        (Some((first, last)), Some(count)) => {
-            let of = |index| EntryId { index, term: reply.term };
-            Answer::Appended { first: of(first), last: of(last), count }
+    /// Whoever begins to lead after this has looked sees the tickets.
+    fn withdraw_if_leader(&self) {
+        if self.leads() {
+            self.forwarding.withdraw();
         }
-        _ => Answer::NotSent,
     }
 }

@@ -14,8 +14,10 @@ use super::changing::MemberChange;
 use super::leading::Progress;
 use super::log::EntryId;
 use super::messages::ForwardReply;
-use super::proposing::{NotAppended, Operation, check_length};
+use super::proposing::{NotAppended, Operation, check_length, length_of};
 use super::replica::{Replica, Role};
+use super::tickets::EXCHANGE_BYTES;
+use crate::config::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::error::{Error, Result};
 use crate::peers::requests::PeerRequest;
 use crate::store::record::u32_at;
@@ -49,6 +51,12 @@ impl Proposal {
         Ok(())
     }
 
+    /// Whether a request travels in one exchange with those before it. A long one goes by itself:
+    /// the leader takes no longer message.
+    pub fn has_room(&self, operations: &[Operation]) -> bool {
+        self.is_empty() || self.len() + length_of(operations).0 <= EXCHANGE_BYTES
+    }
+
     /// Its bytes.
     pub fn len(&self) -> usize {
         self.0.len()
@@ -79,10 +87,16 @@ fn decode(mut bytes: &[u8]) -> Result<Vec<Vec<Vec<Operation<'_>>>>> {
         let len = number(&mut bytes)?;
         let mut proposal = take(&mut bytes, len)?;
         let mut requests = Vec::new();
+        if proposal.is_empty() {
+            return Err(bad("a proposal that is empty"));
+        }
         while !proposal.is_empty() {
             let operations: Result<Vec<_>> =
                 (0..number(&mut proposal)?).map(|_| operation(&mut proposal)).collect();
             let operations = operations?;
+            if operations.is_empty() {
+                return Err(bad("a request that is empty"));
+            }
             check_length(&operations).map_err(|_| bad("a request that is too long"))?;
             requests.push(operations);
         }
@@ -94,6 +108,10 @@ fn decode(mut bytes: &[u8]) -> Result<Vec<Vec<Vec<Operation<'_>>>>> {
 fn operation<'a>(bytes: &mut &'a [u8]) -> Result<Operation<'a>> {
     let kind = take(bytes, 1)?[0];
     let (key_len, value_len) = (number(bytes)?, number(bytes)?);
+    // A record that is longer would be in the log, and no node could read it.
+    if key_len > KEY_BYTES_MAX || value_len > VALUE_BYTES_MAX {
+        return Err(bad("a key or value that is too long"));
+    }
     let (key, value) = (take(bytes, key_len)?, take(bytes, value_len)?);
     match (kind, key, value) {
         (FLUSH, [], []) => Ok(Operation::Flush),
@@ -195,5 +213,119 @@ impl Replica {
         self.leader.is_some_and(|leader| leader != self.id)
             && self.disk_failure.is_none()
             && self.members().nodes.contains_key(&self.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Random;
+
+    const PUT_A: Operation = Operation::Put { key: b"a", value: b"12" };
+
+    fn encoded(requests: &[&[Operation]]) -> Vec<u8> {
+        let (mut proposal, mut bytes) = (Proposal::default(), Vec::new());
+        requests.iter().for_each(|operations| proposal.push(operations).expect("not too long"));
+        proposal.encode(&mut bytes);
+        bytes
+    }
+
+    /// A body with one operation that has these lengths.
+    fn body(kind: u8, key_len: usize, value_len: usize) -> Vec<u8> {
+        let mut bytes = ((13 + key_len + value_len) as u32).to_le_bytes().to_vec();
+        bytes.extend([1, 0, 0, 0, kind]);
+        bytes.extend((key_len as u32).to_le_bytes());
+        bytes.extend((value_len as u32).to_le_bytes());
+        bytes.resize(bytes.len() + key_len + value_len, b'x');
+        bytes
+    }
+
+    #[test]
+    fn the_bytes_of_a_proposal() {
+        let bytes = encoded(&[&[PUT_A, Operation::Delete { key: b"bc" }], &[Operation::Flush]]);
+        #[rustfmt::skip]
+        let golden = [
+            40, 0, 0, 0, // bytes
+            2, 0, 0, 0, // operations of the first request
+            1, 1, 0, 0, 0, 2, 0, 0, 0, b'a', b'1', b'2',
+            2, 2, 0, 0, 0, 0, 0, 0, 0, b'b', b'c',
+            1, 0, 0, 0, // of the second
+            0, 0, 0, 0, 0, 0, 0, 0, 0,
+        ];
+        assert_eq!(bytes, golden);
+        let decoded = decode(&bytes).expect("well-formed");
+        let expected =
+            r#"[[[Put { key: [97], value: [49, 50] }, Delete { key: [98, 99] }], [Flush]]]"#;
+        assert_eq!(format!("{decoded:?}"), expected);
+        assert!(decode(&[]).expect("a question only").is_empty());
+    }
+
+    /// Whatever arrives is an error, or requests that a client may make.
+    fn check(bytes: &[u8]) -> bool {
+        let Ok(proposals) = decode(bytes) else {
+            return false;
+        };
+        let operations = proposals.iter().flatten().flatten();
+        operations.for_each(|operation| match operation {
+            Operation::Put { key, .. } | Operation::Delete { key } => assert!(!key.is_empty()),
+            Operation::Flush => {}
+        });
+        assert!(proposals.iter().all(|requests| !requests.is_empty()));
+        true
+    }
+
+    #[test]
+    fn every_cut_and_every_flip_is_an_error_or_a_proposal() {
+        let one = encoded(&[&[PUT_A, Operation::Delete { key: b"bc" }], &[Operation::Flush]]);
+        let bytes = [one.as_slice(), &encoded(&[&[PUT_A]])].concat();
+        let whole: Vec<usize> = (0..=bytes.len()).filter(|len| check(&bytes[..*len])).collect();
+        assert_eq!(whole, [0, one.len(), bytes.len()], "only between proposals");
+        for at in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[at / 8] ^= 1 << (at % 8);
+            check(&flipped);
+        }
+        let mut random = Random(1);
+        for _ in 0..20_000 {
+            let mut spoiled = bytes.clone();
+            for _ in 0..=random.below(4) {
+                let at = random.below(spoiled.len() as u64) as usize;
+                spoiled[at] = [0, 1, 255, random.below(256) as u8][random.below(4) as usize];
+            }
+            check(&spoiled);
+        }
+    }
+
+    #[test]
+    fn what_no_client_may_ask_is_refused() {
+        let accepted = [(PUT, 1, 0), (PUT, KEY_BYTES_MAX, VALUE_BYTES_MAX), (DELETE, 1, 0)];
+        for (kind, key_len, value_len) in accepted {
+            assert!(decode(&body(kind, key_len, value_len)).is_ok(), "{kind} {key_len}");
+        }
+        let refused = [
+            (PUT, 0, 1),
+            (PUT, KEY_BYTES_MAX + 1, 1),
+            (PUT, 1, VALUE_BYTES_MAX + 1),
+            (DELETE, 0, 0),
+            (DELETE, 1, 1),
+            (FLUSH, 1, 0),
+            (3, 1, 1),
+        ];
+        for (kind, key_len, value_len) in refused {
+            assert!(decode(&body(kind, key_len, value_len)).is_err(), "{kind} {key_len}");
+        }
+        assert!(decode(&[0, 0, 0, 0]).is_err(), "no request");
+        assert!(decode(&[4, 0, 0, 0, 0, 0, 0, 0]).is_err(), "no operation");
+        assert!(decode(&[4, 0, 0, 0, 255, 255, 255, 255]).is_err(), "more than there are");
+    }
+
+    #[test]
+    fn a_long_request_goes_by_itself() {
+        let long = vec![0; VALUE_BYTES_MAX];
+        let long = [Operation::Put { key: b"a", value: &long }];
+        let mut proposal = Proposal::default();
+        assert!(proposal.has_room(&long), "nothing is before it");
+        proposal.push(&[PUT_A]).expect("short");
+        assert!(proposal.has_room(&[PUT_A]) && !proposal.has_room(&long));
     }
 }

@@ -42,7 +42,12 @@ impl Greeted {
 
     /// An error if a newer connection of that node took this one's place.
     pub fn check_current(&self) -> Result<()> {
-        self.peer.while_current(|| Ok(()))
+        self.while_current(|| Ok(()))
+    }
+
+    /// Does something that a newer connection of that node must not overtake.
+    pub fn while_current<T>(&self, act: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.peer.while_current(act)
     }
 }
 

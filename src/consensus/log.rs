@@ -26,6 +26,9 @@ pub struct Log {
     entries: VecDeque<Held>,
     /// Bytes of all entries.
     bytes: usize,
+    /// Where terms begin among the entries up to the base, as far as this run knows: for answers
+    /// that arrive late. It grows with each change of the leader only.
+    forgotten: Vec<EntryId>,
 }
 
 #[derive(Debug)]
@@ -39,7 +42,7 @@ impl Log {
     /// A log whose entries up to `base` were applied, and with these above it, which are on the
     /// disk.
     pub fn recovered(base: EntryId, entries: Vec<Arc<Entry>>) -> Self {
-        let mut log = Log { base, ..Log::default() };
+        let mut log = Log { base, forgotten: vec![base], ..Log::default() };
         for entry in entries {
             log.push(entry);
         }
@@ -68,6 +71,15 @@ impl Log {
             return Some(self.base.term);
         }
         self.get(index).map(|entry| entry.term)
+    }
+
+    /// The term of the entry at an index, also if it is not in memory any more.
+    pub fn term_ever_at(&self, index: u64) -> Option<u64> {
+        if index > self.base.index {
+            return self.term_at(index);
+        }
+        let known = self.forgotten.partition_point(|first| first.index <= index);
+        self.forgotten[..known].last().map(|first| first.term)
     }
 
     /// The entry at an index, if it is in memory.
@@ -142,6 +154,9 @@ impl Log {
             && let Some(held) = self.entries.pop_front()
         {
             self.bytes -= held.entry.encoded_len();
+            if held.entry.term > self.base.term {
+                self.forgotten.push(id_of(&held.entry));
+            }
             self.base = id_of(&held.entry);
         }
     }
@@ -186,5 +201,10 @@ mod tests {
         log.forget(5, 0);
         assert_eq!((log.base().index, log.last().index), (5, 6));
         assert!(log.get(5).is_none() && log.is_safe(5, 0));
+        log.forget(6, 0);
+        assert_eq!(
+            [3, 4, 5, 6, 7].map(|at| log.term_ever_at(at)),
+            [None, Some(1), Some(1), Some(2), None]
+        );
     }
 }

@@ -47,8 +47,7 @@
 //!     healed.* The leader counts what a node says that it has on disk.
 //!
 //! **What is left out.** A follower that lacks entries which the leader has no more waits: the
-//! transfer of a whole state does not exist yet (`PEERS` says `behind=1`). Followers do not forward
-//! requests, they name the leader. There are no joint changes of members (4.3), no leases for
+//! transfer of a whole state does not exist yet (`PEERS` says `behind=1`). There are no joint changes of members (4.3), no leases for
 //! reads (6.4.1), and no sessions that make a repeated write harmless (6.3).
 //!
 //! **Threads.** `raft` acts on timeouts: it stands for election, promotes learners and starts
@@ -58,8 +57,9 @@
 //! Files: read [`replica`] first, the pure core, with [`election`], [`leading`], [`following`],
 //! [`proposing`] and [`changing`]; [`entry`], [`log`] and [`members`] are what it keeps,
 //! [`messages`] what nodes say. Then the threads: `shared` is how they use the core, `requests`
-//! what clients ask, `conversation` what a link says, `greeting` and `links` who talks with whom,
-//! [`disk`] what a data directory holds. `tests/raft_traces` shows the rules at work, one example a
+//! what clients ask, [`forward`] how followers ask the leader, with [`forwarded`] and [`tickets`],
+//! `answering` what other nodes ask, `conversation` what a link says, `greeting` and `links` who
+//! talks with whom, [`disk`] what a data directory holds. `tests/raft_traces` shows the rules at work, one example a
 //! file.
 
 mod answering;
@@ -69,7 +69,7 @@ pub mod disk;
 pub mod election;
 pub mod entry;
 pub mod following;
-mod forward;
+pub mod forward;
 pub mod forwarded;
 mod greeting;
 pub mod leading;
@@ -84,7 +84,7 @@ mod saving;
 mod seen;
 mod shared;
 pub mod status;
-mod tickets;
+pub mod tickets;
 pub mod view;
 mod waker;
 

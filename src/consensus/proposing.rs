@@ -208,7 +208,7 @@ pub(super) fn check_length(operations: &[Operation]) -> Result<(), NotAppended> 
     if fits { Ok(()) } else { Err(NotAppended::TooLong) }
 }
 
-fn length_of(operations: &[Operation]) -> (usize, u64) {
+pub(super) fn length_of(operations: &[Operation]) -> (usize, u64) {
     (operations.iter().map(bytes_of).sum(), operations.len() as u64)
 }
 

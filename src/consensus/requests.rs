@@ -15,7 +15,7 @@ use super::proposing::{NotAppended, Operation, Proposed};
 use super::replica::Replica;
 use super::shared::Shared;
 use super::status::Fate;
-use super::tickets::{Answer, Ask, EXCHANGE_BYTES};
+use super::tickets::{Answer, Ask};
 use crate::error::{Code, Error, Refusal, Result};
 
 /// Pause between two questions of `WAIT` at a follower.
@@ -50,8 +50,8 @@ impl Unsettled {
         !self.writes.is_empty() || !self.unsent.is_empty()
     }
 
-    /// Notes entries with its writes. Those of a later leader are in force only if the ones before
-    /// them are, so each is settled by itself.
+    /// Notes entries with its writes. A later leader may lack those of the one before, so each
+    /// leader's are settled by themselves.
     fn wrote(&mut self, first: EntryId, last: EntryId) {
         match self.writes.last_mut() {
             Some(writes) if writes.last.term == last.term => writes.last = last,
@@ -84,7 +84,7 @@ impl Consensus {
             unsettled.wrote(entry, entry);
             return Ok(existed.iter().filter(|existed| **existed).count() as u64);
         }
-        if unsettled.unsent.len() > EXCHANGE_BYTES {
+        if !unsettled.unsent.has_room(operations) {
             self.send(unsettled, deadline)?;
         }
         unsettled.unsent.push(operations).map_err(|_| too_long())?;
@@ -147,43 +147,44 @@ impl Consensus {
         if !unsettled.unsent.is_empty() {
             self.send(unsettled, shared.deadline())?;
         }
-        let mut term = shared.ready_term.load(Ordering::SeqCst);
-        if term == 0 {
+        loop {
+            let term = shared.ready_term.load(Ordering::SeqCst);
+            match unsettled.read_in {
+                _ if term == 0 => {}
+                Some(before) if before != term => return Err(shared.no_leader("")),
+                Some(_) => return Ok(()),
+                None => {
+                    unsettled.read_in = Some(term);
+                    shared.apply_committed();
+                    return Ok(());
+                }
+            }
             self.settle_writes(unsettled, shared.deadline())?;
             if is_own {
                 return shared.check_member();
             }
-            self.catch_up(unsettled)?;
-            term = shared.ready_term.load(Ordering::SeqCst);
-        }
-        match unsettled.read_in {
-            _ if term == 0 => Ok(()),
-            Some(before) if before != term => Err(shared.no_leader("")),
-            _ => {
-                unsettled.read_in = Some(term);
-                Ok(())
+            if self.catch_up(unsettled)? {
+                return Ok(());
             }
         }
     }
 
-    /// Waits until a follower has what was committed before.
-    fn catch_up(&self, unsettled: &mut Unsettled) -> Result<()> {
+    /// Waits until a follower has what was committed before; `false` if it leads meanwhile.
+    fn catch_up(&self, unsettled: &mut Unsettled) -> Result<bool> {
         if let Some(refusal) = &unsettled.read_failure {
             return Err(Error::Refused(refusal.clone()));
         }
         if unsettled.has_caught_up {
-            return Ok(());
+            return Ok(true);
         }
         self.shared.counters.reads_forwarded.fetch_add(1, Ordering::Relaxed);
         let deadline = self.shared.admit("");
         let result = deadline.and_then(|deadline| {
-            let has_caught_up = self.shared.catch_up(deadline);
-            if has_caught_up { Ok(()) } else { Err(self.shared.no_leader("")) }
+            unsettled.has_caught_up = self.shared.catch_up(deadline);
+            let goes_on = unsettled.has_caught_up || self.shared.leads();
+            if goes_on { Ok(unsettled.has_caught_up) } else { Err(self.shared.no_leader("")) }
         });
-        match &result {
-            Ok(()) => unsettled.has_caught_up = true,
-            Err(error) => unsettled.read_failure = Some(error.refusal()),
-        }
+        unsettled.read_failure = result.as_ref().err().map(Error::refusal);
         result
     }
 

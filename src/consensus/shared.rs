@@ -52,6 +52,8 @@ pub(super) struct Shared {
     pub(super) term_position: AtomicU64,
     /// The term in which this node leads and may evaluate; 0: it may not.
     pub(super) ready_term: AtomicU64,
+    /// Whether there are committed entries that are not applied.
+    must_apply: AtomicBool,
     pub(super) links: Mutex<BTreeMap<LinkTo, Arc<PeerHandle>>>,
     /// How many links were started: each has a number of its own.
     pub(super) links_started: AtomicU64,
@@ -134,6 +136,7 @@ impl Shared {
             applying: Mutex::default(),
             term_position: AtomicU64::new(0),
             ready_term: AtomicU64::new(0),
+            must_apply: AtomicBool::new(false),
             links: Mutex::default(),
             links_started: AtomicU64::new(0),
             inbound: Inbound::default(),
@@ -214,6 +217,7 @@ impl Shared {
         let is_ready = replica.is_ready() && !self.is_retired.load(Ordering::SeqCst);
         let ready_term = if is_ready { replica.term() } else { 0 };
         self.ready_term.store(ready_term, Ordering::SeqCst);
+        self.must_apply.store(replica.must_apply(), Ordering::SeqCst);
         if is_ready {
             self.forwarding.withdraw();
         }
@@ -241,6 +245,14 @@ impl Shared {
             let mut replica = lock(&self.replica);
             replica.applied(last);
             self.notify(&replica);
+        }
+    }
+
+    /// Applies what the replica knows to be committed, before a leader reads. A follower can be
+    /// quicker: it may have acknowledged a write that this leader has not applied.
+    pub(super) fn apply_committed(&self) {
+        if self.must_apply.load(Ordering::SeqCst) {
+            self.apply();
         }
     }
 

@@ -109,7 +109,7 @@ impl Replica {
     /// What is known of an entry that a leader appended, this node or another.
     pub fn fate(&self, entry: EntryId) -> Fate {
         let committed_term = self.log.term_at(self.commit);
-        match self.log.term_at(entry.index) {
+        match self.log.term_ever_at(entry.index) {
             // Terms never fall from one entry to the next.
             _ if self.commit < entry.index && committed_term > Some(entry.term) => {
                 Fate::NeverHappened
