@@ -19,8 +19,8 @@ use crate::peers::requests::PeerRequest;
 const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Bytes of proposals in one exchange: the next batch grows while one travels.
 pub(super) const EXCHANGE_BYTES: usize = 1024 * 1024;
-/// Most proposals in one exchange: the answer has a number for each.
-const EXCHANGE_TICKETS: usize = 1024;
+/// Most proposals in one exchange: the answer has a number for each, and is short.
+const EXCHANGE_TICKETS: usize = 512;
 
 /// What clients ask of the leader.
 #[derive(Clone, Debug)]

@@ -1,9 +1,13 @@
 //! Clients: what they ask, and what they see.
 
+use std::sync::Arc;
+
+use kvstore::consensus::forwarded::Proposal;
 use kvstore::consensus::leading::ReadRound;
 use kvstore::consensus::log::EntryId;
 use kvstore::consensus::proposing::Operation as Asked;
 use kvstore::consensus::status::Fate;
+use kvstore::consensus::tickets::{self, Ask};
 
 use crate::cluster::{Cluster, trace};
 use crate::linearizability::{Event as Seen, History, Operation, Outcome};
@@ -15,7 +19,7 @@ const CLIENTS: usize = 4;
 
 #[derive(Default)]
 pub struct Clients {
-    waiting: [Option<Request>; CLIENTS],
+    pub waiting: [Option<Request>; CLIENTS],
     pub history: History,
     /// Grows with everything that happens to clients.
     moment: u64,
@@ -28,16 +32,19 @@ pub struct Clients {
 }
 
 /// What a client waits for: operations that one node carries out together.
-struct Request {
-    node: usize,
+pub struct Request {
+    pub node: usize,
     run: u64,
     start: u64,
-    seen: Vec<(&'static str, Operation)>,
-    needs: Need,
+    pub is_write: bool,
+    pub seen: Vec<(&'static str, Operation)>,
+    pub needs: Need,
     give_up_ms: u64,
 }
 
-enum Need {
+pub enum Need {
+    /// The leader's answer.
+    Ticket(tickets::Client, Ask),
     /// This entry is applied.
     Entry(EntryId),
     /// A majority confirms the round, and the store has everything up to an index. The value may
@@ -47,7 +54,7 @@ enum Need {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum When {
+pub enum When {
     Before,
     After,
 }
@@ -69,9 +76,7 @@ impl Cluster {
                 Some(request) if self.nodes[request.node].run != request.run => {
                     self.finish(client, |_| Outcome::Unknown);
                 }
-                Some(request) if now_ms >= request.give_up_ms => {
-                    self.finish(client, |_| Outcome::Unknown);
-                }
+                Some(request) if now_ms >= request.give_up_ms => self.run_out(client),
                 None if !self.clients.are_quiet && self.network.random.one_in(6) => {
                     self.ask(client);
                 }
@@ -84,55 +89,68 @@ impl Cluster {
         KEYS[self.network.random.below(KEYS.len() as u64) as usize]
     }
 
-    /// A client asks a node that believes to lead.
+    /// A client asks a node that believes to lead, or knows who does.
     fn ask(&mut self, client: usize) {
-        let leads = |index: &usize| self.nodes[*index].machine.replica.is_leader();
-        let leaders: Vec<usize> =
-            (0..self.nodes.len()).filter(|index| self.runs(*index)).filter(leads).collect();
-        if leaders.is_empty() {
+        let serves = |index: &usize| {
+            let replica = &self.nodes[*index].machine.replica;
+            self.runs(*index) && (replica.is_ready() || replica.is_led())
+        };
+        let nodes: Vec<usize> = (0..self.nodes.len()).filter(serves).collect();
+        if nodes.is_empty() {
             return;
         }
-        let node = leaders[self.network.random.below(leaders.len() as u64) as usize];
+        let leads = |index: &&usize| self.nodes[**index].machine.replica.is_ready();
+        let leader = nodes.iter().find(leads).copied();
+        let any = nodes[self.network.random.below(nodes.len() as u64) as usize];
+        let node = if self.network.random.one_in(3) { leader.unwrap_or(any) } else { any };
         self.clients.moment += 1;
         let mut request = Request {
             node,
             run: self.nodes[node].run,
             start: self.clients.moment,
+            is_write: self.network.random.below(10) >= 4,
             seen: Vec::new(),
             needs: Need::Nothing,
             give_up_ms: self.now_ms() + 1_000 + self.network.random.below(10_000),
         };
-        let has_begun = match self.network.random.below(10) {
-            0..4 => self.read(&mut request),
-            _ => self.write(&mut request),
-        };
-        if has_begun {
-            self.clients.waiting[client] = Some(request);
-            self.settle(node);
+        if request.is_write {
+            self.write(&mut request);
+        } else {
+            request.seen.push((self.any_key(), Operation::Get(None)));
+            self.submit(&mut request, Ask::Read);
+        }
+        self.clients.waiting[client] = Some(request);
+        self.settle(node);
+    }
+
+    /// What a key has now at the node.
+    pub fn read_store(&self, request: &mut Request) {
+        for (key, operation) in &mut request.seen {
+            *operation = Operation::Get(value_in(&self.nodes[request.node], key));
         }
     }
 
-    fn read(&mut self, request: &mut Request) -> bool {
-        let key = self.any_key();
+    /// A leader has applied what it knows to be committed before it reads.
+    pub fn read_at_leader(&mut self, request: &mut Request) {
+        if self.fault != Fault::LeaderReadsBeforeApplied {
+            self.apply(request.node);
+        }
+        self.read_store(request);
         let is_after = self.network.random.one_in(2);
         let node = &mut self.nodes[request.node];
-        let Some(mut round) = node.machine.replica.read_round() else {
-            return false;
-        };
-        request.seen.push((key, Operation::Get(value_in(node, key))));
+        let mut round = node.machine.replica.read_round().expect("it leads");
         if self.fault == Fault::ReadWithOlderRound {
             round.number = round.number.saturating_sub(1);
         }
         let when = if is_after { When::After } else { When::Before };
         request.needs = match self.fault {
             Fault::ReadWithoutRound => Need::Nothing,
-            _ => Need::Round(round, node.machine.replica.commit_index(), when),
+            _ => Need::Round(round, 0, when),
         };
-        true
     }
 
     /// One to three writes, and perhaps a read behind them on the same connection.
-    fn write(&mut self, request: &mut Request) -> bool {
+    fn write(&mut self, request: &mut Request) {
         let mut operations: Vec<(&'static str, Option<[u8; 8]>)> = Vec::new();
         let is_flush = self.network.random.one_in(30);
         for _ in 0..1 + self.network.random.below(4) / 3 {
@@ -152,23 +170,34 @@ impl Cluster {
         if is_flush {
             asked = vec![Asked::Flush];
         }
-        let machine = &mut self.nodes[request.node].machine;
-        let store = &machine.store;
-        let proposed = machine.replica.propose(&asked, |key| store.version(key));
-        let Ok(proposed) = proposed else {
-            return false;
-        };
-        request.needs = Need::Entry(proposed.entry);
         if is_flush {
             self.network.reached.add(Event::Flushed);
             request.seen.extend(KEYS.map(|key| (key, Operation::Delete(None))));
-            return true;
+        } else {
+            request.seen.extend(operations.iter().map(|(key, value)| {
+                let delete = Operation::Delete(None);
+                (*key, value.map_or(delete, |value| Operation::Put(number(&value))))
+            }));
         }
-        let written = operations.iter().zip(&proposed.existed);
-        request.seen.extend(written.map(|((key, value), existed)| {
-            let delete = Operation::Delete(Some(*existed));
-            (*key, value.map_or(delete, |value| Operation::Put(number(&value))))
-        }));
+        let machine = &mut self.nodes[request.node].machine;
+        if !machine.replica.is_ready() {
+            let mut proposal = Proposal::default();
+            proposal.push(&asked).expect("not too long");
+            self.submit(request, Ask::Write(Arc::new(proposal)));
+            return;
+        }
+        let store = &machine.store;
+        let proposed = machine.replica.propose(&asked, |key| store.version(key));
+        let proposed = proposed.expect("it leads, and has room");
+        request.needs = Need::Entry(proposed.entry);
+        if is_flush {
+            return;
+        }
+        for ((_, operation), existed) in request.seen.iter_mut().zip(proposed.existed) {
+            if let Operation::Delete(result) = operation {
+                *result = Some(existed);
+            }
+        }
         if let [(_, Operation::Delete(Some(false)))] = request.seen[..] {
             self.network.reached.add(Event::DeleteWithoutEffect);
             if self.fault == Fault::NoEffectAnsweredAtOnce {
@@ -177,7 +206,6 @@ impl Cluster {
         } else if self.network.random.one_in(4) {
             self.read_behind(request);
         }
-        true
     }
 
     /// A read behind a write of the same connection waits for that one, and sees what is pending.
@@ -197,25 +225,31 @@ impl Cluster {
 
     /// A node may answer clients by now.
     pub fn answer_clients(&mut self, index: usize) {
+        if self.nodes[index].machine.replica.is_ready() {
+            self.nodes[index].forwarding.withdraw();
+        }
         for client in 0..CLIENTS {
+            let is_asked =
+                |request: &&Request| request.node == index && request.run == self.nodes[index].run;
+            if self.clients.waiting[client].as_ref().filter(is_asked).is_none() {
+                continue;
+            }
+            self.hear_answer(client);
             let Some(request) = &self.clients.waiting[client] else {
                 continue;
             };
-            let node = &self.nodes[index];
-            if request.node != index || request.run != node.run {
-                continue;
-            }
-            let replica = &node.machine.replica;
+            let replica = &self.nodes[index].machine.replica;
             match request.needs {
                 Need::Nothing => self.finish(client, Outcome::Ok),
+                Need::Ticket(..) => {}
                 Need::Entry(entry) => match replica.fate(entry) {
                     Fate::Open => {}
                     Fate::Happened => self.finish(client, Outcome::Ok),
                     Fate::NeverHappened => self.finish(client, |_| Outcome::Dropped),
                     Fate::Unknown => self.finish(client, |_| Outcome::Unknown),
                 },
-                Need::Round(round, commit, when) => match replica.is_confirmed(round) {
-                    Some(true) if replica.applied_index() >= commit => {
+                Need::Round(round, awaited, when) => match self.is_confirmed(index, round) {
+                    Some(true) if replica.applied_index() >= awaited => {
                         self.end_read(client, when);
                     }
                     Some(false) => self.finish(client, |_| Outcome::Unknown),
@@ -226,25 +260,23 @@ impl Cluster {
     }
 
     fn end_read(&mut self, client: usize, when: When) {
-        if let Some(request) = &mut self.clients.waiting[client]
-            && when == When::After
-        {
-            let node = &self.nodes[request.node];
-            for (key, operation) in &mut request.seen {
-                *operation = Operation::Get(value_in(node, key));
+        if let Some(mut request) = self.clients.waiting[client].take() {
+            if when == When::After {
+                self.read_store(&mut request);
             }
+            self.clients.waiting[client] = Some(request);
         }
         self.finish(client, Outcome::Ok);
     }
 
     /// A client gets its answer, or gives up.
-    fn finish(&mut self, client: usize, outcome: impl Fn(u64) -> Outcome) {
+    pub fn finish(&mut self, client: usize, outcome: impl Fn(u64) -> Outcome) {
         let Some(request) = self.clients.waiting[client].take() else {
             return;
         };
         self.clients.moment += 1;
         let outcome = outcome(self.clients.moment);
-        let is_write = matches!(request.needs, Need::Entry(_));
+        let is_write = request.is_write;
         self.clients.answered += u64::from(is_write && matches!(outcome, Outcome::Ok(_)));
         self.network.reached.add(match (is_write, outcome) {
             (true, Outcome::Ok(_)) => Event::WriteAnswered,

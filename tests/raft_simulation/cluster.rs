@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use kvstore::consensus::messages::{AppendReply, AppendRequest, Appended};
 use kvstore::consensus::replica::{LogRecord, Role};
+use kvstore::consensus::tickets::request_of;
 
 use crate::checks::Truth;
 use crate::clients::Clients;
@@ -117,7 +118,7 @@ impl Cluster {
                 node.machine.replica.saved(end, self.network.now_ms);
             }
         }
-        let was_leader = node.machine.replica.is_leader();
+        node.confirmed = node.confirmed.max(node.machine.replica.confirmed_round());
         if self.truth.observe(&node.machine.replica, &mut node.seen_commit) {
             self.network.reached.add(Event::LeaderElected);
             if self.network.random.one_in(self.storm) {
@@ -133,12 +134,10 @@ impl Cluster {
         if self.network.random.one_in(2) {
             self.apply(index);
         }
-        if was_leader {
-            self.answer_clients(index);
-        }
+        self.answer_clients(index);
     }
 
-    fn apply(&mut self, index: usize) {
+    pub fn apply(&mut self, index: usize) {
         let node = &mut self.nodes[index];
         if self.fault == Fault::EvaluatesBeforeApplied {
             for entry in node.machine.replica.to_apply(usize::MAX) {
@@ -211,7 +210,8 @@ impl Cluster {
         let now_ms = self.now_ms();
         let node = &self.nodes[index];
         let is_follower = matches!(node.machine.replica.role(), Role::Follower);
-        if is_follower && node.links.values().all(|link| link.exchange.is_none()) {
+        let is_idle = node.links.values().all(|link| link.exchange.is_none());
+        if is_follower && is_idle && !node.forwarding.has_tickets() {
             return;
         }
         for peer in 1..=self.nodes.len() as u64 {
@@ -232,6 +232,10 @@ impl Cluster {
             let replica = &mut node.machine.replica;
             let request = replica.append_request(peer, now_ms).map(Request::Append);
             let request = request.or_else(|| replica.vote_request(peer).map(Request::Vote));
+            let leads = replica.leader() == Some(peer) && replica.is_led();
+            let may_forward = || leads && node.forwarding.has_tickets();
+            let request =
+                request.or_else(|| may_forward().then(|| Request::Forward(node.forwarding.take())));
             if let Some(mut request) = request {
                 if let Request::Append(request) = &mut request {
                     request.entries.truncate(self.batch);
@@ -248,6 +252,7 @@ impl Cluster {
         let body = match &request {
             Request::Append(request) => Body::Append(request.clone()),
             Request::Vote(request) => Body::Vote(*request),
+            Request::Forward(tickets) => Body::Forward(request_of(tickets)),
         };
         let deadline_ms = now_ms + EXCHANGE_MS;
         let link = node.links.entry(peer).or_default();
@@ -259,8 +264,13 @@ impl Cluster {
     fn end_exchange(&mut self, index: usize, peer: u64) {
         let idle_until_ms = self.now_ms() + self.network.random.below(200);
         let node = &mut self.nodes[index];
-        node.links.insert(peer, Link { exchange: None, idle_until_ms });
+        let link = node.links.insert(peer, Link { exchange: None, idle_until_ms });
         node.machine.replica.broken(peer);
+        if let Some(Exchange { request: Request::Forward(tickets), .. }) =
+            link.and_then(|link| link.exchange)
+        {
+            self.forward_broke(index, tickets);
+        }
         self.settle(index);
     }
 
@@ -294,7 +304,12 @@ impl Cluster {
                     self.nodes[index].waiting_votes.push(vote);
                 }
             }
-            Body::Appended(_) | Body::Voted(_) | Body::Broken if !is_expected(node) => return,
+            Body::Forward(request) => self.handle_forward(index, from, message.exchange, &request),
+            Body::Appended(_) | Body::Voted(_) | Body::Forwarded(_) | Body::Broken
+                if !is_expected(node) =>
+            {
+                return;
+            }
             Body::Appended(reply) => {
                 let exchange = node.links.get_mut(&from).and_then(|link| link.exchange.take());
                 if let Some(Exchange { request: Request::Append(request), .. }) = exchange {
@@ -310,6 +325,13 @@ impl Cluster {
                         let other = replica.members().voters().find(|id| *id != from);
                         other.inspect(|id| replica.take_vote(*id, &request, &reply, now_ms));
                     }
+                }
+            }
+            Body::Forwarded(reply) => {
+                let link = node.links.get_mut(&from);
+                let exchange = link.and_then(|link| link.exchange.take());
+                if let Some(Exchange { request: Request::Forward(tickets), .. }) = exchange {
+                    self.take_forward(index, from, tickets, &reply);
                 }
             }
             Body::Broken => self.end_exchange(index, from),

@@ -1,7 +1,7 @@
 //! Many clusters that agree by consensus: the real core, under whatever a seed makes up.
 //!
 //! One seed decides everything: how many nodes there are, and whether they know each other, meet
-//! for the first time or have a learner; what clients write, delete and read; which messages are
+//! for the first time or have a learner; what clients write, delete and read, at any node; which messages are
 //! late, lost with their connection, or delivered two times; which nodes are cut off, in one
 //! direction or both, pause, are killed, or lose the power and with it what was not synced; whose
 //! disk is slow, or fails and heals; who compacts its log, joins, is removed, or is wiped and
@@ -35,18 +35,25 @@
 //! | a wiped node comes back under its old id | leader completeness, election safety |
 //! | a leader evaluates before it has applied | linearizability |
 //! | an operation without effect is answered at once | linearizability |
+//! | a leader reads before it has applied what it committed | linearizability |
+//! | a follower reads without asking the leader | linearizability |
+//! | a follower reads before the leader's round is confirmed | linearizability |
+//! | a round that was confirmed counts in another term | linearizability |
+//! | a write whose answer was lost is sent again | linearizability |
+//! | a write that a link took is said not to be stored | linearizability |
 //!
 //! The core has no switches for them: they are planted in what drives it (`faults`).
 //!
 //! The nodes run the core; what the threads, the links and the disk do around it stands here and in
 //! `tests/common/machine.rs`: one exchange at a time on each link, answers that wait for the disk,
-//! group commit, recovery. The transfer to a node that is too far behind is one step here.
+//! group commit, recovery. What followers ask of the leader waits in the real queue. The transfer to
+//! a node that is too far behind is one step here.
 //!
 //! A failure prints its seed; `SEED=n cargo test --test raft_simulation agree` plays it again, and
 //! `TRACE=1` shows what happens.
 //!
 //! Files: `network` is the network, the clock and the dice, `nodes` are the nodes, `cluster` is
-//! what their threads do, `clients` ask, `members` join and go, `trouble` is what goes wrong and
+//! what their threads do, `clients` ask, `forwarding` asks the leader, `members` join and go, `trouble` is what goes wrong and
 //! the schedule of a run, `checks` must hold, and `reached` counts what happened.
 
 mod checks;
@@ -55,6 +62,7 @@ mod cluster;
 #[path = "../common/mod.rs"]
 mod common;
 mod faults;
+mod forwarding;
 #[path = "../linearizability/mod.rs"]
 mod linearizability;
 #[path = "../common/machine.rs"]
@@ -120,7 +128,7 @@ faults! {
     a_vote_that_is_not_synced_is_caught, VoteNotSynced, 2_000;
     an_entry_acknowledged_before_it_is_synced_is_caught, AcknowledgedBeforeSync, 2_000;
     an_answer_that_names_the_end_of_the_log_is_caught, AnswerNamesTheEndOfTheLog, 2_000;
-    an_entry_of_an_older_term_that_is_counted_is_caught, OlderTermCounted, 2_000;
+    an_entry_of_an_older_term_that_is_counted_is_caught, OlderTermCounted, 8_000;
     a_read_without_a_round_is_caught, ReadWithoutRound, 2_000;
     a_read_with_the_answer_to_an_older_round_is_caught, ReadWithOlderRound, 2_000;
     a_vote_that_is_counted_twice_is_caught, VoteCountedTwice, 2_000;
@@ -129,4 +137,10 @@ faults! {
     a_wiped_node_under_its_old_id_is_caught, WipedNodeKeepsItsId, 2_000;
     a_leader_that_evaluates_before_it_has_applied_is_caught, EvaluatesBeforeApplied, 2_000;
     an_operation_without_effect_answered_at_once_is_caught, NoEffectAnsweredAtOnce, 2_000;
+    a_leader_that_reads_before_it_has_applied_is_caught, LeaderReadsBeforeApplied, 2_000;
+    a_follower_that_reads_at_once_is_caught, FollowerReadsAtOnce, 2_000;
+    a_round_that_is_not_awaited_is_caught, RoundNotAwaited, 2_000;
+    a_round_kept_across_terms_is_caught, RoundKeptAcrossTerms, 2_000;
+    a_ticket_that_is_sent_again_is_caught, TicketSentAgain, 2_000;
+    a_ticket_that_was_taken_and_not_stored_is_caught, TakenTicketNotStored, 2_000;
 }

@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kvstore::consensus::messages::{AppendReply, AppendRequest, VoteReply, VoteRequest};
+use kvstore::consensus::messages::{
+    AppendReply, AppendRequest, ForwardReply, VoteReply, VoteRequest,
+};
+use kvstore::peers::requests::PeerRequest;
 use kvstore::random::Random;
 
 use crate::reached::{Event, Reached};
@@ -14,6 +17,8 @@ pub enum Body {
     Appended(AppendReply),
     Vote(VoteRequest),
     Voted(VoteReply),
+    Forward(PeerRequest),
+    Forwarded(ForwardReply),
     /// The connection of an exchange broke: to who asked.
     Broken,
     /// The connection of an exchange broke: to who was asked.
@@ -117,7 +122,7 @@ impl Network {
     fn break_exchange(&mut self, message: &Message) {
         let Message { from, to, exchange, .. } = *message;
         let (asks, asked) = match message.body {
-            Body::Append(_) | Body::Vote(_) => (from, to),
+            Body::Append(_) | Body::Vote(_) | Body::Forward(_) => (from, to),
             _ => (to, from),
         };
         let broken = Message { from: asked, to: asks, exchange, body: Body::Broken };

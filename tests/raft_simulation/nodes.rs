@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use kvstore::consensus::entry::Entry;
 use kvstore::consensus::messages::{AppendRequest, Appended, VoteReply, VoteRequest};
+use kvstore::consensus::tickets::{Forwarding, Ticket};
 
 use crate::machine::Machine;
 
@@ -36,6 +37,18 @@ pub enum Fault {
     EvaluatesBeforeApplied,
     /// A delete of nothing is answered without waiting for an entry.
     NoEffectAnsweredAtOnce,
+    /// A leader reads although its store lacks what it has committed.
+    LeaderReadsBeforeApplied,
+    /// A follower reads without asking the leader.
+    FollowerReadsAtOnce,
+    /// A follower reads although the round that the leader named is not confirmed.
+    RoundNotAwaited,
+    /// A round that was confirmed in one term counts in another.
+    RoundKeptAcrossTerms,
+    /// A write whose answer was lost is sent again.
+    TicketSentAgain,
+    /// A write that a link took is said not to be stored.
+    TakenTicketNotStored,
 }
 
 /// One exchange at a time to each peer.
@@ -53,10 +66,11 @@ pub struct Exchange {
     pub deadline_ms: u64,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Request {
     Append(AppendRequest),
     Vote(VoteRequest),
+    Forward(Vec<Ticket>),
 }
 
 /// An APPEND whose answer waits for the disk.
@@ -94,6 +108,8 @@ pub struct Node {
     /// It starts then.
     pub starts_ms: Option<u64>,
     pub links: BTreeMap<u64, Link>,
+    /// What its clients ask of the leader.
+    pub forwarding: Forwarding,
     pub waiting: Vec<Waiting>,
     pub waiting_votes: Vec<WaitingVote>,
     /// What is being synced, and when that is done.
@@ -108,6 +124,8 @@ pub struct Node {
     pub seen_commit: u64,
     /// Entries that count as applied although the store lacks them: a fault.
     pub not_merged: Vec<Arc<Entry>>,
+    /// The newest round of any term that counted as confirmed: a fault.
+    pub confirmed: u64,
     /// What others answered that they have in a term: a fault.
     pub counted: BTreeMap<u64, (u64, u64)>,
 }
@@ -125,6 +143,7 @@ impl Node {
             killed_ms: None,
             starts_ms: None,
             links: BTreeMap::new(),
+            forwarding: Forwarding::default(),
             waiting: Vec::new(),
             waiting_votes: Vec::new(),
             sync: None,
@@ -132,6 +151,7 @@ impl Node {
             disk_fails: false,
             heals_ms: None,
             not_merged: Vec::new(),
+            confirmed: 0,
             counted: BTreeMap::new(),
         }
     }

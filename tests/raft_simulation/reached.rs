@@ -50,6 +50,12 @@ events! {
     ReadBehindAWrite,
     DeleteWithoutEffect,
     Flushed,
+    WriteForwarded,
+    ReadForwarded,
+    ForwardBroken,
+    ForwardRefused,
+    ForwardWithdrawn,
+    GivenUpInQueue,
 }
 
 /// How often each kind occurred.
