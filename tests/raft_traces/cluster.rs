@@ -4,9 +4,12 @@ use std::sync::Arc;
 
 use kvstore::consensus::changing::MemberChange;
 use kvstore::consensus::entry::{Entry, Payload};
+use kvstore::consensus::leading::ReadRound;
 use kvstore::consensus::log::EntryId;
 use kvstore::consensus::members::{Member, Members};
-use kvstore::consensus::messages::{AppendReply, AppendRequest, VoteReply, VoteRequest};
+use kvstore::consensus::messages::{
+    AppendReply, AppendRequest, ForwardReply, VoteReply, VoteRequest,
+};
 use kvstore::consensus::proposing::Operation;
 use kvstore::consensus::replica::{Ground, Replica};
 
@@ -192,6 +195,34 @@ impl Cluster {
         let request = self.node(from).append_request(to, now_ms).expect("one at a time");
         self.machine(from).write();
         request
+    }
+
+    /// A whole exchange with an APPEND that does not wait for a heartbeat's pause.
+    pub fn append_at_once(&mut self, from: u64, to: u64) {
+        let now_ms = self.now_ms;
+        let request = self.node(from).append_request(to, now_ms).expect("the peer waits for it");
+        let reply = self.receive(from, to, &request);
+        self.answer(from, to, &request, &reply);
+    }
+
+    /// A follower asks for its clients, and gets this answer.
+    pub fn forward(
+        &mut self,
+        from: u64,
+        to: u64,
+        wants_read: bool,
+        proposals: &[u8],
+    ) -> ForwardReply {
+        let machine = self.machine(to);
+        let (replica, store) = (&mut machine.replica, &machine.store);
+        let reply = replica.handle_forward(from, wants_read, proposals, |key| store.version(key));
+        machine.write();
+        reply.expect("well-formed")
+    }
+
+    /// The round that must be confirmed for a read.
+    pub fn round(&self, reply: &ForwardReply) -> ReadRound {
+        ReadRound { term: reply.term, number: reply.read.expect("the leader may answer").0 }
     }
 
     /// A node takes an APPEND, and answers when its disk has the entries.

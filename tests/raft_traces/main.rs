@@ -11,6 +11,7 @@
 //! | `section_4_1_members` | members change one at a time, with the correction of 2015 (7) |
 //! | `section_4_2_2_removed_leader` | a leader that removes itself (4, 7) |
 //! | `section_6_2_check_quorum` | a leader that nobody answers steps down (6) |
+//! | `section_6_2_forwarding` | writes and reads at followers, which ask the leader (8) |
 //! | `section_6_4_reads` | a read is answered after a round of messages (8) |
 //! | `section_9_6_pre_vote` | a node that was cut off disturbs nobody (3) |
 //! | `section_10_2_1_disk` | the leader's disk works while its messages travel (1, 2, 10) |
@@ -28,5 +29,6 @@ mod section_3_6_1_up_to_date;
 mod section_4_1_members;
 mod section_4_2_2_removed_leader;
 mod section_6_2_check_quorum;
+mod section_6_2_forwarding;
 mod section_6_4_reads;
 mod section_9_6_pre_vote;
