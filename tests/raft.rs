@@ -10,6 +10,7 @@ use common::disk::refused;
 use common::raft::RaftCluster;
 use common::{Server, poll, resp};
 use kvstore::client::{Client, Response, SILENCE_TIMEOUT};
+use kvstore::config::VALUE_BYTES_MAX;
 
 const QUICK: [&str; 2] = ["--election-timeout", "300"];
 
@@ -123,6 +124,18 @@ fn every_node_takes_every_command() {
         wires[round % 3].ask(resp(&[b"SET", b"name", value.as_bytes()]), "+OK\r\n");
         wires[(round + 1) % 3].ask(resp(&[b"GET", b"name"]), format!("$4\r\n{value}\r\n"));
     }
+}
+
+#[test]
+fn a_follower_takes_the_longest_value_behind_others() {
+    let cluster = RaftCluster::start(2, &QUICK);
+    let follower = cluster.nodes[1 - cluster.leader()].server();
+    let longest = vec![b'x'; VALUE_BYTES_MAX];
+    let mut wire = follower.connect();
+    let some = resp(&[b"SET", b"some", &longest[..900_000]]);
+    let all = [some.clone(), resp(&[b"SET", b"longest", &longest]), some].concat();
+    wire.ask(all, "+OK\r\n+OK\r\n+OK\r\n");
+    assert_eq!(client(follower).get("longest").expect("a reply"), Some(longest));
 }
 
 #[test]

@@ -56,7 +56,8 @@ pub fn drive(load: &Load, during: impl FnOnce(&Recorder)) -> Recorder {
     recorder
 }
 
-struct EndOnDrop<'a>(&'a AtomicBool);
+/// Ends what goes on until then, also after a panic.
+pub struct EndOnDrop<'a>(pub &'a AtomicBool);
 
 impl Drop for EndOnDrop<'_> {
     fn drop(&mut self) {

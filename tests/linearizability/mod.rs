@@ -47,7 +47,7 @@ mod recorder;
 mod search;
 mod zones;
 
-pub use clients::{Load, Session, drive};
+pub use clients::{EndOnDrop, Load, Session, drive};
 pub use history::{Event, History, Operation, Outcome, Value, Violation};
 pub use recorder::Recorder;
 pub use search::search;
