@@ -131,7 +131,7 @@ impl Shared {
             alive.extend(peer.id().filter(|_| before.is_some_and(|before| bytes > before)));
         }
         received.retain(|number, _| links.values().any(|peer| peer.number == *number));
-        self.with(|replica, now_ms| alive.iter().for_each(|id| replica.hear(*id, now_ms)));
+        self.with(|replica, now_ms| alive.iter().for_each(|id| replica.hear_answer(*id, now_ms)));
     }
 
     /// Wakes the thread of every link: there may be something to send.

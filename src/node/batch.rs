@@ -153,7 +153,9 @@ impl Node {
         }
         committed.map_err(|reason| read_only(&reason, "outcome unknown"))?;
         trace!("committed up to position {position}: {}", self.promise());
-        if changed == Changed::ForClient {
+        // What a majority has is safe, whoever stops.
+        let may_be_missed = matches!(self.agreement, Agreement::Eventual(_));
+        if changed == Changed::ForClient && may_be_missed {
             // Last: see `stopping`.
             self.stop.check("outcome unknown")?;
         }
