@@ -160,6 +160,17 @@ impl Replica {
         self.advance_commit(now_ms);
     }
 
+    /// A peer has sent something on this node's link to it: it matters if that one owes this leader
+    /// an answer. It says nothing of a leader: what it sent before its connection broke may be seen
+    /// afterwards.
+    pub fn hear_answer(&mut self, from: u64, now_ms: u64) {
+        if let Role::Leader(leading) = &mut self.role
+            && let Some(progress) = leading.peers.get_mut(&from)
+        {
+            progress.alive_ms = now_ms;
+        }
+    }
+
     /// The connection to a peer broke, or could not be made: what was asked is not answered.
     pub fn broken(&mut self, peer: u64) {
         match &mut self.role {

@@ -47,8 +47,8 @@
 //!     healed.* The leader counts what a node says that it has on disk.
 //!
 //! **What is left out.** A follower that lacks entries which the leader has no more waits: the
-//! transfer of a whole state does not exist yet (`PEERS` says `behind=1`). There are no joint changes of members (4.3), no leases for
-//! reads (6.4.1), and no sessions that make a repeated write harmless (6.3).
+//! transfer of a whole state does not exist yet (`PEERS` says `behind=1`). There are no joint
+//! changes of members (4.3), no leases for reads (6.4.1), and no sessions that make a repeated write harmless (6.3).
 //!
 //! **Threads.** `raft` acts on timeouts: it stands for election, promotes learners and starts
 //! links. `raft-log` writes what no client waits for. Each link is a thread of
@@ -59,8 +59,8 @@
 //! [`messages`] what nodes say. Then the threads: `shared` is how they use the core, `requests`
 //! what clients ask, [`forward`] how followers ask the leader, with [`forwarded`] and [`tickets`],
 //! `answering` what other nodes ask, `conversation` what a link says, `greeting` and `links` who
-//! talks with whom, [`disk`] what a data directory holds. `tests/raft_traces` shows the rules at work, one example a
-//! file.
+//! talks with whom, [`disk`] what a data directory holds. `tests/raft_traces` shows the rules at
+//! work, one example a file.
 
 mod answering;
 pub mod changing;

@@ -237,17 +237,6 @@ impl Replica {
         }
     }
 
-    /// A peer has sent something on this node's link to it: it matters if that one owes this leader
-    /// an answer. It says nothing of a leader: what it sent before its connection broke may be seen
-    /// afterwards.
-    pub fn hear_answer(&mut self, from: u64, now_ms: u64) {
-        if let Role::Leader(leading) = &mut self.role
-            && let Some(progress) = leading.peers.get_mut(&from)
-        {
-            progress.alive_ms = now_ms;
-        }
-    }
-
     /// There was a sign of life from a node on its connection to this one: it matters if that one
     /// leads, or owes this leader an answer.
     pub fn hear(&mut self, from: u64, now_ms: u64) {

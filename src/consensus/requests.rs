@@ -189,11 +189,21 @@ impl Consensus {
     }
 
     /// Reads a key behind a write of the same batch: the changes that are not applied yet are
-    /// looked at first.
-    pub fn read_newest<R>(&self, key: &[u8], read: impl FnOnce(Option<&[u8]>) -> R) -> R {
+    /// looked at first. They may be another client's, in an entry behind the batch's own: the reply
+    /// waits for that one, too.
+    pub fn read_newest<R>(
+        &self,
+        key: &[u8],
+        unsettled: &mut Unsettled,
+        read: impl FnOnce(Option<&[u8]>) -> R,
+    ) -> R {
         let store = &self.shared.store;
         self.shared.with(|replica, _| match replica.pending_value(key) {
-            Some(value) => read(value),
+            Some(value) => {
+                let newest = EntryId { index: replica.last_begun(), term: replica.term() };
+                unsettled.wrote(newest, newest);
+                read(value)
+            }
             None => store.get(key, read).0,
         })
     }

@@ -32,7 +32,7 @@ impl Node {
         let (result, position) = match &self.agreement {
             // Behind a write of the same batch, what is not applied yet is seen, too.
             Agreement::Raft(consensus) if batch.unsettled.has_writes() => {
-                (consensus.read_newest(key, read), 0)
+                (consensus.read_newest(key, &mut batch.unsettled, read), 0)
             }
             _ => self.store.get(key, read),
         };

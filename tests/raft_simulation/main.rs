@@ -1,10 +1,10 @@
 //! Many clusters that agree by consensus: the real core, under whatever a seed makes up.
 //!
 //! One seed decides everything: how many nodes there are, and whether they know each other, meet
-//! for the first time or have a learner; what clients write, delete and read, at any node; which messages are
-//! late, lost with their connection, or delivered two times; which nodes are cut off, in one
-//! direction or both, pause, are killed, or lose the power and with it what was not synced; whose
-//! disk is slow, or fails and heals; who compacts its log, joins, is removed, or is wiped and
+//! for the first time or have a learner; what clients write, delete and read, at any node; which
+//! messages are late, lost with their connection, or delivered two times; which nodes are cut off,
+//! in one direction or both, pause, are killed, or lose the power and with it what was not synced;
+//! whose disk is slow, or fails and heals; who compacts its log, joins, is removed, or is wiped and
 //! replaced by another. Then everything heals.
 //!
 //! After every step this must hold (dissertation, figure 3.2; `checks`):
@@ -46,15 +46,15 @@
 //!
 //! The nodes run the core; what the threads, the links and the disk do around it stands here and in
 //! `tests/common/machine.rs`: one exchange at a time on each link, answers that wait for the disk,
-//! group commit, recovery. What followers ask of the leader waits in the real queue. The transfer to
-//! a node that is too far behind is one step here.
+//! group commit, recovery. What followers ask of the leader waits in the real queue. The transfer
+//! to a node that is too far behind is one step here.
 //!
 //! A failure prints its seed; `SEED=n cargo test --test raft_simulation agree` plays it again, and
 //! `TRACE=1` shows what happens.
 //!
 //! Files: `network` is the network, the clock and the dice, `nodes` are the nodes, `cluster` is
-//! what their threads do, `clients` ask, `forwarding` asks the leader, `members` join and go, `trouble` is what goes wrong and
-//! the schedule of a run, `checks` must hold, and `reached` counts what happened.
+//! what their threads do, `clients` ask, `forwarding` asks the leader, `members` join and go,
+//! `trouble` is what goes wrong and the schedule of a run, `checks` must hold, and `reached` counts what happened.
 
 mod checks;
 mod clients;

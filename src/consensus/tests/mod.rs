@@ -6,6 +6,7 @@
 mod damage;
 mod healing;
 mod power_loss;
+mod reading;
 mod records;
 
 use std::collections::BTreeMap;
