@@ -54,7 +54,8 @@
 //!
 //! Files: `network` is the network, the clock and the dice, `nodes` are the nodes, `cluster` is
 //! what their threads do, `clients` ask, `forwarding` asks the leader, `members` join and go,
-//! `trouble` is what goes wrong and the schedule of a run, `checks` must hold, and `reached` counts what happened.
+//! `trouble` is what goes wrong and the schedule of a run, `checks` must hold, and `reached` counts
+//! what happened.
 
 mod checks;
 mod clients;
