@@ -48,8 +48,8 @@
 //!
 //! **What is left out.** A follower that lacks entries which the leader has no more waits: the
 //! transfer of a whole state does not exist yet (`PEERS` says `behind=1`). There are no joint
-//! changes of members (4.3), no leases for reads (6.4.1), and no sessions that make a repeated write
-//! harmless (6.3).
+//! changes of members (4.3), no leases for reads (6.4.1), and no sessions that make a repeated
+//! write harmless (6.3).
 //!
 //! **Threads.** `raft` acts on timeouts: it stands for election, promotes learners and starts
 //! links. `raft-log` writes what no client waits for. Each link is a thread of
