@@ -16,7 +16,7 @@ use kvstore::client::Client;
 use kvstore::client::shell::{self, complain, print};
 use kvstore::error::{Error, Result};
 use kvstore::node::Node;
-use kvstore::options::{BenchOptions, ClientOptions, ServerOptions, Target};
+use kvstore::options::{BenchOptions, ClientOptions, ExportOptions, ServerOptions};
 use kvstore::server::NodeServer;
 use kvstore::tools::{bench, export};
 
@@ -37,7 +37,7 @@ enum Mode {
     /// Put a server under load and measure it
     Bench(BenchOptions),
     /// Write a node's data to stdout as SET commands, for redis-cli --pipe
-    Export(Target),
+    Export(ExportOptions),
 }
 
 /// 0: fine, 1: failed, 2: the options cannot be used (clap exits with 2 for those it finds itself).
@@ -47,8 +47,8 @@ fn main() -> ExitCode {
         Mode::Server(options) => ("Error starting server", run_server(options)),
         Mode::Client(options) => ("Error", run_client(options)),
         Mode::Bench(options) => ("Error", bench::run(&options).map(|()| true)),
-        Mode::Export(target) => {
-            ("Error", export::run(&target, &mut io::stdout().lock()).map(|()| true))
+        Mode::Export(options) => {
+            ("Error", export::run(&options, &mut io::stdout().lock()).map(|()| true))
         }
     };
     match result {

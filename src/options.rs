@@ -31,7 +31,7 @@ pub struct ServerOptions {
     pub password_file: Option<PathBuf>,
 }
 
-/// Whom a client asks: all of `kvstore export`'s options.
+/// Whom a client asks.
 #[derive(Args, Clone, Debug)]
 pub struct Target {
     /// Host to connect to
@@ -81,6 +81,17 @@ pub struct ClientOptions {
     /// One command to carry out instead of the prompt: all that follows, hyphens included
     #[arg(value_name = "COMMAND ARG", trailing_var_arg = true, allow_hyphen_values = true)]
     pub command: Vec<OsString>,
+}
+
+/// `kvstore export`: whose data, and whether a node without a leader gives it, too.
+#[derive(Args, Clone, Debug)]
+pub struct ExportOptions {
+    #[command(flatten)]
+    #[allow(missing_docs)] // Would be taken for a text of the help.
+    pub target: Target,
+    /// Take what this node has, though it may be old (READONLY): for when a majority is gone
+    #[arg(long)]
+    pub stale: bool,
 }
 
 /// `kvstore bench`: whom to load, and how.

@@ -4,25 +4,32 @@
 //! listed with `SCAN`, so the node serves others meanwhile, and the rules of a scan hold: a key
 //! that is there all the time is in the stream exactly once, with a value that it had during the
 //! export.
+//!
+//! With `--raft` a node without a leader gives nothing, unless `--stale` asks for what it has: the
+//! way out when a majority is gone for good.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use crate::client::{Client, Response, encode};
 use crate::error::{Error, Result};
-use crate::options::Target;
+use crate::options::ExportOptions;
 
 /// Keys of one step. Their values are one reply, kept in memory.
 const STEP: &[u8] = b"100";
 
 /// Writes all data of a server to `output`, progress to stderr. An error means that the stream is
 /// incomplete.
-pub fn run(target: &Target, output: &mut impl Write) -> Result<()> {
+pub fn run(options: &ExportOptions, output: &mut impl Write) -> Result<()> {
+    let target = &options.target;
     let client = &mut Client::connect_any(
         vec![target.address()],
         target.password()?,
         target.silence_timeout(),
     )?;
+    if options.stale {
+        client.checked(&[b"READONLY"])?;
+    }
     let Response::Integer(total) = client.checked(&[b"DBSIZE"])? else {
         return Err(strange("DBSIZE"));
     };
