@@ -61,6 +61,22 @@ fn a_killed_leader_is_replaced_and_nothing_is_lost() {
 }
 
 #[test]
+fn calling_a_dead_member_ends_no_other_link() {
+    let mut cluster = RaftCluster::start(3, &QUICK);
+    cluster.nodes[2].kill();
+    cluster.leader();
+    // Node 0 is the seed of node 1: the dead one might be there now.
+    let server = cluster.nodes[1].server();
+    let mut wire = server.connect();
+    wire.ask(resp(&[b"SET", b"k", b"v"]), "+OK\r\n");
+    let (began, broken) = (Instant::now(), field(server, "links_broken"));
+    while began.elapsed() < Duration::from_secs(2) {
+        wire.ask(resp(&[b"SET", b"k", b"v"]), "+OK\r\n");
+    }
+    assert_eq!(field(server, "links_broken"), broken);
+}
+
+#[test]
 fn every_command_works_and_reads_see_the_writes_before_them() {
     let cluster = RaftCluster::start(3, &QUICK);
     let leader = cluster.nodes[cluster.leader()].server();

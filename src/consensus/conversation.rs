@@ -1,6 +1,7 @@
 //! The conversation with one other node: a leader sends APPEND, a candidate VOTE, a follower what
 //! its clients ask of the leader.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -33,6 +34,8 @@ pub(super) struct RaftConversation {
     to: LinkTo,
     /// The address in use.
     address: String,
+    /// Who answers at addresses of the peer instead of it.
+    strangers: BTreeMap<String, u64>,
     /// When this node introduced itself on this connection.
     greeted_ms: Option<u64>,
     asked: Asked,
@@ -56,6 +59,7 @@ impl RaftConversation {
             peer,
             to,
             address: String::new(),
+            strangers: BTreeMap::new(),
             greeted_ms: None,
             asked: Asked::Nothing,
             paused_until_ms: 0,
@@ -110,7 +114,11 @@ impl RaftConversation {
             PeerReply::Error(reason) => return Err(self.shared.refused_by(reason)),
             _ => return Err(Error::Corrupt("a reply of another kind to HELLO".into())),
         };
-        self.shared.answered(&self.to, &answer)?;
+        if let Err(error) = self.shared.answered(&self.to, &answer) {
+            self.strangers.insert(self.address.clone(), answer.node_id);
+            return Err(error);
+        }
+        self.strangers.clear();
         self.peer.set_id(Some(answer.node_id));
         self.greeted_ms = Some(now_ms);
         Ok(())
@@ -122,8 +130,15 @@ impl Conversation for RaftConversation {
         self.shared.target(&self.to)
     }
 
-    fn check(&mut self, _address: &str) -> Result<()> {
-        Ok(())
+    /// Does not say HELLO to another node while a link talks with it: a HELLO ends all older
+    /// connections of this node to it.
+    fn check(&mut self, address: &str) -> Result<()> {
+        match self.strangers.get(address) {
+            Some(id) if self.shared.is_reached(*id) => {
+                Err(Error::refused(format!("another node answers there: {id:016x}")))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn connected(&mut self, address: &str) {

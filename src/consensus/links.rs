@@ -96,9 +96,10 @@ impl Shared {
 
     /// Where a link can be connected to now.
     pub(super) fn target(&self, to: &LinkTo) -> Target {
+        let mut others = self.others();
         let (id, mut addresses) = match to {
             LinkTo::Seed(address) => (None, vec![address.clone()]),
-            LinkTo::Node(id) => match self.others().remove(id) {
+            LinkTo::Node(id) => match others.remove(id) {
                 None => return Target::Gone,
                 Some(address) => (Some(*id), vec![address]),
             },
@@ -106,10 +107,13 @@ impl Shared {
         if !self.wanted_links().contains(to) {
             return Target::Gone;
         }
-        // A node that restarted at another address has told this one. A seed may know it, too.
+        // A node that restarted at another address has told this one, or is at a seed's where no
+        // other member is.
         addresses.extend(id.and_then(|id| lock(&self.heard).get(&id).cloned()));
         if id.is_some() {
-            addresses.extend(self.options.seeds.iter().cloned());
+            let is_of_another = |seed: &&String| others.values().any(|address| address == *seed);
+            addresses
+                .extend(self.options.seeds.iter().filter(|seed| !is_of_another(seed)).cloned());
         }
         let cuts = lock(&self.cuts);
         if addresses.iter().take(1).any(|address| cuts.has(id, address)) {
@@ -120,8 +124,14 @@ impl Shared {
         Target::At(addresses)
     }
 
+    /// Whether a link talks with a node.
+    pub(super) fn is_reached(&self, id: u64) -> bool {
+        lock(&self.links).values().any(|peer| peer.id() == Some(id))
+    }
+
     /// Notes which peers have sent something on their links since the last look: it is a sign of
-    /// life of one that takes a long entry. Rule 6. `received` is what this function remembers.
+    /// life of one that takes a long entry. Rule 6. What a leader answers is none: it may have come
+    /// before its connection broke. `received` is what this function remembers.
     pub(super) fn hear_peers(&self, received: &mut BTreeMap<u64, u64>) {
         let links = lock(&self.links).clone();
         let mut alive = Vec::new();
