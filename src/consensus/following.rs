@@ -27,6 +27,7 @@ impl Replica {
         }
         self.hear(from, now_ms);
         self.confirmed = self.confirmed.max(request.confirmed);
+        self.counts.exchanges += 1;
         let outcome = self.take_entries(request)?;
         if let Appended::Matches(index) = outcome {
             // Rule 5: the smaller of the leader's and the last matched index, and it never falls.

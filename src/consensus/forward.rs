@@ -51,6 +51,7 @@ use super::messages::ForwardReply;
 use super::replica::Replica;
 use super::shared::Shared;
 use super::tickets::{Answer, Ask, Forwarding, Ticket};
+use super::waiters::Until;
 use crate::error::Result;
 use crate::locks::lock;
 use crate::peers::requests::PeerReply;
@@ -102,7 +103,7 @@ impl Shared {
         let (id, mut bytes) = (self.id(), Vec::new());
         proposal.encode(&mut bytes);
         let stored = |key: &[u8]| self.store.version(key);
-        let appended = self.wait(deadline, |replica| {
+        let appended = self.wait(deadline, Until::Changed, |replica| {
             if !replica.is_ready() {
                 return Some(None);
             }
@@ -118,7 +119,7 @@ impl Shared {
 
     fn remove_here(&self, id: u64, deadline: Instant) -> Answer {
         // Another change, such as a promotion, may be under way.
-        let removed = self.wait(deadline, |replica| {
+        let removed = self.wait(deadline, Until::Changed, |replica| {
             match replica.handle_remove(self.id(), id, self.now_ms()) {
                 Ok(Some(entry)) => Some(Answer::Appended { first: entry, last: entry, count: 0 }),
                 Ok(None) if replica.is_ready() => None,
@@ -148,19 +149,14 @@ impl Shared {
             let Answer::Read { round, index, .. } = self.ask(Ask::Read, patience) else {
                 continue;
             };
-            if self.wait(deadline, |replica| replica.is_confirmed(round)) == Some(true) {
-                return self.wait_applied(index, deadline);
+            let confirmed = Until::Confirmed(round.number);
+            if self.wait(deadline, confirmed, |replica| replica.is_confirmed(round)) == Some(true) {
+                let is_applied = |replica: &mut Replica| replica.applied_index() >= index;
+                let wait = |replica: &mut Replica| is_applied(replica).then_some(());
+                return self.wait(deadline, Until::Applied(index), wait).is_some();
             }
         }
         false
-    }
-
-    /// Waits until an index is committed, and applies it.
-    fn wait_applied(&self, index: u64, deadline: Instant) -> bool {
-        let is_committed = |replica: &mut Replica| (replica.commit_index() >= index).then_some(());
-        let is_over = self.wait(deadline, is_committed).is_some();
-        self.apply();
-        is_over
     }
 
     /// The link broke before the answer.

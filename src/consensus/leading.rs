@@ -126,6 +126,7 @@ impl Replica {
             self.follow(reply.term, None, now_ms);
             return;
         }
+        self.counts.exchanges += 1;
         let (term, last) = (self.term, self.log.last().index);
         let Role::Leader(leading) = &mut self.role else {
             return;

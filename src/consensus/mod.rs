@@ -52,8 +52,8 @@
 //! write harmless (6.3).
 //!
 //! **Threads.** `raft` acts on timeouts: it stands for election, promotes learners and starts
-//! links. `raft-log` writes what no client waits for. Each link is a thread of
-//! [`crate::peers::worker`]. Clients' threads evaluate, wait and apply.
+//! links. `raft-log` writes what a leader appends, and applies what a follower has. Each link is a
+//! thread of [`crate::peers::worker`]. Clients' threads evaluate and wait.
 //!
 //! Files: read [`replica`] first, the pure core, with [`election`], [`leading`], [`following`],
 //! [`proposing`] and [`changing`]; [`entry`], [`log`] and [`members`] are what it keeps,
@@ -87,6 +87,7 @@ mod shared;
 pub mod status;
 pub mod tickets;
 pub mod view;
+mod waiters;
 mod waker;
 
 #[cfg(test)]
@@ -300,13 +301,14 @@ impl Consensus {
     }
 }
 
-/// The thread `raft-log`: writes what no client waits for, such as the entry that begins a
-/// term.
+/// The thread `raft-log`: writes what a leader appends, for all its clients, and applies what a
+/// follower has.
 fn run_log(shared: &Shared) {
     while shared.log_waker.woken.recv().is_ok() {
+        shared.with(|replica, _| replica.seal());
         // A failure is noted by the replica, and tried again after the log has healed.
         let _ = shared.save();
-        shared.wake_links();
+        shared.apply();
     }
 }
 

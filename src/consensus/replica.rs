@@ -145,6 +145,8 @@ pub struct Counts {
     pub elections: u64,
     pub leader_changes: u64,
     pub read_rounds: u64,
+    /// APPENDs handled, and answers to APPENDs.
+    pub exchanges: u64,
 }
 
 impl Replica {

@@ -16,6 +16,7 @@ use super::replica::Replica;
 use super::shared::Shared;
 use super::status::Fate;
 use super::tickets::{Answer, Ask};
+use super::waiters::Until;
 use crate::error::{Code, Error, Refusal, Result};
 
 /// Pause between two questions of `WAIT` at a follower.
@@ -100,7 +101,7 @@ impl Consensus {
             other => Some(other),
         };
         let first_try = shared.with(|replica, _| appended(replica));
-        match first_try.or_else(|| shared.wait(deadline, appended)) {
+        match first_try.or_else(|| shared.wait(deadline, Until::Changed, appended)) {
             Some(Ok(proposed)) => Ok(Some(proposed)),
             Some(Err(NotAppended::TooLong)) => Err(too_long()),
             Some(Err(_)) => Ok(None),
@@ -226,19 +227,14 @@ impl Consensus {
         let (shared, deadline) = (&self.shared, self.shared.deadline());
         self.send(unsettled, deadline)?;
         let (has_written, read_in) = (!unsettled.writes.is_empty(), unsettled.read_in);
-        let round = shared.with(|replica, _| {
-            let round = read_in.and_then(|_| replica.read_round());
-            round.filter(|round| Some(round.term) == read_in)
+        let round = read_in.and_then(|term| {
+            let round = shared.with(|replica, _| replica.read_round());
+            round.filter(|round| round.term == term)
         });
-        let must_wait = round
-            .is_some_and(|round| shared.with(|replica, _| replica.is_confirmed(round)).is_none());
-        if must_wait {
-            shared.wake_links();
-        }
         self.settle_writes(unsettled, deadline)?;
         match (read_in, round) {
             (None, _) => Ok(()),
-            (Some(_), Some(round)) if self.is_confirmed(round, deadline) => Ok(()),
+            (Some(_), Some(round)) if shared.is_confirmed(round, deadline) => Ok(()),
             (Some(_), _) if has_written => Err(shared.outcome_unknown()),
             (Some(_), _) => Err(shared.no_leader("")),
         }
@@ -269,11 +265,6 @@ impl Consensus {
         Err(Error::Refused(error))
     }
 
-    fn is_confirmed(&self, round: ReadRound, deadline: Instant) -> bool {
-        let confirmed = self.shared.wait(deadline, |replica| replica.is_confirmed(round));
-        confirmed == Some(true)
-    }
-
     /// An entry that is not before any write that was acknowledged here.
     pub fn last(&self) -> u64 {
         self.shared.with(|replica, _| replica.last_begun().max(replica.commit_index()))
@@ -289,7 +280,8 @@ impl Consensus {
     pub fn wait_for_holders(&self, index: u64, count: usize, timeout: Duration) {
         let (shared, deadline) = (&self.shared, Instant::now() + timeout);
         if shared.leads() {
-            shared.wait(deadline, |replica| (replica.holders(index) >= count).then_some(()));
+            let is_over = |replica: &mut Replica| (replica.holders(index) >= count).then_some(());
+            shared.wait(deadline, Until::Changed, is_over);
             return;
         }
         while Instant::now() + HOLDERS_PAUSE < deadline && shared.holders(index) < count {
@@ -311,7 +303,7 @@ impl Consensus {
             let is_needed = replica.is_ready() && replica.members().voters().count() > 1;
             (!is_needed || replica.voters_with(last) > 0).then_some(())
         };
-        if shared.wait(Instant::now() + timeout, is_over).is_some() {
+        if shared.wait(Instant::now() + timeout, Until::Changed, is_over).is_some() {
             return Vec::new();
         }
         self.peers().into_iter().map(|peer| peer.address).collect()
@@ -351,7 +343,7 @@ impl Shared {
         let deadline = now + Duration::from_millis(until_ms - now_ms);
         let patience = if is_long_gone { now } else { deadline };
         let serves = |replica: &mut Replica| replica.is_ready() || replica.is_led();
-        match self.wait(patience, |replica| serves(replica).then_some(())) {
+        match self.wait(patience, Until::Changed, |replica| serves(replica).then_some(())) {
             Some(()) if !is_retired => Ok(deadline),
             _ => Err(self.no_leader(outcome)),
         }
@@ -361,14 +353,7 @@ impl Shared {
     pub(super) fn wait_for(&self, first: EntryId, last: EntryId, deadline: Instant) -> Result<()> {
         let fate =
             |replica: &mut Replica| Some(replica.fate(last)).filter(|fate| *fate != Fate::Open);
-        if !self.leads() {
-            // Whoever waits at a follower applies what is committed.
-            self.wait(deadline, |replica| {
-                (fate(replica).is_some() || replica.commit_index() >= last.index).then_some(())
-            });
-            self.apply();
-        }
-        match self.wait(deadline, fate) {
+        match self.wait(deadline, Until::Applied(last.index), fate) {
             Some(Fate::Happened) => Ok(()),
             // One that was in the log before it may have happened.
             Some(Fate::NeverHappened)
@@ -380,13 +365,22 @@ impl Shared {
         }
     }
 
+    /// Waits until a majority has confirmed a read round; whether it has.
+    fn is_confirmed(&self, round: ReadRound, deadline: Instant) -> bool {
+        let is_over = |replica: &mut Replica| replica.is_confirmed(round);
+        let confirmed = self.with(|replica, _| is_over(replica)).or_else(|| {
+            self.wake_links();
+            self.wait(deadline, Until::Confirmed(round.number), is_over)
+        });
+        confirmed == Some(true)
+    }
+
     /// Sends what this node has appended as leader, and writes it to the disk at the same time.
     pub(super) fn bring_to_majority(&self) {
         if self.leads() {
-            self.with(|replica, _| replica.seal());
             self.wake_links();
             // A failure makes this node step down; others may still commit the entry.
-            let _ = self.save();
+            self.log_waker.wake();
         }
     }
 

@@ -12,8 +12,11 @@ pub(super) struct Seen {
     term: u64,
     pub(super) leader: Option<u64>,
     commit: u64,
-    rounds: u64,
-    matched: u64,
+    /// The term of the last committed entry.
+    commit_term: Option<u64>,
+    applied: u64,
+    /// An exchange may show what others have, and confirm a read round.
+    exchanges: u64,
     pub(super) members_from: u64,
 }
 
@@ -24,10 +27,17 @@ impl Seen {
             term: replica.term(),
             leader: replica.leader(),
             commit: replica.commit_index(),
-            rounds: replica.confirmed_round(),
-            matched: replica.matched_sum(),
+            commit_term: replica.log().term_at(replica.commit_index()),
+            applied: replica.applied_index(),
+            exchanges: replica.counts.exchanges,
             members_from: replica.members_since(),
         }
+    }
+
+    /// Whether who leads has changed, or whose entries are committed.
+    pub(super) fn has_other_leader(&self, before: &Seen) -> bool {
+        let whose = |seen: &Seen| (seen.role, seen.term, seen.leader, seen.commit_term);
+        whose(self) != whose(before)
     }
 
     /// Logs a change of role, term or leader.

@@ -1,8 +1,9 @@
 //! What all threads of a node share: the replica, and how to use it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use log::{error, info};
@@ -14,12 +15,13 @@ use super::members::Members;
 use super::replica::{LogRecord, Replica, Role};
 use super::seen::Seen;
 use super::tickets::Forwarding;
+use super::waiters::{Until, Waiters};
 use super::waker::Waker;
 use crate::addresses::is_of_this_machine;
 use crate::config::Dials;
 use crate::durability::write_ahead_log::WriteAheadLog;
 use crate::error::{Code, Error, Result};
-use crate::locks::{lock, unpoisoned};
+use crate::locks::lock;
 use crate::peers::cuts::Cuts;
 use crate::peers::identity::Identity;
 use crate::peers::inbound::Inbound;
@@ -34,18 +36,17 @@ const APPLY_BYTES: usize = 1024 * 1024;
 
 /// What all threads of a node share.
 ///
-/// Lock order: `applying` or `cuts`, then `replica`, then a shard, the log's `buffer` or the queue
-/// of `forwarding`. `links` is taken with none of them held. `replica` is never held across I/O.
+/// Lock order: `applying` or `cuts`, then `replica`, then `waiters`, a shard, the log's `buffer` or
+/// the queue of `forwarding`. `links` is taken with none of them held. `replica` is never held
+/// across I/O.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) identity: Mutex<Identity>,
     pub(super) store: Arc<KeyValueStore>,
     pub(super) log: Arc<WriteAheadLog>,
     pub(super) replica: Mutex<Replica>,
-    /// Signalled when something changes that a client may wait for.
-    moved: Condvar,
-    /// Clients that wait, so that nobody is signalled in vain.
-    pub(super) waiting: AtomicUsize,
+    /// The threads that wait for something of the replica.
+    pub(super) waiters: Mutex<Waiters>,
     /// Held by the thread that applies entries, for all.
     applying: Mutex<()>,
     /// Behind the newest term or vote in the log on the disk: nothing that shows it leaves before.
@@ -131,8 +132,7 @@ impl Shared {
             store,
             log,
             replica: Mutex::new(replica),
-            moved: Condvar::new(),
-            waiting: AtomicUsize::new(0),
+            waiters: Mutex::default(),
             applying: Mutex::default(),
             term_position: AtomicU64::new(0),
             ready_term: AtomicU64::new(0),
@@ -174,20 +174,22 @@ impl Shared {
         let result = act(&mut replica, self.now_ms());
         self.write_out(&mut replica);
         let after = Seen::of(&replica);
+        let mut woken = Vec::new();
         if after != before {
             after.log_change(&before, replica.members());
-            self.notify(&replica);
+            woken = self.moved(&replica, after.has_other_leader(&before));
         }
         let (must_apply, leads) = (replica.must_apply(), after.role == LEADER);
         let owes_news = after != before && replica.owes_anybody_news();
         drop(replica);
+        woken.iter().for_each(Thread::unpark);
         if owes_news {
             self.wake_links();
         }
         match (must_apply, leads) {
             (true, true) => self.apply(),
             // A follower's answer to its leader does not wait for this.
-            (true, false) => self.wake_clock(),
+            (true, false) => self.log_waker.wake(),
             (false, _)
                 if (after.role, after.leader, after.members_from)
                     != (before.role, before.leader, before.members_from) =>
@@ -212,8 +214,8 @@ impl Shared {
         }
     }
 
-    /// Wakes all who wait for something of the replica.
-    fn notify(&self, replica: &MutexGuard<Replica>) {
+    /// Something has changed: the threads to wake when the replica lock is released.
+    fn moved(&self, replica: &Replica, has_other_leader: bool) -> Vec<Thread> {
         let is_ready = replica.is_ready() && !self.is_retired.load(Ordering::SeqCst);
         let ready_term = if is_ready { replica.term() } else { 0 };
         self.ready_term.store(ready_term, Ordering::SeqCst);
@@ -221,9 +223,11 @@ impl Shared {
         if is_ready {
             self.forwarding.withdraw();
         }
-        if self.waiting.load(Ordering::SeqCst) > 0 {
-            self.moved.notify_all();
+        let mut waiters = lock(&self.waiters);
+        if has_other_leader {
+            return waiters.take_all();
         }
+        waiters.take_due(replica.applied_index(), replica.confirmed_round())
     }
 
     /// Applies what is committed. Rule 9.
@@ -244,7 +248,9 @@ impl Shared {
             }
             let mut replica = lock(&self.replica);
             replica.applied(last);
-            self.notify(&replica);
+            let woken = self.moved(&replica, false);
+            drop(replica);
+            woken.iter().for_each(Thread::unpark);
         }
     }
 
@@ -256,28 +262,32 @@ impl Shared {
         }
     }
 
-    /// Waits until `is_over` says what came of it, or until the deadline: then `None`.
+    /// Waits until `is_over` says what came of it, or until the deadline: then `None`. It looks
+    /// when what `until` names is there.
     pub(super) fn wait<R>(
         &self,
         deadline: Instant,
+        until: Until,
         is_over: impl Fn(&mut Replica) -> Option<R>,
     ) -> Option<R> {
-        self.waiting.fetch_add(1, Ordering::SeqCst);
-        let mut replica = lock(&self.replica);
-        let result = loop {
-            if let Some(result) = is_over(&mut replica) {
-                self.write_out(&mut replica);
-                break Some(result);
-            }
+        let mut place = None;
+        loop {
+            let mut replica = lock(&self.replica);
+            let result = is_over(&mut replica);
+            self.write_out(&mut replica);
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break None;
+            let mut waiters = lock(&self.waiters);
+            if let Some(place) = place.take() {
+                waiters.leave(&place);
             }
-            replica = unpoisoned(self.moved.wait_timeout(replica, left)).0;
-        };
-        drop(replica);
-        self.waiting.fetch_sub(1, Ordering::SeqCst);
-        result
+            if result.is_some() || left.is_zero() {
+                return result;
+            }
+            place = Some(waiters.join(until));
+            drop(waiters);
+            drop(replica);
+            thread::park_timeout(left);
+        }
     }
 
     /// Whether this node may connect to an address.

@@ -64,14 +64,6 @@ impl Replica {
         self.members_from.last().map_or(0, |(from, _)| *from)
     }
 
-    /// How many other members are known to have something, in all: what `WAIT` waits for.
-    pub fn matched_sum(&self) -> u64 {
-        match &self.role {
-            Role::Leader(leading) => leading.peers.values().map(|it| it.matched).sum(),
-            _ => 0,
-        }
-    }
-
     /// The newest read round that a majority has confirmed; a follower has it from its leader.
     pub fn confirmed_round(&self) -> u64 {
         let Role::Leader(leading) = &self.role else {
@@ -188,8 +180,8 @@ impl Consensus {
         rows.collect()
     }
 
-    /// Clients that wait for a majority.
+    /// Threads that wait for a majority, or for a leader.
     pub fn waiting(&self) -> usize {
-        self.shared.waiting.load(Ordering::SeqCst)
+        lock(&self.shared.waiters).len()
     }
 }
