@@ -280,8 +280,7 @@ fn other_clusters_and_the_other_way_are_refused() {
     second.nodes[0].kill();
     let directory = second.nodes[0].directory.to_str().expect("text").to_string();
     let again = Server::start_on(port, &["--raft", "--data-dir", &directory, &peer], &[]);
-    let log = again.log();
-    assert!(log.contains("--peer changes nothing: this node is the only member"), "{log}");
+    again.wait_for_log("--peer changes nothing: this node is the only member");
     drop(again);
     assert_eq!(field(node.server(), "raft_learners"), "0");
     // A directory of the other way.
@@ -369,8 +368,11 @@ fn every_fsync_policy_works_and_weaker_ones_warn() {
         let options = ["--fsync", policy, "--election-timeout", "300"];
         let mut cluster = RaftCluster::start(1, &options);
         cluster.client().put("name", "Dylan").expect("stored");
-        let log = cluster.nodes[0].server().log();
-        assert_eq!(log.contains("when a majority loses power"), policy != "always", "{log}");
+        let server = cluster.nodes[0].server();
+        // It is the last line of a start.
+        server.wait_for_log("listening on");
+        let (log, warning) = (server.log(), "when a majority loses power");
+        assert_eq!(log.contains(warning), policy != "always", "{log}");
         cluster.nodes[0].kill();
         cluster.restart(0);
         cluster.leader();

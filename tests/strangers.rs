@@ -283,6 +283,7 @@ fn an_address_has_one_try_a_second_after_its_third_wrong_password() {
     wire.ask(resp(&[b"AUTH", b"wrong"]), WRONG);
     assert!(start.elapsed() < Duration::from_millis(900));
     assert!(info(&server, "wrong_passwords") >= 7 && info(&server, "passwords_delayed") >= 6);
+    server.wait_for_log("wrong passwords from 127.0.0.1");
     let lines = server.log().matches("wrong passwords from 127.0.0.1").count();
     assert!((1..=2).contains(&lines), "a line a minute: {lines}");
 }
