@@ -1,6 +1,6 @@
-//! What client libraries do when the reply to a write is lost: some send it again by themselves, and
-//! then it may happen twice, with another client's write in between. `src/book/consensus.md` says how
-//! to set each so that it does not.
+//! What client libraries do when the reply to a write is lost: some send it again by themselves,
+//! and then it may happen twice, with another client's write in between. `src/book/consensus.md`
+//! says how to set each so that it does not.
 
 mod common;
 
