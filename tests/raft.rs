@@ -363,6 +363,28 @@ fn a_member_that_returns_at_another_address_is_found() {
 }
 
 #[test]
+fn a_node_that_lacks_what_the_leader_has_no_more_says_so() {
+    let mut cluster = RaftCluster::start(3, &QUICK);
+    let leader = cluster.leader();
+    let behind = (leader + 1) % 3;
+    cluster.nodes[behind].kill();
+    let value = vec![b'v'; 4 << 20];
+    let mut client = cluster.client();
+    // The leader keeps 64 MiB of entries in memory.
+    (0..20).for_each(|number| client.put(format!("k{number}"), &value).expect("stored"));
+    cluster.restart(behind);
+    poll("the node says what it lacks", || {
+        let reply = http(cluster.nodes[behind].server(), "GET /readyz");
+        (reply.contains(" 503 ") && reply.contains("this node lacks ")).then_some(())
+    });
+    let peers = text(ask(cluster.nodes[leader].server(), &["PEERS"]));
+    assert!(peers.contains("behind=1"), "{peers}");
+    let (words, took) = answer(cluster.nodes[behind].server(), &["GET", "k0"]);
+    assert!(words.contains("entries that are committed; ask another node"), "{words}");
+    assert!(took < Duration::from_secs(5), "{took:?}");
+}
+
+#[test]
 fn every_fsync_policy_works_and_weaker_ones_warn() {
     for policy in ["always", "everysec", "never"] {
         let options = ["--fsync", policy, "--election-timeout", "300"];

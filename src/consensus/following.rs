@@ -27,6 +27,7 @@ impl Replica {
         }
         self.hear(from, now_ms);
         self.confirmed = self.confirmed.max(request.confirmed);
+        self.told_commit = self.told_commit.max(request.commit);
         self.counts.exchanges += 1;
         let outcome = self.take_entries(request)?;
         if let Appended::Matches(index) = outcome {

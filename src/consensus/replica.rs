@@ -51,6 +51,8 @@ pub struct Replica {
     /// Who leads this term, as far as is known, and its newest read round that is confirmed.
     pub(super) leader: Option<u64>,
     pub(super) confirmed: u64,
+    /// What a leader has told this node to be committed; its own log may not reach so far yet.
+    pub(super) told_commit: u64,
     pub(super) log: Log,
     pub(super) commit: u64,
     pub(super) applied: u64,
@@ -160,6 +162,7 @@ impl Replica {
             role: Role::Follower,
             leader: None,
             confirmed: 0,
+            told_commit: 0,
             log: Log::recovered(base, Vec::new()),
             commit: base.index,
             applied: base.index,

@@ -347,6 +347,12 @@ impl Shared {
         self.with(|replica, now_ms| {
             let members = replica.members();
             match replica.leader().and_then(|id| Some((id, members.nodes.get(&id)?))) {
+                Some((id, _)) if id != replica.id() && replica.entries_missing() > 0 => {
+                    format!(
+                        "this node lacks {} entries that are committed; ask another node",
+                        replica.entries_missing()
+                    )
+                }
                 Some((id, member)) if id != replica.id() => {
                     format!("the leader, {}, has not answered in time", member.address)
                 }

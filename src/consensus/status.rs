@@ -89,6 +89,12 @@ impl Replica {
         self.members().voters().filter(|id| self.has(*id, index)).count()
     }
 
+    /// How many entries this node lacks that a leader has told it to be committed: 0 while an APPEND
+    /// holds all that it lacks.
+    pub fn entries_missing(&self) -> u64 {
+        self.told_commit.saturating_sub(self.commit)
+    }
+
     /// What each other member is known to have.
     pub(super) fn all_matched(&self) -> Vec<u64> {
         self.members().nodes.keys().filter_map(|id| self.matched(*id)).collect()
@@ -150,12 +156,13 @@ impl Consensus {
     }
 
     /// Why requests should go to another node, if they should: this one neither leads nor knows who
-    /// does.
+    /// does, or is behind.
     pub fn reason_not_ready(&self) -> Option<String> {
         let shared = &self.shared;
         let is_retired = shared.is_retired.load(Ordering::SeqCst);
-        let is_led = !is_retired && shared.with(|replica, _| replica.is_led());
-        (!is_led && !shared.leads()).then(|| shared.why_not_served())
+        let serves = |replica: &mut Replica| replica.is_led() && replica.entries_missing() == 0;
+        let serves = !is_retired && shared.with(|replica, _| serves(replica));
+        (!serves && !shared.leads()).then(|| shared.why_not_served())
     }
 
     /// Counts since the start.
