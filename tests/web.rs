@@ -56,7 +56,7 @@ fn wrong_requests_get_a_status_and_a_reason() {
         ("DELETE", "/keys", 405, "this can only be read"),
         ("GET", "/nothing", 404, "no such page; try /, /keys, /status.json or /metrics"),
         ("GET", "/keys?count=0", 400, "count is not a number from 1 on"),
-        ("GET", "/keys?nonsense", 400, "the options are prefix, cursor and count"),
+        ("GET", "/keys?nonsense", 400, "the options are prefix, cursor, count and stale"),
     ] {
         let response = once(&server, method, target, &[], b"");
         assert_eq!(
