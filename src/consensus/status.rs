@@ -89,8 +89,8 @@ impl Replica {
         self.members().voters().filter(|id| self.has(*id, index)).count()
     }
 
-    /// How many entries this node lacks that a leader has told it to be committed: 0 while an APPEND
-    /// holds all that it lacks.
+    /// How many entries this node lacks that a leader has told it to be committed: 0 while an
+    /// APPEND holds all that it lacks.
     pub fn entries_missing(&self) -> u64 {
         self.told_commit.saturating_sub(self.commit)
     }
